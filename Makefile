@@ -1,0 +1,49 @@
+# One line a habit. Everything is installed into .venv, from the versions in constraints.txt; no environment has to be activated.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+OUT ?= runs/guide-$(shell date +%Y%m%d-%H%M%S)
+PROFILE ?= tiny
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help guide test lab outputs readme docs tiny clean
+help:
+	@echo "make guide    run the whole journey on the built-in example and write a report"
+	@echo "make test     everything that must always hold"
+	@echo "make lab      JupyterLab on the chapters"
+	@echo "make outputs  run every chapter and store its outputs"
+	@echo "make readme   README.md from nbs/index.ipynb"
+	@echo "make docs     the site, with Quarto"
+	@echo "make tiny     train the shipped models again (about an hour)"
+
+$(READY): constraints.txt settings.ini setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (transformers and trl ask for it); none was found. Name one: make PYTHON=/path/to/python"; exit 1; }
+	@echo "installing into .venv (once, some minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+guide: $(READY)
+	@$(BIN)/ftguide run --out $(OUT)
+
+test: $(READY)
+	@FTGUIDE_PROFILE=$(PROFILE) $(BIN)/python -m pytest tests
+
+lab: $(READY)
+	@$(BIN)/jupyter lab nbs
+
+outputs: $(READY)
+	@for nb in nbs/*.ipynb; do echo $$nb; TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0 $$nb || exit 1; done
+	@$(BIN)/nbdev-clean
+
+readme: $(READY)
+	@$(BIN)/python tools/readme.py
+
+docs:
+	@quarto render
+
+tiny: $(READY)
+	@$(BIN)/python -c "from ftguide.tiny import make_tiny; print(make_tiny())"
+
+clean:
+	rm -rf .venv runs _docs build *.egg-info

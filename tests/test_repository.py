@@ -1,0 +1,106 @@
+"What must hold for the repository itself: clean notebooks, a fresh export, a fresh README, imports that point backwards."
+import ast, configparser, json, re, shutil, subprocess, sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb"))
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "The notebooks, the package and the settings in a folder of their own."
+    there = tmp_path_factory.mktemp("copy")
+    for name in ("nbs", "ftguide"): shutil.copytree(ROOT / name, there / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "checkpoints"))
+    for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT / name, there / name)
+    subprocess.run(["git", "init", "-q"], cwd=there, check=True)
+    return there
+
+
+def test_notebooks_are_clean(copy):
+    subprocess.run([BIN / "nbdev-clean"], cwd=copy, check=True, capture_output=True)
+    subprocess.run([BIN / "nbdev-clean", "--fname", "ftguide/report.ipynb"], cwd=copy, check=True, capture_output=True)
+    dirty = [p.name for p in NOTEBOOKS if p.read_text(encoding="utf-8") != (copy / "nbs" / p.name).read_text(encoding="utf-8")]
+    if (ROOT / "ftguide/report.ipynb").read_text(encoding="utf-8") != (copy / "ftguide/report.ipynb").read_text(encoding="utf-8"): dirty.append("report.ipynb")
+    assert not dirty, f"not clean: {dirty}; run nbdev-clean"
+
+
+def test_export_is_fresh(copy):
+    subprocess.run([BIN / "nbdev-export"], cwd=copy, check=True, capture_output=True)
+    stale = [p.name for p in (ROOT / "ftguide").glob("*.py") if p.read_text(encoding="utf-8") != (copy / "ftguide" / p.name).read_text(encoding="utf-8")]
+    assert {p.name for p in (copy / "ftguide").glob("*.py")} == {p.name for p in (ROOT / "ftguide").glob("*.py")}
+    assert not stale, f"edited by hand or not exported: {stale}; run nbdev-export"
+
+
+def test_readme_is_fresh():
+    done = subprocess.run([sys.executable, ROOT / "tools/readme.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_chapter_is_complete(path):
+    nb = nbformat.read(path, 4)
+    nbformat.validate(nb)
+    assert re.match(r"# .+\n\n> .+", nb.cells[0].source), "begins with a title and one line"
+    ids = [c.id for c in nb.cells]
+    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[a-z0-9-]+", i) for i in ids), "readable, unique cell ids"
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    assert not [c.id for c in code if re.search(r"^#\|\s*(export|hide|default_exp \S+)\s*$", c.source, re.M) and not c.source.startswith("#| default_exp")], "bare directive"
+    assert not [c.id for c in code for o in c.outputs if o.output_type == "error" or o.get("name") == "stderr"], "stored errors or warnings"
+    if path.stem == "index": return
+    assert any("parameters" in c.metadata.get("tags", []) for c in code), "no cell tagged parameters"
+    assert any(c.outputs for c in code), "no stored outputs"
+    assert "Check yourself" in nb.cells[-1].source, "ends with questions"
+    figures = [c for c in code if any("image/png" in o.get("data", {}) for o in c.outputs)]
+    assert not [c.id for c in figures if "#| fig-alt:" not in c.source], "figure without alt text"
+
+
+def test_links_between_chapters():
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type != "markdown": continue
+            for target in re.findall(r"\]\(([\w./-]+\.ipynb)(?:#[\w-]+)?\)", cell.source):
+                assert (path.parent / target).exists(), f"{path.name}, {cell.id}: no {target}"
+
+
+def test_imports_point_backwards():
+    order = ["decide", "models", "market", "data", "evaluate", "sft", "dpo", "distill", "serve", "workflow", "scale", "tiny"]
+    for i, name in enumerate(order):
+        found = {n.module.split(".")[1] for n in ast.walk(ast.parse((ROOT / f"ftguide/{name}.py").read_text(encoding="utf-8")))
+                 if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("ftguide.")}
+        allowed = set(order[:i]) - ({"sft", "dpo", "distill"} if name in ("sft", "dpo", "distill") else set())
+        assert found <= allowed, f"{name} imports {sorted(found - allowed)}"
+
+
+def test_import_is_light():
+    code = "import time; t = time.perf_counter(); from ftguide.all import *; import sys; assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules), sorted(sys.modules); print(time.perf_counter() - t)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_and_constraints_agree():
+    ini = configparser.ConfigParser(); ini.read(ROOT / "settings.ini", encoding="utf-8")
+    assert {"package", "extras", "tiny", "full"} <= set(ini.sections()) and {"serve", "docs", "dev"} <= set(ini["extras"])
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
+    needed = {re.split(r"[><=]", need)[0] for need in (ini["package"]["requirements"] + ini["extras"]["dev"]).split()}
+    assert needed <= pinned, f"not in constraints.txt: {sorted(needed - pinned)}"
+    stems = {p.stem for p in NOTEBOOKS}
+    for profile in ("tiny", "full"):
+        for stem, values in ini[profile].items():
+            assert stem in stems
+            cell = next(c.source for c in nbformat.read(ROOT / f"nbs/{stem}.ipynb", 4).cells if "parameters" in c.metadata.get("tags", []))
+            assert all(re.search(rf"^{key}:", cell, re.M) for key in json.loads(values)), f"{profile}: {stem} has no such parameter"
+
+
+def test_site_lists_every_chapter():
+    listed = re.findall(r"nbs/\w+\.ipynb", re.search(r"sidebar:.*?\nformat", (ROOT / "_quarto.yml").read_text(encoding="utf-8"), re.S)[0])
+    assert sorted(listed) == sorted(f"nbs/{p.name}" for p in NOTEBOOKS)
+
+
+def test_checkpoints_are_small_and_safe():
+    files = [p for p in (ROOT / "ftguide/checkpoints").rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 12e6
+    assert not [p for p in files if p.suffix not in {".safetensors", ".json", ".jinja", ".md"}]
