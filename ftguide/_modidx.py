@@ -136,6 +136,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ftguide.models.last_checkpoint': ('models.html#last_checkpoint', 'ftguide/models.py'),
                                 'ftguide.models.learning_rate_for': ('models.html#learning_rate_for', 'ftguide/models.py'),
                                 'ftguide.models.load': ('models.html#load', 'ftguide/models.py'),
+                                'ftguide.models.package': ('models.html#package', 'ftguide/models.py'),
                                 'ftguide.models.perplexity': ('models.html#perplexity', 'ftguide/models.py'),
                                 'ftguide.models.plain_head': ('models.html#plain_head', 'ftguide/models.py'),
                                 'ftguide.models.prompt_text': ('models.html#prompt_text', 'ftguide/models.py'),

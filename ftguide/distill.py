@@ -87,7 +87,7 @@ def distill(
     alpha:float=0.7,            # share of the soft labels, 0..1; 0 = the teacher's text only
     epochs:float=3,
     learning_rate:float|None=None, # at the top; by default from the model's size
-    batch_size:int=16,          # rows a step
+    batch_size:int=8,           # rows a step
     max_new_tokens:int=96,      # of the teacher's answers
     seed:int=0,
     name:str="distilled",       # of the result

@@ -45,7 +45,7 @@ def make_pairs(
     return pairs
 
 # %% ../nbs/06_dpo.ipynb #dpo-align
-LEARNING_RATES = (2e-4, 5e-7)   # for 2 million parameters, measured here; for 2 billion, customary
+LEARNING_RATES = (1e-4, 5e-7)   # for 2 million parameters, measured here; for 2 billion, customary
 
 def align_dpo(
     base,                       # LM, folder or hub name; never changed, and the reference
@@ -54,7 +54,7 @@ def align_dpo(
     beta:float=0.1,             # pull towards the reference: small drifts far, large stays close
     epochs:float=1,
     learning_rate:float|None=None, # at the top; by default from the model's size
-    batch_size:int=8,           # pairs a step
+    batch_size:int=4,           # pairs a step
     eval_data=None,             # pairs to report the validation loss on, once an epoch
     lora=None,                  # True or a peft.LoraConfig
     output_dir:str|None=None,   # keep a checkpoint an epoch here

@@ -10,17 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'hush', 'figures', 'LM', 'ModelError', 'checkpoint',
-           'load', 'ready', 'as_messages', 'prompt_text', 'reply', 'context_length', 'tokens_per_second', 'token_logps',
-           'encode', 'collate', 'completion_logps', 'perplexity', 'save', 'plain_head', 'scored_logits', 'watched',
-           'bar', 'training_defaults', 'learning_rate_for', 'start_from', 'training_arguments', 'adapter',
-           'last_checkpoint', 'finished', 'TrainingError', 'watcher', 'silent']
+__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'watched', 'hush', 'figures', 'LM', 'ModelError',
+           'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply', 'context_length',
+           'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save',
+           'plain_head', 'scored_logits', 'bar', 'training_defaults', 'learning_rate_for', 'start_from',
+           'training_arguments', 'adapter', 'last_checkpoint', 'finished', 'TrainingError', 'watcher', 'silent']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false") # no warning when a data loader forks
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 if "huggingface_hub.constants" in sys.modules: sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True
+
+def watched() -> bool:
+    "Is somebody looking at a terminal or a notebook, so that progress bars make sense?"
+    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"): return False
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 def hush():
     "No progress bars of transformers and datasets for work of a second; ours say what matters."
@@ -69,9 +74,14 @@ class ModelError(ValueError):
 
 SHIPPED = ("tiny", "tiny-small")
 
+def package() -> Path:
+    "Folder of the installed package, with what ships beside the code."
+    import ftguide
+    return Path(ftguide.__file__).parent
+
 def checkpoint(name:str) -> Path:
     "Folder of a shipped model."
-    return Path(__file__).parent / "checkpoints" / name
+    return package() / "checkpoints" / name
 
 # %% ../nbs/01_models.ipynb #models-load
 def load(
@@ -319,11 +329,6 @@ def scored_logits(
     return logits, targets[keep]
 
 # %% ../nbs/01_models.ipynb #models-train
-def watched() -> bool:
-    "Is somebody looking at a terminal or a notebook, so that progress bars make sense?"
-    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"): return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
-
 def bar(total:int, what:str):
     "A progress bar with the time left; silent when nobody watches."
     from tqdm.auto import tqdm

@@ -40,7 +40,7 @@ def sft_trainer(): # -> a subclass of trl.SFTTrainer
     return CompletionTrainer
 
 # %% ../nbs/05_sft.ipynb #sft-finetune
-LEARNING_RATES = (2e-3, 2e-5)   # for 2 million parameters, measured here; for 2 billion, customary
+LEARNING_RATES = (1e-3, 2e-5)   # for 2 million parameters, measured here; for 2 billion, customary
 
 def finetune_sft(
     base,                       # LM, folder or hub name; never changed
@@ -48,7 +48,7 @@ def finetune_sft(
     *,
     epochs:float=3,             # passes over the data
     learning_rate:float|None=None, # at the top; by default from the model's size
-    batch_size:int=16,          # rows a step
+    batch_size:int=4,           # rows a step; few rows want many steps, so it is small
     eval_data=None,             # rows to report the validation loss on, once an epoch
     lora=None,                  # True or a peft.LoraConfig: train an adapter and merge it
     packing:bool=False,         # fill rows up to the context with several examples

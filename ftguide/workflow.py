@@ -31,7 +31,7 @@ class Material:
 
 def built_in(
     lang:str="en", seed:int=0,
-    n_train:int=1000, n_sheets:int=240, n_corpus:int=400, n_test:int=160,
+    n_train:int=1600, n_sheets:int=280, n_corpus:int=400, n_test:int=160,
 ) -> Material:
     "The marketplace's material; test brands occur in no training text."
     from ftguide.market import Product, ab_test, load_tasks
@@ -77,10 +77,10 @@ def journey(
     base="tiny",              # LM, folder or hub name
     student="tiny-small",     # LM, folder or hub name
     *,
-    epochs:float=2,           # of SFT
+    epochs:float=1,           # of SFT
     beta:float=0.1,           # of DPO
     temperature:float=2.0, alpha:float=0.7, # of distillation
-    distill_epochs:float=4,
+    distill_epochs:float=3,
     seed:int=0,
     usd_per_hour:float=0.10,  # price of this machine
     speed:bool=True,          # measure latency and cost too?
@@ -243,8 +243,8 @@ def html(folder:str|Path) -> Path: # folder/report.html
     "Execute the shipped report notebook on a run's folder and convert it, without its code."
     import nbformat, papermill
     from nbconvert import HTMLExporter
-    folder = Path(folder).resolve()
-    source = Path(__file__).parent / "report.ipynb"
+    from ftguide.models import package
+    folder, source = Path(folder).resolve(), package() / "report.ipynb"
     done = papermill.execute_notebook(str(source), None, parameters=dict(folder=str(folder)), progress_bar=False, kernel_name="python3", log_output=False)
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
     body, _ = exporter.from_notebook_node(done)
@@ -286,11 +286,11 @@ def run_command(
     corpus:Optional[Path]=typer.Option(None, help="Rows of prompt, or of text, for the distillation."),
     out:Path=typer.Option(Path("runs/example"), help="New folder for models and report."),
     lang:str=typer.Option("en", help="Language of the built-in example: en or pt."),
-    epochs:float=typer.Option(2.0, help="Passes of SFT over its rows."),
+    epochs:float=typer.Option(1.0, help="Passes of SFT over its rows."),
     beta:float=typer.Option(0.1, help="DPO's pull towards the model it starts from, above 0."),
     temperature:float=typer.Option(2.0, help="Distillation temperature, above 0."),
     alpha:float=typer.Option(0.7, help="Share of soft labels, 0 to 1; 0 teaches with text alone."),
-    distill_epochs:float=typer.Option(4.0, help="Passes of the distillation over its prompts."),
+    distill_epochs:float=typer.Option(3.0, help="Passes of the distillation over its prompts."),
     usd_per_hour:float=typer.Option(0.10, help="What an hour of this machine costs, for the cost column."),
     seed:int=SEED,
 ):
@@ -313,7 +313,7 @@ def _kept(lm, out:Path):
 def sft_command(
     data:Path=typer.Option(..., help="Rows of prompt and completion, or messages."), out:Path=typer.Option(..., help="New folder for the model."),
     base:str=BASE, epochs:float=typer.Option(3.0, help="Passes over the rows."), learning_rate:Optional[float]=LR,
-    batch_size:int=typer.Option(16, help="Rows a step."), eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."),
+    batch_size:int=typer.Option(4, help="Rows a step."), eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."),
     lora:bool=typer.Option(False, help="Train an adapter and merge it."), seed:int=SEED,
 ):
     "Supervised fine-tuning on right answers."
@@ -326,7 +326,7 @@ def sft_command(
 def dpo_command(
     data:Path=typer.Option(..., help="Rows of prompt, chosen and rejected."), out:Path=typer.Option(..., help="New folder for the model."),
     base:str=BASE, beta:float=typer.Option(0.1, help="Pull towards the model it starts from, above 0."), epochs:float=typer.Option(1.0, help="Passes over the pairs."),
-    learning_rate:Optional[float]=LR, batch_size:int=typer.Option(8, help="Pairs a step."),
+    learning_rate:Optional[float]=LR, batch_size:int=typer.Option(4, help="Pairs a step."),
     eval_data:Optional[Path]=typer.Option(None, help="Pairs for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."), seed:int=SEED,
 ):
     "Preference training on better and worse answers."
@@ -339,7 +339,7 @@ def distill_command(
     teacher:str=typer.Option(..., help="Model to learn from: a folder or a hub name."), student:str=typer.Option("tiny-small", help="Smaller model with the same tokenizer."),
     data:Path=typer.Option(..., help="Rows of prompt, or of text."), out:Path=typer.Option(..., help="New folder for the student."),
     temperature:float=typer.Option(2.0, help="Flattens both distributions, above 0."), alpha:float=typer.Option(0.7, help="Share of soft labels, 0 to 1."),
-    epochs:float=typer.Option(3.0, help="Passes over the prompts."), learning_rate:Optional[float]=LR, batch_size:int=typer.Option(16, help="Rows a step."), seed:int=SEED,
+    epochs:float=typer.Option(3.0, help="Passes over the prompts."), learning_rate:Optional[float]=LR, batch_size:int=typer.Option(8, help="Rows a step."), seed:int=SEED,
 ):
     "Teach a smaller model with a larger one's answers and probabilities."
     from ftguide.distill import distill
