@@ -109,6 +109,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ftguide.market.score_ad': ('market.html#score_ad', 'ftguide/market.py'),
                                 'ftguide.market.seller_ad': ('market.html#seller_ad', 'ftguide/market.py'),
                                 'ftguide.market.sheet': ('market.html#sheet', 'ftguide/market.py'),
+                                'ftguide.market.shoppers_choose': ('market.html#shoppers_choose', 'ftguide/market.py'),
                                 'ftguide.market.task_row': ('market.html#task_row', 'ftguide/market.py'),
                                 'ftguide.market.title': ('market.html#title', 'ftguide/market.py'),
                                 'ftguide.market.write_ad': ('market.html#write_ad', 'ftguide/market.py')},

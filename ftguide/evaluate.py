@@ -183,7 +183,7 @@ def evaluate(
 ) -> Report:
     "Answer every test row, score the answers, and measure speed and cost."
     from ftguide.data import read
-    from ftguide.models import load, perplexity, reply
+    from ftguide.models import load
     lm, rows = load(lm), read(test, "sft")
     if unknown := set(metrics) - {"quality", "latency", "cost"}: raise ValueError(f"unknown metrics {sorted(unknown)}; there are quality, latency, cost")
     prompts = [_asked(r) for r in rows]

@@ -12,8 +12,8 @@ from functools import lru_cache
 __all__ = ['FIELDS', 'SYLLABLES', 'KINDS', 'COLOURS', 'MATERIALS', 'EXTRAS', 'MONTHS', 'KEYS', 'SENTENCES', 'OPINIONS',
            'OPENINGS', 'CLAUSES', 'CALM', 'HYPE', 'TASKS', 'ASK', 'ANSWERS', 'MOOD', 'SPLITS', 'DOMAINS', 'Product',
            'make_product', 'make_products', 'sheet', 'title', 'describe', 'review', 'write_ad', 'seller_ad', 'claims',
-           'score_ad', 'purchase_probability', 'buys', 'ab_test', 'catalogue_row', 'digest', 'task_row', 'load_tasks',
-           'load_domain_documents', 'load_unlabeled_documents', 'receipt', 'order', 'page']
+           'score_ad', 'purchase_probability', 'buys', 'ab_test', 'shoppers_choose', 'catalogue_row', 'digest',
+           'task_row', 'load_tasks', 'load_domain_documents', 'load_unlabeled_documents', 'receipt', 'order', 'page']
 
 # %% ../nbs/02_market.ipynb #market-words
 FIELDS = ("brand", "model", "colour", "material", "size", "warranty", "extra")  # what an ad can state
@@ -239,6 +239,10 @@ def ab_test(a:str, b:str, p:Product, shoppers:int=200, seed:int|str=0) -> int:
     rng = random.Random(f"ab-{seed}")
     first, second = (buys(t, p, shoppers, rng) for t in (a, b))
     return (first > second) - (first < second)
+
+def shoppers_choose(row:dict, a:str, b:str, n:int) -> int:
+    "The A/B test of a row's product, in the form that `make_pairs` asks for; `n` is its seed."
+    return ab_test(a, b, Product(**row["product"]), 300, n)
 
 # %% ../nbs/02_market.ipynb #market-tasks
 TASKS = ("ad", "extraction", "sentiment", "summary", "arithmetic")
