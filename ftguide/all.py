@@ -18,3 +18,5 @@ from .serve import *
 from .workflow import *
 from .scale import *
 from .tiny import *
+
+__all__ = [name for name in globals() if not name.startswith("_")]   # after nbdev's own, which lists only what is defined here
