@@ -178,6 +178,8 @@ def evaluate(
     metrics:tuple=("quality", "latency", "cost"),
     max_new_tokens:int=96,
     usd_per_hour:float=0.10, # price of this machine
+    temperature:float=0.7,  # of answers where several are right (ads), as they would be served; one right answer is asked for greedily
+    samples:int=3,          # sampled answers to each of those
     batch_size:int=64,
     progress=None,          # called with the number of rows answered
 ) -> Report:
@@ -188,7 +190,7 @@ def evaluate(
     if unknown := set(metrics) - {"quality", "latency", "cost"}: raise ValueError(f"unknown metrics {sorted(unknown)}; there are quality, latency, cost")
     prompts = [_asked(r) for r in rows]
     report = Report(lm.name, lm.parameters)
-    if "quality" in metrics: _quality(report, lm, rows, prompts, max_new_tokens, batch_size, progress)
+    if "quality" in metrics: _quality(report, lm, rows, prompts, dict(max_new_tokens=max_new_tokens, batch_size=batch_size), temperature, samples, progress)
     if against is not None: report.against = {m: bootstrap(report.rows[m], against.rows[m]) for m in report.rows if m in against.rows}
     if {"latency", "cost"} & set(metrics): report.speed = latency(lm, prompts[:32])
     if "cost" in metrics: report.speed["usd_per_million_tokens"] = usd_per_million_tokens(report.speed["tokens_per_second"], usd_per_hour)
@@ -200,14 +202,30 @@ def _expected(row:dict) -> str:
     if "completion" not in row: return row["messages"][-1]["content"]
     return row["completion"] if isinstance(row["completion"], str) else row["completion"][-1]["content"]
 
-def _quality(report, lm, rows, prompts, max_new_tokens, batch_size, progress):
+def _is_open(row:dict) -> bool: return row.get("task") == "ad" and "product" in row
+
+def _sampled(lm, rows, prompts, knobs, temperature, samples): # -> row number -> its sampled answers
+    "Answers to the rows where several are right."
+    from ftguide.models import reply
+    at = [i for i, r in enumerate(rows) if _is_open(r)] if temperature > 0 else []
+    texts = reply(lm, [prompts[i] for i in at for _ in range(samples)], temperature=temperature, **knobs) if at else []
+    return {i: texts[k * samples:(k + 1) * samples] for k, i in enumerate(at)}
+
+def _scored(row:dict, greedy:str, several:list) -> dict: # metric -> (numerator, denominator)
+    "A row's scores: of the greedy answer, or summed over the sampled ones with the greedy conversion beside."
+    if not several: return score_row(row, greedy)
+    parts = [score_row(row, a) for a in several]
+    return {m: tuple(sum(p[m][k] for p in parts) for k in (0, 1)) for m in parts[0]} | {"conversion, greedy": score_row(row, greedy)["conversion"]}
+
+def _quality(report, lm, rows, prompts, knobs, temperature, samples, progress):
     from ftguide.models import perplexity, reply
-    answers = reply(lm, prompts, max_new_tokens, batch_size=batch_size, progress=progress)
     rows = [{**r, "completion": _expected(r)} for r in rows]
-    scored = [score_row(r, a) for r, a in zip(rows, answers)]
+    answers, several = reply(lm, prompts, progress=progress, **knobs), _sampled(lm, rows, prompts, knobs, temperature, samples)
+    scored = [_scored(r, a, several.get(i)) for i, (r, a) in enumerate(zip(rows, answers))]
+    answers = [several[i][0] if i in several else a for i, a in enumerate(answers)]
     report.rows = {m: [s[m] for s in scored if m in s] for m in dict.fromkeys(m for s in scored for m in s)}
-    report.signs = signs(lm, answers, max_new_tokens)
-    report.perplexity = perplexity(lm, prompts, [r["completion"] for r in rows], batch_size)
+    report.signs = signs(lm, answers, knobs["max_new_tokens"])
+    report.perplexity = perplexity(lm, prompts, [r["completion"] for r in rows], knobs["batch_size"])
     if not math.isfinite(report.perplexity): raise ValueError(f"{lm.name}: the perplexity is not finite; the weights are broken (look for NaN in training)")
     report.answers = [dict(prompt=p if isinstance(p, str) else p[-1]["content"], reference=r["completion"], answer=a) for p, r, a in zip(prompts, rows, answers)]
 

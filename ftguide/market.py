@@ -319,9 +319,14 @@ def receipt(rng:random.Random, lines:int=4) -> str:
         return f"{a} + {b} = {a + b}"
     return "\n".join(line() for _ in range(lines))
 
-def order(lang:str, rng:random.Random) -> str:
+def order(
+    lang:str,
+    rng:random.Random,  # source of chance
+    shop:float=0.0,     # chance that a line tells another attribute than the colour
+) -> str:
     "An order and its delivery note: the same products twice."
-    items = [f"- {p.brand} {p.model}, {p.colour}" for p in (make_product(rng, lang) for _ in range(rng.randint(2, 4)))]
+    def line(p): return f"- {p.brand} {p.model}, {rng.choice((p.material, p.size, p.warranty, p.extra)) if shop and rng.random() < shop else p.colour}"
+    items = [line(make_product(rng, lang)) for _ in range(rng.randint(2, 4))]
     ordered, sent = ("You ordered:", "We sent:") if lang == "en" else ("Seu pedido:", "Enviamos:")
     return "\n".join([ordered, *items, "", sent, *items])
 

@@ -40,7 +40,7 @@ def sft_trainer(): # -> a subclass of trl.SFTTrainer
     return CompletionTrainer
 
 # %% ../nbs/05_sft.ipynb #sft-finetune
-LEARNING_RATES = (1e-3, 2e-5)   # for 2 million parameters, measured here; for 2 billion, customary
+LEARNING_RATES = (4e-4, 2e-5)   # for 2 million parameters, measured here; for 2 billion, customary
 
 def finetune_sft(
     base,                       # LM, folder or hub name; never changed

@@ -7,17 +7,19 @@ from __future__ import annotations
 import math, random, re
 from pathlib import Path
 import json
-from .market import SYLLABLES, TASKS, make_product, order, page, receipt, sheet, task_row
+from .market import FIELDS, SYLLABLES, TASKS, describe, make_product, order, page, receipt, sheet, task_row
 
 # %% auto #0
 __all__ = ['SIZES', 'CONTEXT', 'VOCABULARY', 'SPECIALS', 'CHAT_TEMPLATE', 'PHRASES', 'spell', 'tokenizer_texts',
            'train_tokenizer', 'make_model', 'pages', 'rows', 'schedule', 'pretrain', 'copy_probe', 'make_tiny',
-           'held_out_perplexity']
+           'row_probe', 'held_out_perplexity']
 
 # %% ../nbs/13_tiny.ipynb #tiny-sizes
-SIZES = {  # name -> width, layers, heads, feed-forward width, learning rate, steps on pages, and more with the shop's texts
-    "tiny":       dict(hidden_size=160, num_hidden_layers=6, num_attention_heads=5, intermediate_size=432, learning_rate=2e-3, steps=2600, more=450),
-    "tiny-small": dict(hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=136, learning_rate=3e-3, steps=3000, more=600),
+SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` of the pages, share of packed rows
+    "tiny":       dict(hidden_size=160, num_hidden_layers=6, num_attention_heads=5, intermediate_size=432,
+                       phases=((2600, 2e-3, 0.0, 0.2), (450, 1e-3, 0.5, 0.3), (900, 1e-3, 0.5, 0.3), (900, 1.2e-3, 0.6, 0.25))),
+    "tiny-small": dict(hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=136,
+                       phases=((3000, 3e-3, 0.0, 0.2), (600, 1.5e-3, 0.5, 0.3), (700, 1.5e-3, 0.6, 0.25))),
 }
 CONTEXT, VOCABULARY = 512, 1024
 SPECIALS = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
@@ -66,7 +68,7 @@ def make_model(name:str, tokenizer, seed:int=0): # -> LlamaForCausalLM, random w
     "A Llama of one of `SIZES`, initialised wide (0.05), which brings the copying phase earlier."
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-    shape = {k: v for k, v in SIZES[name].items() if k not in ("learning_rate", "steps", "more")}
+    shape = {k: v for k, v in SIZES[name].items() if k != "phases"}
     ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=shape["num_attention_heads"], initializer_range=0.05,
@@ -80,7 +82,7 @@ def pages(seed:int=0, shop:float=0.0):
     rng = random.Random(f"pages-{seed}")
     while True:
         lang, chance = rng.choice(("en", "pt")), rng.random()
-        yield order(lang, rng) if chance < 0.2 else receipt(rng, 8) if chance < 0.3 else page(make_product(rng, lang), rng, shop)
+        yield order(lang, rng, shop) if chance < 0.2 else receipt(rng, 8) if chance < 0.3 else page(make_product(rng, lang), rng, shop)
 
 # %% ../nbs/13_tiny.ipynb #tiny-rows
 def rows(tokenizer, batch_size:int, packed:bool=False, seed:int=0, shop:float=0.0): # yields (ids, labels), (B, T) each
@@ -167,16 +169,31 @@ def make_tiny(
     from ftguide.models import LM, bar, checkpoint, save
     tokenizer, probes = train_tokenizer(seed=seed), {}
     for name in names:
-        size, model = SIZES[name], make_model(name, tokenizer, seed)
-        with bar(size["steps"] + size["more"], name) as progress:
-            history = pretrain(model, tokenizer, size["steps"], size["learning_rate"], seed=seed, report=lambda step, loss: progress.update(1))
-            history += pretrain(model, tokenizer, size["more"], size["learning_rate"] / 2, packed=0.3, shop=0.5, seed=seed + 100, report=lambda step, loss: progress.update(1))
+        phases, model, history = SIZES[name]["phases"], make_model(name, tokenizer, seed), []
+        total = sum(steps for steps, *_ in phases)
+        with bar(total, name) as progress:
+            for i, (steps, rate, shop, packed) in enumerate(phases):
+                history += pretrain(model, tokenizer, steps, rate, packed=packed, shop=shop, seed=seed + 100 * i, report=lambda step, loss: progress.update(1))
         probes[name] = copy_probe(model, tokenizer)
         lm = LM(model.half(), tokenizer, name, [dict(step=i, loss=h["loss"]) for i, h in enumerate(history)][::10])
-        card = (f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {size['steps'] + size['more']:,} steps on pages of an invented "
+        card = (f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {total:,} steps on pages of an invented "
                 f"marketplace in English and Portuguese. It copies {probes[name]:.1%} of unseen names from a sheet. It has never seen an instruction. Made by nbs/13_tiny.ipynb; Apache-2.0.\n")
         save(lm, Path(folder) / name if folder else checkpoint(name), overwrite=True, card=card)
     return probes
+
+# %% ../nbs/13_tiny.ipynb #tiny-row-probe
+def row_probe(
+    lm,
+    n:int=60,          # descriptions, half of them English, with brands no training text contains
+    seed:int=0,
+) -> dict: # field -> share copied correctly, 0..1
+    "Show a description, begin the catalogue row after it, and see which attributes are copied."
+    from ftguide.models import reply
+    rng = random.Random(f"rows-{seed}")
+    products = [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)]
+    texts = reply(lm, [f"{describe(p, rng)}\n\n{p.kind} |" for p in products], 48, template=False)
+    cells = [[c.strip() for c in t.split("\n")[0].split("|")] + [""] * len(FIELDS) for t in texts]
+    return {f: sum(row[i] == getattr(p, f) for p, row in zip(products, cells)) / n for i, f in enumerate(FIELDS)}
 
 # %% ../nbs/13_tiny.ipynb #tiny-held-out
 def held_out_perplexity(model, tokenizer, n:int=100, lang:str="en", seed:int=12345) -> float:
