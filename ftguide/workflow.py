@@ -31,7 +31,7 @@ class Material:
 
 def built_in(
     lang:str="en", seed:int=0,
-    n_train:int=1600, n_sheets:int=280, n_corpus:int=400, n_test:int=160,
+    n_train:int=2800, n_sheets:int=400, n_corpus:int=400, n_test:int=160,
 ) -> Material:
     "The marketplace's material; test brands occur in no training text."
     from ftguide.market import Product, ab_test, load_tasks
@@ -188,16 +188,18 @@ def run(
     example = sft is None and pairs is None and corpus is None
     material = built_in(lang, seed, **(size or {})) if example else own(sft, pairs, corpus, seed)
     sizes = {k: len(getattr(material, k)) for k in ("train", "valid", "test", "sheets", "pairs", "held_pairs", "corpus") if getattr(material, k)}
-    say(f"{'built-in example' if example else 'your data'}: " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in sizes.items()))
     about = dict(base=str(getattr(base, "name", base)), student=str(getattr(student, "name", student)), example=example, lang=lang if example else None, seed=seed, rows=sizes,
                  knobs={k: v for k, v in knobs.items() if isinstance(v, (int, float, str))}, **machine())
     stages = []
+    def begin(name):
+        if name == "base": say(f"{'built-in example' if example else 'your data'}: " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in sizes.items()))
+        if watching(): say(f"… {name}")
     def done(stage):
         stages.append(stage)
         if stage.name in FOLDERS: _keep(stage, stages, out, about)
         out.mkdir(parents=True, exist_ok=True); _write(out, about, stages)
         say(_line(stage, stages))
-    stages = journey(material, base, student, seed=seed, begin=lambda name: say(f"… {name}") if watching() else None, done=done, **knobs)
+    stages = journey(material, base, student, seed=seed, begin=begin, done=done, **knobs)
     _write(out, about, stages); html(out)
     return stages
 
