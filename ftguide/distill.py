@@ -7,7 +7,7 @@ from __future__ import annotations
 import math, random
 
 # %% auto #0
-__all__ = ['LEARNING_RATES', 'distillation_loss', 'different_tokens', 'FrozenTeacher', 'distill']
+__all__ = ['LEARNING_RATES', 'distillation_loss', 'FrozenTeacher', 'distill']
 
 # %% ../nbs/07_distill.ipynb #distill-loss
 def distillation_loss(
@@ -25,10 +25,7 @@ def distillation_loss(
     return soft + hard, soft, hard
 
 # %% ../nbs/07_distill.ipynb #distill-same
-def different_tokens(a, b) -> list: # (token, id in a, id in b) of the first differences; empty when equal
-    "Where two tokenizers disagree on what an id means."
-    va, vb = a.get_vocab(), b.get_vocab()
-    return [(t, va.get(t), vb.get(t)) for t in sorted(va.keys() | vb.keys()) if va.get(t) != vb.get(t)][:5]
+from .data import different_tokens
 
 # %% ../nbs/07_distill.ipynb #distill-engine
 def _answers(teacher, rows:list[dict], max_new_tokens:int) -> list[dict]: # prompt and completion, or text
@@ -90,18 +87,16 @@ def distill(
     batch_size:int=8,           # rows a step
     max_new_tokens:int=96,      # of the teacher's answers
     seed:int=0,
+    force:bool=False,           # train what `preflight` refuses, with a warning
     name:str="distilled",       # of the result
 ): # -> LM
     "Offline distillation with soft and hard labels; ValueError or DataError before anything is computed."
-    from ftguide.data import fit, read
-    from ftguide.models import load, start_from
+    from ftguide.data import preflight
+    from ftguide.models import learning_rate_for, load, start_from
     if not 0 <= alpha <= 1: raise ValueError(f"alpha must lie between 0 and 1, not {alpha}: it is the share of the soft labels")
     start = start_from(student, name, temperature=temperature, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-    teacher, rows = load(teacher), read(corpus, "corpus")
-    if alpha > 0 and (differ := different_tokens(teacher.tokenizer, start.tokenizer)):
-        raise ValueError(f"teacher and student have different tokenizers (first difference, token and its two ids: {differ[0]}), so soft labels would teach the wrong tokens. "
-                         "Use alpha=0, which teaches with the teacher's text")
-    for lm in (teacher, start): fit(lm, rows, "corpus")
+    teacher, learning_rate = load(teacher), learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    rows = preflight(start, corpus, "distill", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, teacher=teacher, alpha=alpha, force=force)
     rows = [_encoded(start.tokenizer, r) for r in _answers(teacher, rows, max_new_tokens)]
     return _train(teacher, start, rows, temperature, alpha, epochs, learning_rate, batch_size, seed)
 

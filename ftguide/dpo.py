@@ -61,18 +61,21 @@ def align_dpo(
     resume:bool=False,          # go on from the last checkpoint in output_dir
     seed:int=0,
     callbacks:tuple=(),         # transformers.TrainerCallback
+    force:bool=False,           # train what `preflight` refuses, with a warning
     name:str="DPO",             # of the result
     **dpo_config,               # anything else of trl.DPOConfig, such as loss_type or label_smoothing
 ): # -> LM
     "Direct preference optimisation; the reference is the model it starts from."
-    from ftguide.data import prepare
+    from ftguide.data import preflight, prepare, to_trl
     from ftguide.models import adapter, finished, last_checkpoint, learning_rate_for, silent, start_from, training_arguments, watcher
     from trl import DPOConfig, DPOTrainer
     start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-    train, valid = prepare(start, data, "pairs"), prepare(start, eval_data, "pairs")
+    learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    rows = preflight(start, data, "dpo", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, lora=lora, config=dpo_config, force=force)
+    train, valid = to_trl(rows, "pairs"), prepare(start, eval_data, "pairs")
     with tempfile.TemporaryDirectory() as scratch:
         settings = training_arguments(start, output_dir or scratch, len(train), epochs=epochs, batch_size=batch_size, seed=seed, validate=valid is not None, keep=bool(output_dir),
-                                      learning_rate=learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES))
+                                      learning_rate=learning_rate)
         settings |= dict(beta=beta, precompute_ref_log_probs=True, precompute_ref_batch_size=32)
         trainer = DPOTrainer(model=start.model, args=DPOConfig(**{**settings, **dpo_config}), train_dataset=train, eval_dataset=valid,
                              processing_class=start.tokenizer, peft_config=adapter(lora), callbacks=[watcher("DPO"), *callbacks])

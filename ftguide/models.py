@@ -124,7 +124,7 @@ def _named(name, local:bool):
 # %% ../nbs/01_models.ipynb #models-template
 PLAIN_TEMPLATE = ("{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}{% if message['role'] == 'assistant' %}"
                   "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
-                  "{% else %}{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}")
+                  "{% else %}{{ message['content'] | trim + '\n' }}{% endif %}{% endfor %}")
 
 def ready(lm:LM) -> LM:
     "Give the tokenizer what training and replying need: an end token, a padding token, a chat template."

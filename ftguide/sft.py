@@ -56,18 +56,21 @@ def finetune_sft(
     resume:bool=False,          # go on from the last checkpoint in output_dir
     seed:int=0,
     callbacks:tuple=(),         # transformers.TrainerCallback
+    force:bool=False,           # train what `preflight` refuses, with a warning
     name:str="SFT",             # of the result
     **sft_config,               # anything else of trl.SFTConfig
 ): # -> LM
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
-    from ftguide.data import prepare
+    from ftguide.data import preflight, prepare, to_trl
     from ftguide.models import adapter, finished, last_checkpoint, learning_rate_for, silent, start_from, training_arguments, watcher
     from trl import SFTConfig
     start = start_from(base, name, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-    train, valid = prepare(start, data), prepare(start, eval_data)
+    learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    rows = preflight(start, data, "sft", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, config=dict(sft_config, packing=packing), force=force)
+    train, valid = to_trl(rows), prepare(start, eval_data)
     with tempfile.TemporaryDirectory() as scratch:
         settings = training_arguments(start, output_dir or scratch, len(train), epochs=epochs, batch_size=batch_size, seed=seed, validate=valid is not None, keep=bool(output_dir),
-                                      learning_rate=learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES))
+                                      learning_rate=learning_rate)
         settings |= dict(weight_decay=0.01, packing=packing, train_sampling_strategy="group_by_length", assistant_only_loss="messages" in train.column_names)
         trainer = sft_trainer()(model=start.model, args=SFTConfig(**{**settings, **sft_config}), train_dataset=train, eval_dataset=valid,
                                 processing_class=start.tokenizer, peft_config=adapter(lora), callbacks=[watcher("SFT"), *callbacks])

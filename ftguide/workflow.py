@@ -13,8 +13,8 @@ import typer
 
 # %% auto #0
 __all__ = ['FOLDERS', 'NEEDS', 'app', 'BASE', 'SEED', 'LR', 'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey',
-           'check', 'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command',
-           'dpo_command', 'distill_command', 'evaluate_command', 'reply_command', 'main']
+           'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
+           'distill_command', 'check_command', 'evaluate_command', 'reply_command', 'main']
 
 # %% ../nbs/09_workflow.ipynb #workflow-material
 @dataclass
@@ -89,7 +89,7 @@ def journey(
 ) -> list[Stage]:
     "Base, SFT, DPO, distillation: train, evaluate, go on."
     from ftguide.models import load
-    m, stages = check(material, base, student, epochs, beta, temperature, alpha, distill_epochs), []
+    m, stages = _check(material, base, student, epochs, beta, temperature, alpha, distill_epochs), []
     def judge(name, make, against=None):
         if begin: begin(name)
         started = time.perf_counter(); lm = make(); lm.name = name
@@ -142,10 +142,10 @@ def _judge(lm, m, against, usd_per_hour, speed):
     return report
 
 # %% ../nbs/09_workflow.ipynb #workflow-check
-def check(material:Material, base, student, epochs, beta, temperature, alpha, distill_epochs) -> Material:
+def _check(material:Material, base, student, epochs, beta, temperature, alpha, distill_epochs) -> Material:
     "The material, when nothing about the whole journey has to be refused."
     from ftguide.data import fit
-    from ftguide.distill import different_tokens
+    from ftguide.data import different_tokens
     from ftguide.models import ModelError, load
     for name, value, good, says in (("epochs", epochs, epochs > 0, "above 0"), ("distill_epochs", distill_epochs, distill_epochs > 0, "above 0"), ("beta", beta, beta > 0, "above 0"),
                                     ("temperature", temperature, temperature > 0, "above 0"), ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")):
@@ -263,7 +263,7 @@ def careful(command):
     def wrapped(*args, **kwargs):
         from ftguide.models import TrainingError
         try: return command(*args, **kwargs)
-        except (ValueError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, KeyError) as e: _fail(e, 2)
+        except (ValueError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, KeyError, ModuleNotFoundError) as e: _fail(e, 2)
         except (TrainingError, OSError) as e: _fail(e, 1)
         except KeyboardInterrupt: typer.echo("\nstopped; finished stages are kept", err=True); raise typer.Exit(130)
     return wrapped
@@ -346,6 +346,23 @@ def distill_command(
     "Teach a smaller model with a larger one's answers and probabilities."
     from ftguide.distill import distill
     _new(out); _kept(distill(teacher, student, data, temperature=temperature, alpha=alpha, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed), out)
+
+# %% ../nbs/09_workflow.ipynb #workflow-cli-check
+@app.command("check", epilog="Example:  ftguide check train.jsonl --test test.jsonl --model tiny")
+@careful
+def check_command(
+    data:str=typer.Argument(..., metavar="FILE", help="Rows to check: .jsonl, .json, .csv, .parquet, or owner/name on the hub."),
+    kind:str=typer.Option("sft", help="What the rows are for: sft, pairs or corpus."),
+    test:Optional[str]=typer.Option(None, help="Rows that must not occur in FILE."),
+    model:Optional[str]=typer.Option(None, help="Model whose tokenizer measures lengths and end tokens; without it, only the text is checked."),
+    max_length:Optional[int]=typer.Option(None, help="Tokens of a row that training keeps; by default the model's context."),
+):
+    "What is wrong with a file, before any training: duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors."
+    from ftguide.data import check
+    from ftguide.models import load
+    found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+    typer.echo(str(found))
+    if found.errors: raise typer.Exit(1)
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-evaluate
 @app.command("evaluate", epilog="Example:  ftguide evaluate --model models/student --data test.jsonl --against models/dpo --out report.json")
