@@ -14,7 +14,8 @@ import typer
 # %% auto #0
 __all__ = ['FOLDERS', 'NEEDS', 'app', 'BASE', 'SEED', 'LR', 'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey',
            'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
-           'distill_command', 'check_command', 'evaluate_command', 'reply_command', 'main']
+           'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
+           'reply_command', 'main']
 
 # %% ../nbs/09_workflow.ipynb #workflow-material
 @dataclass
@@ -346,6 +347,49 @@ def distill_command(
     "Teach a smaller model with a larger one's answers and probabilities."
     from ftguide.distill import distill
     _new(out); _kept(distill(teacher, student, data, temperature=temperature, alpha=alpha, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed), out)
+
+# %% ../nbs/09_workflow.ipynb #workflow-cli-decide
+@app.command("decide", epilog="Example:  ftguide decide --score 0.85 --low 0.81 --high 0.88 --labelled 2000 --pairs 300 --several-right --latency-ms 340 --latency-target-ms 100")
+@careful
+def decide_command(
+    score:float=typer.Option(..., help="Quality of the best prompt on the model you would serve, 0 to 1."),
+    labelled:int=typer.Option(..., help="Inputs with a checked right answer."),
+    pairs:int=typer.Option(0, help="A better and a worse answer to the same prompt."),
+    low:Optional[float]=typer.Option(None, help="Lower end of the score's 95 % interval; needs --high."),
+    high:Optional[float]=typer.Option(None, help="Upper end; needs --low."),
+    rows:Optional[int]=typer.Option(None, help="Test rows the score rests on; then the plan says how many more are needed."),
+    several_right:bool=typer.Option(False, help="Several answers are right and some are better: there is no one right answer."),
+    cost_critical:bool=typer.Option(False, help="A call is too expensive."), latency_critical:bool=typer.Option(False, help="A call is too slow."),
+    latency_ms:Optional[float]=typer.Option(None, help="Measured call of the model you would serve; needs --latency-target-ms."),
+    latency_target_ms:Optional[float]=typer.Option(None, help="Longest acceptable call; needs --latency-ms."),
+    teacher:bool=typer.Option(True, help="Is there a larger model that does this task well?"), worth_it:bool=typer.Option(True, help="Is the gain worth the cost?"),
+    good_enough:float=typer.Option(0.9, help="A score above this means: do not train."),
+    min_labelled:int=typer.Option(1000, help="Examples before SFT; folklore."), min_pairs:int=typer.Option(1000, help="Pairs before DPO; folklore."),
+):
+    "Should you train at all, with what, and what to collect first?"
+    from types import SimpleNamespace
+    from ftguide.decide import choose_technique
+    if (low is None) != (high is None): raise ValueError("--low and --high belong together")
+    measured = score if low is None else SimpleNamespace(value=score, low=low, high=high, n=rows)
+    typer.echo(choose_technique(measured, labelled, pairs, not several_right, cost_critical, latency_critical, teacher, good_enough, min_labelled, min_pairs,
+                                worth_it=worth_it, latency_target_ms=latency_target_ms, latency_ms=latency_ms))
+
+# %% ../nbs/09_workflow.ipynb #workflow-cli-estimate
+@app.command("estimate", epilog="Example:  ftguide estimate --model HuggingFaceTB/SmolLM2-360M --method lora --device L4 --tokens 5e6 --epochs 3")
+@careful
+def estimate_command(
+    model:str=typer.Option("tiny", help="tiny, tiny-small, a folder with a config.json, or a hub name; no weights are read."),
+    method:str=typer.Option("sft", help="sft, lora, dpo or distill."),
+    device:str=typer.Option("CPU", help="A line of ftguide/prices.json: CPU, L4, RTX 4090, L40S, A100, H100, H200, B200."),
+    batch_size:int=typer.Option(4, help="Rows a step; pairs for dpo."), sequence_length:int=typer.Option(512, help="Tokens of the longest row."),
+    tokens:float=typer.Option(1e6, help="Tokens in the data, all rows."), epochs:float=typer.Option(1.0, help="Passes over the data."),
+    scored:float=typer.Option(0.5, help="Share of the tokens that belong to answers."), teacher:Optional[str]=typer.Option(None, help="For distill; by default as large as the model."),
+    rank:int=typer.Option(8, help="Of the LoRA adapter."), mfu:float=typer.Option(0.3, help="Share of the device's peak that is reached; an assumption."),
+):
+    "Memory by part, hours and money of a training run, from a model's config alone."
+    from ftguide.decide import estimate, prices
+    typer.echo(estimate(model, method, batch_size, sequence_length, tokens, device, epochs=epochs, scored=scored, teacher=teacher, rank=rank, mfu=mfu))
+    if device in prices()["gpus"]: typer.echo(f"price of {prices()['gpus'][device]['date']}: {prices()['gpus'][device]['source']}")
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-check
 @app.command("check", epilog="Example:  ftguide check train.jsonl --test test.jsonl --model tiny")

@@ -110,3 +110,20 @@ def test_every_format_reads_the_same(tmp_path):
 def test_folder_and_dict_are_no_data(tmp_path):
     with pytest.raises(DataError): read({"prompt": "a", "completion": "b"})
     with pytest.raises(DataError): read(tmp_path)
+
+
+@pytest.mark.parametrize("args, says", [
+    (("decide", "--score", "87", "--labelled", "10"), "between 0 and 1"),
+    (("decide", "--score", "0.8", "--low", "0.7", "--labelled", "10"), "belong together"),
+    (("estimate", "--method", "rlhf"), "rlhf"),
+    (("estimate", "--device", "H1000"), "H1000"),
+    (("estimate", "--model", "no-such-model"), "no-such-model"),
+    (("estimate", "--batch-size", "-1"), "-1"),
+    (("check", "none.jsonl"), "none.jsonl"),
+])
+def test_before_training(args, says): assert says in fails(*args)
+
+
+def test_check_exits_with_1_on_errors(tmp_path):
+    found = CliRunner().invoke(app, ["check", write(tmp_path / "a.jsonl", *[dict(GOOD, prompt=f"Say hello to number {i}", completion=f"Hello {i}") for i in range(9)], {"prompt": "Hi", "completion": ""})])
+    assert found.exit_code == 1 and "line 10" in found.output, found.output
