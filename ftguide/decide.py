@@ -329,7 +329,7 @@ def _parts(s:Shape, method:str, rows:int, length:int, scored:float, rank:int, te
 def _peak(p:dict, s:Shape, method:str, reference:float, gpu:bool) -> float: # bytes
     "The larger of the two moments, or of what comes before: copying the model, and for DPO the reference over `reference` tokens at once."
     head = 0 if method == "lora" else 4 * s.vocabulary * s.hidden
-    logits = {"sft": max(p["logits"], p["logits"] / 3 + head), "dpo": p["logits"] + head, "distill": p["logits"] + p["gradients"]}.get(method, p["logits"])
+    logits = {"sft": max(p["logits"], p["logits"] / 3 + head), "dpo": p["logits"] + head}.get(method, p["logits"])
     before = 0 if gpu else max(8 * s.parameters, p["weights"] + 17 * min(reference, TILE[0]) * min(s.vocabulary, TILE[1]) if method == "dpo" else 0)
     return max(before, p["weights"] + p["optimizer"] + p["teacher"] + max(p["activations"] + logits, p["gradients"] + (2 * head if s.tied else 0)))
 

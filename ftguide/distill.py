@@ -120,8 +120,8 @@ def _train(teacher, student, rows, temperature, alpha, epochs, learning_rate, ba
                 loss, soft, hard = distillation_loss(logits, scores(chunk, batch) if alpha > 0 else logits.detach(), targets, temperature, alpha)
                 if not torch.isfinite(loss): raise TrainingError(f"distillation: the loss is {loss.item()} at step {step}; lower the learning rate (it is {peak:g})")
                 for group in optimizer.param_groups: group["lr"] = peak * min((step + 1) / max(0.1 * steps, 1), 0.5 * (1 + math.cos(math.pi * step / steps)))
-                optimizer.zero_grad(); loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); optimizer.step()
+                loss.backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step(); optimizer.zero_grad()   # now, so that the next forward pass does not carry old gradients
                 step += 1; progress.update(1)
                 student.history.append(dict(step=step, loss=loss.item(), soft=soft.item(), hard=hard.item()))
     model.eval()

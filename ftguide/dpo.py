@@ -55,10 +55,11 @@ def align_dpo(
     epochs:float=1,
     learning_rate:float|None=None, # at the top; by default from the model's size
     batch_size:int=4,           # pairs a step
-    eval_data=None,             # pairs to report the validation loss on, once an epoch
+    eval_data=None,             # pairs for the validation loss; the best model seen on them is the one returned
+    patience:int|None=3,        # stop after so many validations without a better one; None never stops early
     lora=None,                  # True or a peft.LoraConfig
-    output_dir:str|None=None,   # keep a checkpoint an epoch here
-    resume:bool=False,          # go on from the last checkpoint in output_dir
+    output_dir:str|None=None,   # keep checkpoints here, at least four a run
+    resume:bool=False,          # go on from the last whole checkpoint in output_dir
     seed:int=0,
     callbacks:tuple=(),         # transformers.TrainerCallback
     force:bool=False,           # train what `preflight` refuses, with a warning
@@ -67,19 +68,22 @@ def align_dpo(
 ): # -> LM
     "Direct preference optimisation; the reference is the model it starts from."
     from ftguide.data import preflight, prepare, to_trl
-    from ftguide.models import adapter, finished, last_checkpoint, learning_rate_for, silent, start_from, training_arguments, watcher
+    from ftguide.models import adapter, fingerprint, finished, guarded, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import DPOConfig, DPOTrainer
+    from trl.trainer.utils import hash_module
     start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     rows = preflight(start, data, "dpo", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, lora=lora, config=dpo_config, force=force)
-    train, valid = to_trl(rows, "pairs"), prepare(start, eval_data, "pairs")
+    run = dict(method="dpo", rows=fingerprint(rows), beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    if output_dir: run["reference"] = hash_module(start.model)[:16]
+    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), to_trl(rows, "pairs"), prepare(start, eval_data, "pairs")
     with tempfile.TemporaryDirectory() as scratch:
-        settings = training_arguments(start, output_dir or scratch, len(train), epochs=epochs, batch_size=batch_size, seed=seed, validate=valid is not None, keep=bool(output_dir),
-                                      learning_rate=learning_rate)
-        settings |= dict(beta=beta, precompute_ref_log_probs=True, precompute_ref_batch_size=32)
-        trainer = DPOTrainer(model=start.model, args=DPOConfig(**{**settings, **dpo_config}), train_dataset=train, eval_dataset=valid,
-                             processing_class=start.tokenizer, peft_config=adapter(lora), callbacks=[watcher("DPO"), *callbacks])
-        silent(trainer).train(resume_from_checkpoint=last_checkpoint(output_dir, resume))
+        settings = dict(beta=beta, precompute_ref_log_probs=True, precompute_ref_batch_size=32) | dpo_config
+        settings = training_arguments(start, output_dir or scratch, len(train_data), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+                                      seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
+        trainer = guarded(DPOTrainer)(model=start.model, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
+                                      peft_config=adapter(lora), callbacks=[watcher("DPO"), *patient(valid is not None, patience), *callbacks])
+        train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
 
 # %% ../nbs/06_dpo.ipynb #dpo-kl

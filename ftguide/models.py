@@ -7,14 +7,16 @@ from __future__ import annotations
 import copy, json, os, sys, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'watched', 'hush', 'figures', 'LM', 'ModelError',
-           'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply', 'context_length',
-           'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save',
-           'plain_head', 'scored_logits', 'bar', 'training_defaults', 'learning_rate_for', 'start_from',
-           'training_arguments', 'adapter', 'last_checkpoint', 'finished', 'TrainingError', 'watcher', 'silent']
+__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'watched', 'hush', 'figures', 'LM',
+           'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
+           'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
+           'save', 'plain_head', 'scored_logits', 'bar', 'training_defaults', 'learning_rate_for', 'start_from',
+           'training_arguments', 'patient', 'adapter', 'finished', 'TrainingError', 'watcher', 'silent', 'fingerprint',
+           'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
@@ -370,22 +372,32 @@ def training_arguments(
     epochs:float, batch_size:int, learning_rate:float, seed:int,
     validate:bool, # is there validation data?
     keep:bool,     # write checkpoints into the folder?
+    config:dict,   # the caller's own settings, which win
 ) -> dict: # arguments of transformers.TrainingArguments
     "What the trainers of SFT and DPO have in common."
-    steps, each = max(int(rows * epochs / batch_size), 1), lambda wanted: "epoch" if wanted else "no"
-    return {**training_defaults(), "output_dir": str(folder), "num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": batch_size,
+    return {**training_defaults(), "output_dir": str(folder), "num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4 * batch_size,
             "learning_rate": learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "max_length": min(context_length(lm), 4096), "seed": seed,
-            "logging_steps": max(steps // 50, 1), "eval_strategy": each(validate), "save_strategy": each(keep), "save_total_limit": 2}
+            "logging_steps": max(int(rows * epochs / batch_size) // 50, 1), "train_sampling_strategy": "group_by_length", **_milestones(epochs, validate, keep, config), **config}
+
+def _milestones(epochs, validate, keep, config) -> dict:
+    "When to validate and to keep a checkpoint: twice an epoch and at least four times a run. The best model can only be restored where both fall on the same step."
+    when = dict(strategy="steps", steps=1 / max(4, round(2 * epochs))) | {k: config[f"eval_{k}"] for k in ("strategy", "steps") if f"eval_{k}" in config}
+    validate = validate and when["strategy"] != "no"
+    wanted = {"eval": validate, "save": keep or validate}
+    each = {f"{what}_{k}": v if k == "steps" or on else "no" for what, on in wanted.items() for k, v in when.items()}
+    best = dict(load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False) if validate else {}
+    return {**each, **best, "save_total_limit": 2, "save_only_model": not keep, "restore_callback_states_from_checkpoint": True}
+
+def patient(validate:bool, patience:int|None) -> list: # of transformers callbacks
+    "Stop early after `patience` validations without a better one."
+    from transformers import EarlyStoppingCallback
+    if patience is not None and not patience >= 1: raise ValueError(f"patience must be 1 validation or more, or None, not {patience}")
+    return [EarlyStoppingCallback(patience)] if validate and patience else []
 
 def adapter(lora): # -> peft.LoraConfig or None
     "The adapter's settings: True takes rank 8 on every linear layer."
     from peft import LoraConfig
     return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora is True else lora or None
-
-def last_checkpoint(folder, resume:bool) -> str|None:
-    "Newest checkpoint in a folder, when a run is to go on from it."
-    from transformers.trainer_utils import get_last_checkpoint
-    return get_last_checkpoint(folder) if resume and folder and Path(folder).is_dir() else None
 
 def finished(trainer, start:LM, lora) -> LM:
     "The trained model without what belongs to its trainer: adapters merged, TRL's patched forward removed."
@@ -398,18 +410,14 @@ class TrainingError(RuntimeError):
     "Training cannot go on; the message says at which step and what to change."
 
 def watcher(what:str): # -> transformers.TrainerCallback
-    "A callback that shows progress and stops at a loss that is not finite."
-    import math
+    "A callback that shows progress."
     from transformers import TrainerCallback
     class Watcher(TrainerCallback):
         def on_train_begin(self, args, state, control, **kw): self.bar = bar(state.max_steps, what)
         def on_step_end(self, args, state, control, **kw): self.bar.update(state.global_step - self.bar.n)
         def on_train_end(self, args, state, control, **kw): self.bar.close()
         def on_log(self, args, state, control, logs=None, **kw):
-            loss = (logs or {}).get("loss")
-            if loss is not None: self.bar.set_postfix(loss=f"{float(loss):.3f}")
-            if loss is not None and not math.isfinite(float(loss)):
-                raise TrainingError(f"{what}: the loss is {loss} at step {state.global_step}; lower the learning rate (it is {args.learning_rate:g})")
+            if "loss" in (logs or {}): self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
     return Watcher()
 
 def silent(trainer):
@@ -417,3 +425,103 @@ def silent(trainer):
     from transformers import PrinterCallback, ProgressCallback
     for callback in (PrinterCallback, ProgressCallback): trainer.remove_callback(callback)
     return trainer
+
+# %% ../nbs/01_models.ipynb #models-fingerprint
+def fingerprint(
+    rows, # anything JSON can write
+) -> str: # 16 hexadecimal digits
+    "The same rows in the same order give the same digits."
+    import hashlib
+    digest = hashlib.sha256()
+    for row in rows: digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+WHOLE = "whole.json"   # the last file of a checkpoint
+
+def last_checkpoint(
+    folder,        # of the run; None when no checkpoint is kept
+    resume:bool,   # go on from there?
+    run:dict,      # what decides the result, as written into WHOLE
+) -> str|None: # folder of the newest whole checkpoint; None starts at the beginning
+    "Where a run goes on. ValueError when the checkpoint belongs to another run, FileExistsError when a new run would overwrite it."
+    if not folder and resume: raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])) if folder else []
+    if found and not resume: raise FileExistsError(f"{folder} holds {found[0].name} of an earlier run; resume=True goes on from it, another output_dir begins a new one")
+    for path in found:
+        if not (path / WHOLE).exists(): warnings.warn(f"{path} was cut off while it was written, and is skipped", stacklevel=3); continue
+        made = json.loads((path / WHOLE).read_text(encoding="utf-8"))
+        if other := [f"{k} was {made.get(k)} and is {v}" for k, v in run.items() if made.get(k) != v]:
+            raise ValueError(f"{path} belongs to another run ({'; '.join(other)}); call with the same settings, or choose another output_dir")
+        return str(path)
+
+# %% ../nbs/01_models.ipynb #models-sampler
+class LengthSampler:
+    "Rows of similar length side by side, so that little is padded; shuffled anew each epoch, from the seed and the epoch alone."
+    def __init__(self, lengths:list[int], batch_size:int, seed:int): self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def set_epoch(self, epoch:int): self.epoch = epoch
+    def __len__(self): return len(self.lengths)
+    def __iter__(self):
+        import torch
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=chance))
+
+# %% ../nbs/01_models.ipynb #models-guarded
+@lru_cache
+def guarded(trainer_class): # -> a subclass of a trainer of trl or transformers
+    "The trainer with the four rules: repeatable order, finite loss, whole checkpoints."
+    import torch
+    class Guarded(trainer_class):
+        def _get_train_sampler(self, train_dataset=None):
+            data = self.train_dataset if train_dataset is None else train_dataset
+            if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "column_names") or not hasattr(data, "__len__"): return super()._get_train_sampler(train_dataset)
+            columns = [data[c] for c in data.column_names if c.endswith("ids")]
+            return LengthSampler([sum(map(len, row)) for row in zip(*columns)], self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
+
+        def _get_eval_sampler(self, eval_dataset): return torch.utils.data.SequentialSampler(eval_dataset)   # predictions stay in the order of the rows
+
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            if torch.isfinite(loss).all(): return loss
+            raise TrainingError(f"step {self.state.global_step + 1}: the loss is {loss.item()}, and no step was taken. The batch begins with {self._beginning(inputs)!r}. "
+                                f"Look at these rows, or lower the learning rate (it is {self.args.learning_rate:g})")
+
+        def _beginning(self, inputs) -> str:
+            ids = next((v for k, v in inputs.items() if k.endswith("input_ids")), None)
+            return "" if ids is None else getattr(self.processing_class, "tokenizer", self.processing_class).decode(ids[0], skip_special_tokens=True)[:80]
+
+        def _save_checkpoint(self, model, trial):
+            if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
+            try: super()._save_checkpoint(model, trial)
+            except Exception as e:
+                raise TrainingError(f"step {self.state.global_step}: the checkpoint could not be written ({e}). The one before it is whole; mend this, and resume=True goes on from there") from e
+    return Guarded
+
+# %% ../nbs/01_models.ipynb #models-train-loop
+def train(
+    trainer,                # of a guarded class
+    checkpoint:str|None,    # go on from here
+    run:dict,               # what decides the result
+    keep:bool,              # are checkpoints kept?
+):
+    "Train; each checkpoint is marked when it is whole, and Ctrl-C ends after the step with one."
+    import signal, threading
+    from transformers import TrainerCallback
+    asked = []
+    class Keeper(TrainerCallback):
+        def on_save(self, args, state, control, **kw):
+            if not args.should_save: return
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / f".{WHOLE}").write_text(json.dumps(run), encoding="utf-8"); os.replace(folder / f".{WHOLE}", folder / WHOLE)
+        def on_step_end(self, args, state, control, **kw):
+            if asked: control.should_save = control.should_training_stop = True
+    def ask(*_):
+        if asked or not keep: raise KeyboardInterrupt
+        asked.append(True)
+    silent(trainer).add_callback(Keeper())
+    listening = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))   # a job in the background ignores Ctrl-C
+    before = signal.signal(signal.SIGINT, ask) if listening else None
+    try: trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        if listening: signal.signal(signal.SIGINT, before)
+    if asked: raise KeyboardInterrupt(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the same call with resume=True goes on from there")

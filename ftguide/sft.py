@@ -28,9 +28,9 @@ def completion_loss(
 @lru_cache
 def sft_trainer(): # -> a subclass of trl.SFTTrainer
     "TRL's SFTTrainer with `completion_loss` as its loss where that is the same and faster."
-    from ftguide.models import plain_head
+    from ftguide.models import guarded, plain_head
     from trl import SFTTrainer
-    class CompletionTrainer(SFTTrainer):
+    class CompletionTrainer(guarded(SFTTrainer)):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             ours = self.args.use_cpu and not return_outputs and plain_head(model) and self.args.loss_type == "nll"
             if not ours or self.accelerator.num_processes > 1 or self.label_smoother is not None: return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -49,11 +49,12 @@ def finetune_sft(
     epochs:float=3,             # passes over the data
     learning_rate:float|None=None, # at the top; by default from the model's size
     batch_size:int=4,           # rows a step; few rows want many steps, so it is small
-    eval_data=None,             # rows to report the validation loss on, once an epoch
+    eval_data=None,             # rows for the validation loss; the best model seen on them is the one returned
+    patience:int|None=3,        # stop after so many validations without a better one; None never stops early
     lora=None,                  # True or a peft.LoraConfig: train an adapter and merge it
     packing:bool=False,         # fill rows up to the context with several examples
-    output_dir:str|None=None,   # keep a checkpoint an epoch here
-    resume:bool=False,          # go on from the last checkpoint in output_dir
+    output_dir:str|None=None,   # keep checkpoints here, at least four a run
+    resume:bool=False,          # go on from the last whole checkpoint in output_dir
     seed:int=0,
     callbacks:tuple=(),         # transformers.TrainerCallback
     force:bool=False,           # train what `preflight` refuses, with a warning
@@ -62,19 +63,20 @@ def finetune_sft(
 ): # -> LM
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
     from ftguide.data import preflight, prepare, to_trl
-    from ftguide.models import adapter, finished, last_checkpoint, learning_rate_for, silent, start_from, training_arguments, watcher
+    from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import SFTConfig
     start = start_from(base, name, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     rows = preflight(start, data, "sft", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, config=dict(sft_config, packing=packing), force=force)
-    train, valid = to_trl(rows), prepare(start, eval_data)
+    run = dict(method="sft", rows=fingerprint(rows), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), to_trl(rows), prepare(start, eval_data)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = training_arguments(start, output_dir or scratch, len(train), epochs=epochs, batch_size=batch_size, seed=seed, validate=valid is not None, keep=bool(output_dir),
-                                      learning_rate=learning_rate)
-        settings |= dict(weight_decay=0.01, packing=packing, train_sampling_strategy="group_by_length", assistant_only_loss="messages" in train.column_names)
-        trainer = sft_trainer()(model=start.model, args=SFTConfig(**{**settings, **sft_config}), train_dataset=train, eval_dataset=valid,
-                                processing_class=start.tokenizer, peft_config=adapter(lora), callbacks=[watcher("SFT"), *callbacks])
-        silent(trainer).train(resume_from_checkpoint=last_checkpoint(output_dir, resume))
+        settings = dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in train_data.column_names) | sft_config
+        settings = training_arguments(start, output_dir or scratch, len(train_data), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+                                      seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
+        trainer = sft_trainer()(model=start.model, args=SFTConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
+                                peft_config=adapter(lora), callbacks=[watcher("SFT"), *patient(valid is not None, patience), *callbacks])
+        train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
 
 # %% ../nbs/05_sft.ipynb #sft-history

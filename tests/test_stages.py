@@ -106,7 +106,7 @@ def test_interrupt_keeps_finished_stages(tmp_path):
     rows = tmp_path / "sft.jsonl"; rows.write_text("\n".join(json.dumps(r) for r in ROWS), encoding="utf-8")
     prompts = tmp_path / "p.jsonl"; prompts.write_text("\n".join(json.dumps(dict(prompt=f"{r['prompt']} {i}")) for i in range(40) for r in ROWS), encoding="utf-8")
     run = subprocess.Popen([sys.executable, "-c", "from ftguide.workflow import main; main()", "run", "--base", "tiny-small", "--sft", rows, "--corpus", prompts, "--out", out, "--epochs", "1"],
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))   # a background job ignores it
     deadline = time.time() + 120
     while not (out / "sft/README.md").exists() and run.poll() is None and time.time() < deadline: time.sleep(0.1)
     run.send_signal(signal.SIGINT); _, err = run.communicate(timeout=60)
