@@ -4,10 +4,10 @@
 
 # %% ../nbs/06_dpo.ipynb #dpo-imports
 from __future__ import annotations
-import tempfile
+import random, tempfile
 
 # %% auto #0
-__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'align_dpo', 'kl_per_token']
+__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'align_dpo', 'kl_per_token', 'align_kto']
 
 # %% ../nbs/06_dpo.ipynb #dpo-loss
 def dpo_loss(
@@ -44,6 +44,29 @@ def make_pairs(
             if side: pairs.append(dict(prompt=row["prompt"], chosen=a if side > 0 else b, rejected=b if side > 0 else a))
     return pairs
 
+# %% ../nbs/06_dpo.ipynb #dpo-head
+def scored_only(model):
+    "Let TRL's `fused_lm_head` forward project only the scored positions; a model whose head does more than multiply is left as it is."
+    import torch
+    from ftguide.models import plain_head
+    from trl.trainer.utils import FusedCausalLMOutput
+    if not plain_head(model): return
+    theirs = model.forward
+    def forward(*args, fused_lm_head=False, labels=None, **inputs):
+        if not fused_lm_head: return theirs(*args, labels=labels, **inputs) if labels is not None else theirs(*args, **inputs)
+        if inputs.get("shift_labels") is not None: return theirs(*args, fused_lm_head=True, labels=labels, **inputs)
+        hidden, targets = model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state[:, :-1], labels[:, 1:]
+        mask = targets != -100
+        logits = model.lm_head(hidden[mask]).float()                                # (scored tokens, V)
+        all_logps = logits.log_softmax(-1)
+        placed = lambda x: x.new_zeros(mask.shape).masked_scatter(mask, x)          # (B, T - 1), 0 where not scored
+        logps = placed(all_logps.gather(-1, targets[mask].unsqueeze(-1)).squeeze(-1))
+        with torch.no_grad():
+            entropy, square = -(all_logps.exp() * all_logps).sum(-1), (2 * all_logps).logsumexp(-1)
+            return FusedCausalLMOutput(loss=-logps.sum() / mask.sum().clamp(min=1), log_probs=logps, entropy=placed(entropy), log_sum_sq_probs=placed(square),
+                                       mean_logits=placed(logits.mean(-1)), is_top1=placed(logits.argmax(-1) == targets[mask]), label_mask=mask)
+    model.forward = forward
+
 # %% ../nbs/06_dpo.ipynb #dpo-align
 LEARNING_RATES = (1e-4, 5e-7)   # for 2 million parameters, measured here; for 2 billion, customary
 
@@ -73,6 +96,7 @@ def align_dpo(
     from trl.trainer.utils import hash_module
     start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    _smoothed(dpo_config)
     rows = preflight(start, data, "dpo", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, lora=lora, config=dpo_config, force=force)
     run = dict(method="dpo", rows=fingerprint(rows), beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     if output_dir: run["reference"] = hash_module(start.model)[:16]
@@ -83,8 +107,15 @@ def align_dpo(
                                       seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
         trainer = guarded(DPOTrainer)(model=start.model, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
                                       peft_config=adapter(lora), callbacks=[watcher("DPO"), *patient(valid is not None, patience), *callbacks])
+        if trainer.args.use_cpu: scored_only(trainer.model)
         train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
+
+def _smoothed(config:dict):
+    "TRL reads `label_smoothing` in some losses only, and is silent about it in the others."
+    losses = config.get("loss_type") or "sigmoid"; losses = [losses] if isinstance(losses, str) else losses
+    if config.get("label_smoothing") and not {"robust", "exo_pair", "aot", "aot_unpaired"} & set(losses):
+        raise ValueError(f"label_smoothing does nothing with loss_type {', '.join(losses)}; use loss_type=\"robust\"")
 
 # %% ../nbs/06_dpo.ipynb #dpo-kl
 def kl_per_token(
@@ -98,3 +129,43 @@ def kl_per_token(
     answers = reply(policy, prompts, max_new_tokens, temperature=1.0, seed=seed)
     (p, n), (q, _) = (completion_logps(m, prompts, answers) for m in (policy, reference))
     return ((p - q).sum() / n.sum()).item()
+
+# %% ../nbs/06_dpo.ipynb #dpo-kto
+def align_kto(
+    base,                       # LM, folder or hub name; never changed, and the reference
+    thumbs,                     # rows (or a file) with prompt, completion, label: True for a thumb up
+    *,
+    beta:float=0.1,             # pull towards the reference
+    epochs:float=1,
+    learning_rate:float|None=None, # at the top; by default from the model's size
+    batch_size:int=8,           # answers a step, above 1: the others estimate the reference's average
+    output_dir:str|None=None,   # keep checkpoints here
+    resume:bool=False,          # go on from the last whole checkpoint in output_dir
+    seed:int=0,
+    callbacks:tuple=(),         # transformers.TrainerCallback
+    name:str="KTO",             # of the result
+    **kto_config,               # anything else of trl.KTOConfig
+): # -> LM
+    "Align with unpaired thumbs (Ethayarajh et al. 2024) on TRL's KTOTrainer; the rarer thumb weighs more, so that both sides weigh the same."
+    from ftguide.data import DataError, read, to_trl
+    from ftguide.models import fingerprint, finished, guarded, last_checkpoint, learning_rate_for, start_from, train, training_arguments, watcher
+    from trl import KTOConfig, KTOTrainer
+    start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    if batch_size < 2: raise ValueError(f"batch_size must be 2 or more, not {batch_size}: KTO compares an answer with the others of its batch")
+    learning_rate, rows = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES), read(thumbs, "sft")
+    labels = [r.get("label") for r in rows]
+    if wrong := [i for i, l in enumerate(labels) if l not in (True, False, 0, 1)]: raise DataError(f"row {wrong[0] + 1}: label must be true (thumb up) or false (thumb down), not {labels[wrong[0]]!r}")
+    up = sum(map(bool, labels)); down = len(labels) - up
+    if not up or not down: raise DataError(f"{up} thumbs up and {down} down: without both there is nothing to compare")
+    rows = random.Random(seed).sample(rows, len(rows))                  # TRL reads them in this order
+    run = dict(method="kto", rows=fingerprint(rows), beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    checkpoint = last_checkpoint(output_dir, resume, run)
+    data = to_trl(rows).add_column("label", [bool(r["label"]) for r in rows])
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = dict(beta=beta, precompute_ref_log_probs=True, precompute_ref_batch_size=batch_size, train_sampling_strategy="sequential",
+                        desirable_weight=max(down / up, 1.0), undesirable_weight=max(up / down, 1.0)) | kto_config
+        settings = training_arguments(start, output_dir or scratch, len(data), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, validate=False, keep=bool(output_dir), config=settings)
+        trainer = guarded(KTOTrainer)(model=start.model, args=KTOConfig(**settings), train_dataset=data, processing_class=start.tokenizer, callbacks=[watcher("KTO"), *callbacks])
+        if trainer.args.use_cpu: scored_only(trainer.model)
+        train(trainer, checkpoint, run, keep=bool(output_dir))
+    return finished(trainer, start, None)

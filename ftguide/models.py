@@ -377,7 +377,7 @@ def training_arguments(
     "What the trainers of SFT and DPO have in common."
     return {**training_defaults(), "output_dir": str(folder), "num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4 * batch_size,
             "learning_rate": learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "max_length": min(context_length(lm), 4096), "seed": seed,
-            "logging_steps": max(int(rows * epochs / batch_size) // 50, 1), "train_sampling_strategy": "group_by_length", **_milestones(epochs, validate, keep, config), **config}
+            "logging_steps": max(int(rows * epochs / batch_size) // 50, 1), **_milestones(epochs, validate, keep, config), **config}
 
 def _milestones(epochs, validate, keep, config) -> dict:
     "When to validate and to keep a checkpoint: twice an epoch and at least four times a run. The best model can only be restored where both fall on the same step."

@@ -87,6 +87,6 @@ def plot_history(history:list[dict], ax=None, color:str="#2f6f8f"):
     train = [(h["step"], h["loss"]) for h in history if "loss" in h]; valid = [(h["step"], h["eval_loss"]) for h in history if "eval_loss" in h]
     ax.plot(*zip(*train), color=color, lw=1.2)
     ax.text(*train[len(train) // 3], " training", va="bottom", fontsize=8, color=color)
-    if valid: ax.plot(*zip(*valid), "ks--", ms=4, lw=1); ax.text(*valid[0], " validation", va="bottom", fontsize=8)
+    if valid: ax.plot(*zip(*valid), "ks--", ms=4, lw=1); ax.annotate("validation", valid[-1], (0, 6), textcoords="offset points", ha="right", fontsize=8)
     ax.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
     return ax

@@ -28,11 +28,12 @@ class Material:
     held_pairs:list = field(default_factory=list)
     sheets:list = field(default_factory=list)    # prompts for pairs of the model's own answers, judged by `prefer`
     prefer:object = None                         # see make_pairs
+    rounds:int = 2                               # of DPO on sheets; each compares what the last round's model writes
     corpus:list = field(default_factory=list)    # prompt or text
 
 def built_in(
     lang:str="en", seed:int=0,
-    n_train:int=2800, n_sheets:int=400, n_corpus:int=400, n_test:int=160,
+    n_train:int=1600, n_sheets:int=600, n_corpus:int=400, n_test:int=160,
 ) -> Material:
     "The marketplace's material; test brands occur in no training text."
     from ftguide.market import Product, ab_test, load_tasks
@@ -112,14 +113,25 @@ def _sft(lm, m, epochs, seed):
     return finetune_sft(lm, m.train, epochs=epochs, eval_data=m.valid or None, seed=seed)
 
 def _dpo(lm, m, beta, seed):
-    from ftguide.dpo import align_dpo, make_pairs
+    from ftguide.dpo import align_dpo
+    if not m.sheets: return align_dpo(lm, m.pairs, beta=beta, eval_data=m.held_pairs or None, seed=seed)
+    size, history = -(-len(m.sheets) // m.rounds), []
+    for n in range(m.rounds):
+        pairs, m.held_pairs = _chosen(lm, m, m.sheets[n * size:(n + 1) * size], seed + n)
+        lm = align_dpo(lm, pairs, beta=beta, eval_data=m.held_pairs, seed=seed)
+        steps = max((h["step"] for h in history), default=0)
+        history += [{**h, "step": h["step"] + steps} for h in lm.history]
+    lm.history = history
+    return lm
+
+def _chosen(lm, m, sheets, seed) -> tuple: # (pairs, held-out pairs)
+    "The model writes two answers to each sheet, and the material's preference chooses."
+    from ftguide.dpo import make_pairs
     from ftguide.models import TrainingError, bar
-    pairs = m.pairs
-    if m.sheets:
-        with bar(2 * len(m.sheets), "ads for shoppers") as progress: pairs = make_pairs(lm, m.sheets, m.prefer, seed=seed, progress=lambda n: progress.update(n - progress.n))
-        cut = max(len(pairs) // 10, 1); pairs, m.held_pairs = pairs[cut:], pairs[:cut]
-        if not pairs: raise TrainingError("the model gave no two different answers to compare; it needs SFT first")
-    return align_dpo(lm, pairs, beta=beta, eval_data=m.held_pairs or None, seed=seed)
+    with bar(2 * len(sheets), "ads for shoppers") as progress: pairs = make_pairs(lm, sheets, m.prefer, seed=seed, progress=lambda n: progress.update(n - progress.n))
+    cut = max(len(pairs) // 10, 1)
+    if len(pairs) <= cut: raise TrainingError("the model gave no two different answers to compare; it needs SFT first")
+    return pairs[cut:], pairs[:cut]
 
 def _distil(teacher, student, m, temperature, alpha, epochs, seed):
     from ftguide.distill import distill
@@ -144,21 +156,19 @@ def _judge(lm, m, against, usd_per_hour, speed):
 
 # %% ../nbs/09_workflow.ipynb #workflow-check
 def _check(material:Material, base, student, epochs, beta, temperature, alpha, distill_epochs) -> Material:
-    "The material, when nothing about the whole journey has to be refused."
-    from ftguide.data import fit
-    from ftguide.data import different_tokens
-    from ftguide.models import ModelError, load
+    "The material, when nothing about the whole journey has to be refused: each stage's `preflight`, before the first one starts."
+    from ftguide.data import fit, preflight
+    from ftguide.models import load
     for name, value, good, says in (("epochs", epochs, epochs > 0, "above 0"), ("distill_epochs", distill_epochs, distill_epochs > 0, "above 0"), ("beta", beta, beta > 0, "above 0"),
                                     ("temperature", temperature, temperature > 0, "above 0"), ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")):
         if not good: raise ValueError(f"{name} must be {says}, not {value}")
     if not stages_of(material): raise ValueError("nothing to learn from: no SFT rows, no pairs, no corpus")
-    teacher = load(base)
-    for rows, kind in ((material.train + material.valid + material.test, "sft"), (material.pairs + material.held_pairs, "pairs"), (material.corpus, "corpus")):
-        if rows: fit(teacher, rows, kind)
-    if material.corpus:
-        small = load(student); fit(small, material.corpus, "corpus")
-        if alpha > 0 and (differ := different_tokens(teacher.tokenizer, small.tokenizer)):
-            raise ModelError(f"base and student have different tokenizers (first difference: {differ[0]}); use alpha 0, which teaches with text alone")
+    start = load(base)
+    for rows, kind in ((material.valid + material.test, "sft"), (material.held_pairs, "pairs")):
+        if rows: fit(start, rows, kind)
+    if material.train: preflight(start, material.train, "sft", epochs=epochs)
+    if material.pairs: preflight(start, material.pairs, "dpo")
+    if material.corpus: preflight(load(student), material.corpus, "distill", epochs=distill_epochs, teacher=start, alpha=alpha)
     return material
 
 # %% ../nbs/09_workflow.ipynb #workflow-over
@@ -248,7 +258,7 @@ def html(folder:str|Path) -> Path: # folder/report.html
     from nbconvert import HTMLExporter
     from ftguide.models import package
     folder, source = Path(folder).resolve(), package() / "report.ipynb"
-    done = papermill.execute_notebook(str(source), None, parameters=dict(folder=str(folder)), progress_bar=False, kernel_name="python3", log_output=False)
+    done = papermill.execute_notebook(str(source), None, parameters=dict(folder=str(folder)), progress_bar=False, kernel_name="python3", log_output=False, extra_arguments=["--log-level=ERROR"])
     exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
     body, _ = exporter.from_notebook_node(done)
     half = folder / ".report.html"; half.write_text(body, encoding="utf-8"); half.replace(folder / "report.html")

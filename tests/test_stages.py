@@ -7,7 +7,7 @@ import torch
 
 from ftguide.dpo import align_dpo
 from ftguide.distill import distill
-from ftguide.models import LM, ModelError, load, ready, reply, save
+from ftguide.models import LM, ModelError, completion_logps, load, ready, reply, save
 from ftguide.sft import finetune_sft
 
 ROWS = [dict(prompt=f"How much is {i} + 1?", completion=str(i + 1)) for i in range(24)]
@@ -45,21 +45,51 @@ def test_conversations_score_only_the_assistant():
     assert torch.isfinite(weights(finetune_sft("tiny-small", rows, epochs=1))).all()
 
 
-def family(kind):
+def own_tokenizer():
+    "Byte-level BPE trained here; an end token, but no padding token and no chat template."
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+    bpe = ByteLevelBPETokenizer(); bpe.train_from_iterator([r["prompt"] + r["completion"] for r in ROWS] * 3, vocab_size=400, min_frequency=1, special_tokens=["<end>"], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<end>")
+
+
+KINDS = {"llama": {}, "mistral": {}, "qwen3": {}, "phi3": {}, "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=512), "gemma2": dict(final_logit_softcapping=5.0), "gemma3_text": {}}
+
+
+def family(kind, own=False):
+    "A small random model; with its own tokenizer, or with the guide's, which has a padding token and a chat template."
     from transformers import AutoModelForCausalLM, AutoConfig
-    small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=1024, head_dim=8, pad_token_id=0, bos_token_id=None, eos_token_id=1)
-    if kind == "gpt2": small = dict(n_embd=32, n_layer=2, n_head=4, vocab_size=1024, n_positions=512, pad_token_id=0, bos_token_id=None, eos_token_id=1)
-    if kind == "gemma2": small["final_logit_softcapping"] = 5.0
+    tokenizer = own_tokenizer() if own else load("tiny").tokenizer
+    sizes = {} if kind == "gpt2" else dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=512)
     torch.manual_seed(0)
-    return LM(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small)), load("tiny").tokenizer, kind)
+    config = AutoConfig.for_model(kind, **{**sizes, **KINDS[kind], "vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id})
+    return ready(LM(AutoModelForCausalLM.from_config(config), tokenizer, kind))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt2"])
 def test_other_architectures(kind):
-    lm = ready(family(kind)); before = weights(lm).clone()
-    for after in (finetune_sft(lm, ROWS[:8], epochs=1, learning_rate=1e-3), align_dpo(lm, PAIRS[:8], learning_rate=1e-3), distill("tiny", lm, ROWS[:8], epochs=1, learning_rate=1e-3)):
+    lm = family(kind); before = weights(lm).clone()
+    for after in (align_dpo(lm, PAIRS[:8], learning_rate=1e-3), distill("tiny", lm, ROWS[:8], epochs=1, learning_rate=1e-3)):
         assert torch.isfinite(weights(after)).all() and not torch.equal(weights(after), before)
     assert isinstance(reply(lm, "Hi", 4), str)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["template", "own"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_sft_loss_is_the_plain_computation(kind, own):
+    lm = family(kind, own); before = weights(lm).clone()
+    after = finetune_sft(lm, ROWS[:4], epochs=1, learning_rate=1e-3, batch_size=4)
+    sums, counts = completion_logps(lm, [r["prompt"] for r in ROWS[:4]], [r["completion"] for r in ROWS[:4]])
+    assert next(h["loss"] for h in after.history if "loss" in h) == pytest.approx((-sums.sum() / counts.sum()).item(), rel=1e-4)
+    assert torch.isfinite(weights(after)).all() and not torch.equal(weights(after), before)
+
+
+@pytest.mark.parametrize("knobs", [dict(packing=True), dict(lora=True), dict(gradient_accumulation_steps=2), dict(train_sampling_strategy="group_by_length")], ids=lambda k: next(iter(k)))
+def test_other_ways_of_training(knobs):
+    lm = finetune_sft("tiny-small", ROWS, epochs=2, learning_rate=3e-3, **knobs)
+    sums, _ = completion_logps(lm, [r["prompt"] for r in ROWS], [r["completion"] for r in ROWS])
+    start, _ = completion_logps(load("tiny-small"), [r["prompt"] for r in ROWS], [r["completion"] for r in ROWS])
+    assert sums.sum() > start.sum() and type(lm.model).__name__ == "LlamaForCausalLM"
 
 
 def test_tokenizer_without_template_or_padding():

@@ -1,0 +1,75 @@
+"DPO and KTO beside TRL and beside the formula; thumbs that cannot be used."
+import tempfile
+
+import pytest
+import torch
+
+import ftguide.dpo as chapter
+from ftguide.data import DataError, to_trl
+from ftguide.dpo import align_dpo, align_kto, dpo_loss
+from ftguide.models import completion_logps, encode, load, silent, start_from, training_arguments
+
+PAIRS = [dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)]
+THUMBS = [dict(prompt=x["prompt"], completion=x["chosen"] if i % 3 else x["rejected"], label=bool(i % 3)) for i, x in enumerate(PAIRS)]
+
+
+def weights(lm): return torch.cat([p.detach().flatten() for p in getattr(lm, "model", lm).parameters()])
+
+
+def test_twenty_steps_are_trls():
+    from trl import DPOConfig, DPOTrainer
+    start = start_from("tiny-small", "plain")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = training_arguments(start, folder, len(PAIRS), epochs=1, batch_size=4, learning_rate=1e-4, seed=3, validate=False, keep=False, config={})
+        theirs = silent(DPOTrainer(model=start.model, args=DPOConfig(**settings, beta=0.2, precompute_ref_log_probs=True), train_dataset=to_trl(PAIRS, "pairs"), processing_class=start.tokenizer))
+        theirs.train()
+    ours = align_dpo("tiny-small", PAIRS, beta=0.2, learning_rate=1e-4, seed=3)
+    assert theirs.state.global_step == 20 and max(h["step"] for h in ours.history) == 20
+    assert (weights(theirs.model) - weights(ours)).abs().max() <= 1e-5
+    losses = [[h["loss"] for h in history if "loss" in h] for history in (theirs.state.log_history, ours.history)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_validation_loss_is_the_formula_in_float64():
+    lm = align_dpo("tiny-small", PAIRS[:40], beta=0.3, epochs=2, learning_rate=1e-3, eval_data=PAIRS[40:50])
+    def exact(model, x, side): # summed log-probability, float64
+        ids, labels = encode(lm.tokenizer, x["prompt"], x[side])
+        with torch.no_grad(): logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        return sum(logp[t, l] for t, l in enumerate(labels[1:]) if l != -100)
+    after, before = lm.copy().model.double(), load("tiny-small").copy().model.double()
+    assert after.dtype == torch.float64
+    loss = torch.stack([dpo_loss(*(exact(m, x, side) for m in (after, before) for side in ("chosen", "rejected")), 0.3) for x in PAIRS[40:50]]).mean()
+    assert min(h["eval_loss"] for h in lm.history if "eval_loss" in h) == pytest.approx(loss.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("knobs", [dict(loss_type="ipo"), dict(loss_type=["sigmoid", "sft"]), dict(loss_type="robust", label_smoothing=0.1), dict(use_weighting=True), dict(lora=True)], ids=str)
+def test_every_loss_is_trls_own(knobs, monkeypatch):
+    fast = align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs)
+    monkeypatch.setattr(chapter, "scored_only", lambda model: None)
+    assert (weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))).abs().max() <= 1e-5
+
+
+def test_smoothing_that_does_nothing_is_refused():
+    with pytest.raises(ValueError, match='does nothing with loss_type sigmoid; use loss_type="robust"'): align_dpo("tiny-small", PAIRS, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="does nothing"): align_dpo("tiny-small", PAIRS, label_smoothing=0.1, loss_type=["ipo", "sft"])
+
+
+def test_thumbs_move_what_they_judge(tmp_path):
+    up, down = ([t for t in THUMBS if t["label"] is side] for side in (True, False))
+    def mean(lm, rows): sums, _ = completion_logps(lm, [t["prompt"] for t in rows], [t["completion"] for t in rows]); return sums.mean().item()
+    start = load("tiny-small"); before = weights(start).clone()
+    lm = align_kto(start, THUMBS, epochs=2, learning_rate=1e-3, output_dir=tmp_path)
+    assert mean(lm, up) - mean(lm, down) > mean(start, up) - mean(start, down) + 1
+    assert torch.equal(weights(start), before) and list(tmp_path.glob("checkpoint-*/whole.json"))
+
+
+@pytest.mark.parametrize("rows, says", [
+    ([dict(prompt="a", completion="b", label="up")] * 4, "row 1: label must be true"), ([dict(prompt="a", completion="b")] * 4, "label must be true"),
+    ([dict(prompt=f"a{i}", completion="b", label=True) for i in range(4)], "4 thumbs up and 0 down"), ([dict(prompt="a", label=True)], "columns found"), ([], "empty|no rows")])
+def test_thumbs_that_cannot_be_used(rows, says):
+    with pytest.raises(DataError, match=says): align_kto("tiny-small", rows)
+
+
+def test_kto_needs_company():
+    with pytest.raises(ValueError, match="batch_size must be 2 or more"): align_kto("tiny-small", THUMBS, batch_size=1)
+    with pytest.raises(ValueError, match="beta must be above 0"): align_kto("tiny-small", THUMBS, beta=0)
