@@ -351,6 +351,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ftguide.workflow.Stage': ('workflow.html#stage', 'ftguide/workflow.py'),
                                   'ftguide.workflow._card': ('workflow.html#_card', 'ftguide/workflow.py'),
                                   'ftguide.workflow._check': ('workflow.html#_check', 'ftguide/workflow.py'),
+                                  'ftguide.workflow._checkpoints': ('workflow.html#_checkpoints', 'ftguide/workflow.py'),
                                   'ftguide.workflow._chosen': ('workflow.html#_chosen', 'ftguide/workflow.py'),
                                   'ftguide.workflow._distil': ('workflow.html#_distil', 'ftguide/workflow.py'),
                                   'ftguide.workflow._dpo': ('workflow.html#_dpo', 'ftguide/workflow.py'),

@@ -446,7 +446,7 @@ def last_checkpoint(
     "Where a run goes on. ValueError when the checkpoint belongs to another run, FileExistsError when a new run would overwrite it."
     if not folder and resume: raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
     found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])) if folder else []
-    if found and not resume: raise FileExistsError(f"{folder} holds {found[0].name} of an earlier run; resume=True goes on from it, another output_dir begins a new one")
+    if found and not resume: raise FileExistsError(f"{folder} holds {found[0].name} of an earlier run; resume=True (--resume) goes on from it, another folder begins a new one")
     for path in found:
         if not (path / WHOLE).exists(): warnings.warn(f"{path} was cut off while it was written, and is skipped", stacklevel=3); continue
         made = json.loads((path / WHOLE).read_text(encoding="utf-8"))
@@ -524,4 +524,4 @@ def train(
     try: trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         if listening: signal.signal(signal.SIGINT, before)
-    if asked: raise KeyboardInterrupt(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the same call with resume=True goes on from there")
+    if asked: raise KeyboardInterrupt(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the same call with resume=True (--resume) goes on from there")

@@ -4,7 +4,7 @@
 
 # %% ../nbs/09_workflow.ipynb #workflow-imports
 from __future__ import annotations
-import json, os, sys, time
+import json, os, shutil, sys, time
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import List, Optional
 import typer
 
 # %% auto #0
-__all__ = ['FOLDERS', 'NEEDS', 'app', 'BASE', 'SEED', 'LR', 'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey',
-           'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
-           'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
+__all__ = ['FOLDERS', 'NEEDS', 'app', 'BASE', 'SEED', 'RESUME', 'LR', 'Material', 'built_in', 'own', 'Stage', 'stages_of',
+           'journey', 'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command',
+           'dpo_command', 'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
            'reply_command', 'main']
 
 # %% ../nbs/09_workflow.ipynb #workflow-material
@@ -276,7 +276,7 @@ def careful(command):
         try: return command(*args, **kwargs)
         except (ValueError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, KeyError, ModuleNotFoundError) as e: _fail(e, 2)
         except (TrainingError, OSError) as e: _fail(e, 1)
-        except KeyboardInterrupt: typer.echo("\nstopped; finished stages are kept", err=True); raise typer.Exit(130)
+        except KeyboardInterrupt as e: typer.echo(f"\n{e or 'stopped'}; finished stages are kept", err=True); raise typer.Exit(130)
     return wrapped
 
 def _fail(e, code:int):
@@ -286,6 +286,7 @@ def _fail(e, code:int):
 
 BASE = typer.Option("tiny", help="Model to start from: tiny, a folder, or a hub name.")
 SEED = typer.Option(0, help="Of all chance.")
+RESUME = typer.Option(False, "--resume", help="Go on from the checkpoints that an interrupted run left in OUT.checkpoints.")
 LR = typer.Option(None, help="Learning rate at the top of the schedule; by default from the model's size.")
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-run
@@ -319,7 +320,10 @@ def _new(out:Path):
 
 def _kept(lm, out:Path):
     from ftguide.models import save
-    save(lm, out); typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
+    save(lm, out); shutil.rmtree(_checkpoints(out), ignore_errors=True); typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
+
+def _checkpoints(out:Path) -> Path: # beside the model, until it is finished
+    return out.with_name(out.name + ".checkpoints")
 
 @app.command("sft", epilog="Example:  ftguide sft --base tiny --data train.jsonl --out models/sft")
 @careful
@@ -327,11 +331,13 @@ def sft_command(
     data:Path=typer.Option(..., help="Rows of prompt and completion, or messages."), out:Path=typer.Option(..., help="New folder for the model."),
     base:str=BASE, epochs:float=typer.Option(3.0, help="Passes over the rows."), learning_rate:Optional[float]=LR,
     batch_size:int=typer.Option(4, help="Rows a step."), eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."),
-    lora:bool=typer.Option(False, help="Train an adapter and merge it."), seed:int=SEED,
+    lora:bool=typer.Option(False, help="Train an adapter and merge it."), packing:bool=typer.Option(False, help="Fill rows up to the context with several examples."),
+    resume:bool=RESUME, seed:int=SEED,
 ):
     "Supervised fine-tuning on right answers."
     from ftguide.sft import finetune_sft
-    _new(out); _kept(finetune_sft(base, data, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None, seed=seed), out)
+    _new(out); _kept(finetune_sft(base, data, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None, packing=packing,
+                                  output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-dpo
 @app.command("dpo", epilog="Example:  ftguide dpo --base models/sft --data pairs.jsonl --out models/dpo")
@@ -340,11 +346,13 @@ def dpo_command(
     data:Path=typer.Option(..., help="Rows of prompt, chosen and rejected."), out:Path=typer.Option(..., help="New folder for the model."),
     base:str=BASE, beta:float=typer.Option(0.1, help="Pull towards the model it starts from, above 0."), epochs:float=typer.Option(1.0, help="Passes over the pairs."),
     learning_rate:Optional[float]=LR, batch_size:int=typer.Option(4, help="Pairs a step."),
-    eval_data:Optional[Path]=typer.Option(None, help="Pairs for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."), seed:int=SEED,
+    eval_data:Optional[Path]=typer.Option(None, help="Pairs for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."),
+    resume:bool=RESUME, seed:int=SEED,
 ):
     "Preference training on better and worse answers."
     from ftguide.dpo import align_dpo
-    _new(out); _kept(align_dpo(base, data, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None, seed=seed), out)
+    _new(out); _kept(align_dpo(base, data, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None,
+                               output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
 
 @app.command("distill", epilog="Example:  ftguide distill --teacher models/dpo --student tiny-small --data prompts.jsonl --out models/student")
 @careful

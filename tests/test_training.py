@@ -56,7 +56,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path):
     child = started("sft", tmp_path); until(child, 13); child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
-    assert child.returncode != 0 and "resume=True goes on from there" in err
+    assert child.returncode != 0 and "resume=True (--resume) goes on from there" in err
     assert max(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")) >= 13
     make, rows, knobs = STAGES["sft"]
     assert (weights(make("tiny-small", rows, output_dir=tmp_path, resume=True, **knobs)) - weights(make("tiny-small", rows, **knobs))).abs().max() <= 1e-6
@@ -118,3 +118,19 @@ def test_best_model_is_returned_and_training_stops_early():
     sums, counts = completion_logps(lm, [r["prompt"] for r in valid], [r["completion"] for r in valid])
     assert (-sums.sum() / counts.sum()).item() == pytest.approx(best, abs=0.02)
     with pytest.raises(ValueError, match="patience"): finetune_sft("tiny-small", ROWS, patience=0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_the_command_goes_on_where_it_was_killed(tmp_path):
+    data, out = tmp_path / "train.jsonl", tmp_path / "model"
+    data.write_text("\n".join(json.dumps(r) for r in ROWS), encoding="utf-8")
+    command = [sys.executable, "-c", "from ftguide.workflow import main; main()", "sft", "--base", "tiny-small", "--data", str(data), "--out", str(out), "--epochs", "12"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE); deadline = time.time() + 120
+    while not list(tmp_path.glob(f"model.checkpoints/*/{WHOLE}")) and child.poll() is None and time.time() < deadline: time.sleep(0.05)
+    child.kill(); child.wait()
+    assert not out.exists() and list(tmp_path.glob(f"model.checkpoints/*/{WHOLE}"))
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2 and "--resume" in again.stderr, again.stderr
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0 and not (tmp_path / "model.checkpoints").exists(), done.stderr
+    assert (weights(load(out)) - weights(finetune_sft("tiny-small", ROWS, epochs=12))).abs().max() <= 1e-6
