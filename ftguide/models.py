@@ -14,9 +14,9 @@ from pathlib import Path
 __all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'watched', 'hush', 'figures', 'LM',
            'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
            'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'plain_head', 'scored_logits', 'bar', 'training_defaults', 'learning_rate_for', 'start_from',
-           'training_arguments', 'patient', 'adapter', 'finished', 'TrainingError', 'watcher', 'silent', 'fingerprint',
-           'last_checkpoint', 'LengthSampler', 'guarded', 'train']
+           'save', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'training_defaults', 'learning_rate_for',
+           'start_from', 'training_arguments', 'patient', 'adapter', 'finished', 'TrainingError', 'watcher', 'silent',
+           'fingerprint', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
@@ -195,9 +195,27 @@ def _generate(lm:LM, texts:list[str], max_new_tokens:int, temperature:float) -> 
     length = enc.input_ids.shape[1]
     if length >= limit: raise ModelError(f"a prompt of {length} tokens does not fit the context of {limit}; shorten it")
     enc = {k: v.to(lm.model.device) for k, v in enc.items() if k != "token_type_ids"}
-    chance = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature > 0 else dict(do_sample=False)
-    out = lm.model.generate(**enc, max_new_tokens=min(max_new_tokens, limit - length), **chance)
-    return [t.strip() for t in lm.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)]
+    room = min(max_new_tokens, limit - length)
+    out = lm.model.generate(**enc, max_new_tokens=room, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)[:, length:] if temperature > 0 else _greedy(lm, enc, room)
+    return [t.strip() for t in lm.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+def _greedy(lm:LM, enc:dict, room:int): # (B, room) token ids, padding after the end
+    "Greedy decoding that goes on without the answers that have ended, each time a quarter of them have."
+    import torch
+    ends, pad = torch.tensor(lm.model.generation_config.eos_token_id, device=lm.model.device), lm.tokenizer.pad_token_id
+    ids, mask, cache, length = enc["input_ids"], enc["attention_mask"], None, enc["input_ids"].shape[1]
+    out, rows = ids.new_full((len(ids), room), pad), torch.arange(len(ids), device=ids.device)
+    while len(rows) and ids.shape[1] < length + room:
+        enough = lambda so_far, scores: torch.isin(so_far[:, length:], ends).any(1) | (torch.isin(so_far[:, length:], ends).any(1).sum() * 4 >= len(so_far))
+        done = lm.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=length + room - ids.shape[1], do_sample=False, stopping_criteria=[enough], return_dict_in_generate=True)
+        mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
+        ids, cache = done.sequences, done.past_key_values
+        out[rows, :ids.shape[1] - length] = ids[:, length:]
+        on = (~torch.isin(ids[:, length:], ends).any(1)).nonzero()[:, 0]
+        ids, mask, rows = ids[on], mask[on], rows[on]
+        if hasattr(cache, "batch_select_indices"): cache.batch_select_indices(on)
+        else: cache = None                                  # no cache that rows can be taken from: the prompt is read again
+    return out
 
 # %% ../nbs/01_models.ipynb #models-speed
 def tokens_per_second(
@@ -319,16 +337,23 @@ def plain_head(model) -> bool:
     special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
     return hasattr(model, "lm_head") and not any(getattr(config, k, None) for k in special) and not getattr(config, "output_router_logits", False)
 
+def scored_states(
+    model,
+    batch:dict, # input_ids, attention_mask, labels: (B, T)
+) -> tuple: # (N, H) hidden states, output layer, (N,) labelled tokens; (N, V) scores and None where the layer does more than multiply
+    "What predicts each labelled token; N = labels that are not -100, first column apart."
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    keep, targets = batch["labels"][:, 1:] != -100, batch["labels"][:, 1:]
+    if plain_head(model): return model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep], model.lm_head, targets[keep]
+    return model(**inputs, use_cache=False).logits[:, :-1][keep], None, targets[keep]
+
 def scored_logits(
     model,
     batch:dict, # input_ids, attention_mask, labels: (B, T)
-): # (N, V) scores of the labelled tokens, (N,) those tokens; N = labels that are not -100, first column apart
+) -> tuple: # (N, V) scores of the labelled tokens, (N,) those tokens
     "Logits at the positions that predict a labelled token, without projecting the others."
-    inputs = {k: v for k, v in batch.items() if k != "labels"}
-    keep, targets = batch["labels"][:, 1:] != -100, batch["labels"][:, 1:]
-    if plain_head(model): logits = model.lm_head(model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep])
-    else: logits = model(**inputs, use_cache=False).logits[:, :-1][keep]
-    return logits, targets[keep]
+    states, head, targets = scored_states(model, batch)
+    return states if head is None else head(states), targets
 
 # %% ../nbs/01_models.ipynb #models-train
 def bar(total:int, what:str):
