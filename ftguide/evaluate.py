@@ -441,17 +441,30 @@ class Endpoint:
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")): raise ValueError(f"an endpoint's url starts with http:// or https://, not {self.url!r}")
 
+    def client(self): # -> openai.OpenAI
+        "A client that asks again after 429, 5xx and lost connections, waiting longer each time."
+        from ftguide.models import ModelError
+        try: import openai
+        except ImportError as e: raise ModelError("an endpoint needs the openai package: pip install 'ftguide[serve]'") from e
+        return openai.OpenAI(base_url=self.url, api_key=os.environ.get(self.key_variable) or "none", timeout=self.timeout_s, max_retries=self.retries)
+
+    def say(self, client, messages:list[dict], max_new_tokens:int) -> tuple[str, int, int]: # answer, tokens read, tokens written
+        "One answer at temperature 0; ModelError says why there is none, and never shows the key."
+        import openai
+        from ftguide.models import ModelError
+        try:
+            got = client.chat.completions.create(model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0)
+            usage = getattr(got, "usage", None)
+            return (got.choices[0].message.content or "").strip(), getattr(usage, "prompt_tokens", None) or 0, getattr(usage, "completion_tokens", None) or 0
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise ModelError(f"{self.url} refuses the key ({e.status_code}): set {self.key_variable} to one that may use {self.model}") from None
+        except openai.OpenAIError as e: raise ModelError(f"{self.model} at {self.url} does not answer: {(str(e) or type(e).__name__).splitlines()[0].replace(client.api_key, '(the key)')}") from None
+        except (AttributeError, IndexError, TypeError, ValueError) as e: raise ModelError(f"{self.url} answers something that is no chat completion; is it the address of an OpenAI-compatible API, with /v1?") from e
+
     def ask(self, prompts:list, max_new_tokens:int=96) -> list[str]:
         "Answers in the order of the prompts, temperature 0; ModelError when the server does not answer."
         from concurrent.futures import ThreadPoolExecutor
-        from ftguide.models import ModelError, as_messages
-        try: import openai
-        except ImportError as e: raise ModelError("an endpoint needs the openai package: pip install 'ftguide[serve]'") from e
-        client = openai.OpenAI(base_url=self.url, api_key=os.environ.get(self.key_variable) or "none", timeout=self.timeout_s, max_retries=self.retries)
-        def one(p): return client.chat.completions.create(model=self.model, messages=as_messages(p), max_tokens=max_new_tokens, temperature=0).choices[0].message.content or ""
-        try:
-            with client, ThreadPoolExecutor(self.at_once) as pool: return [a.strip() for a in pool.map(one, prompts)]
-        except openai.OpenAIError as e: raise ModelError(f"{self.model} at {self.url} does not answer: {str(e).splitlines()[0]}") from e
+        from ftguide.models import as_messages
+        with self.client() as client, ThreadPoolExecutor(self.at_once) as pool: return [said for said, _, _ in pool.map(lambda p: self.say(client, as_messages(p), max_new_tokens), prompts)]
 
 def ask(
     who,          # LM, folder or hub name; Endpoint; or a function from prompts to answers
