@@ -359,12 +359,19 @@ def dpo_command(
 def distill_command(
     teacher:str=typer.Option(..., help="Model to learn from: a folder or a hub name."), student:str=typer.Option("tiny-small", help="Smaller model with the same tokenizer."),
     data:Path=typer.Option(..., help="Rows of prompt, or of text."), out:Path=typer.Option(..., help="New folder for the student."),
-    temperature:float=typer.Option(2.0, help="Flattens both distributions, above 0."), alpha:float=typer.Option(0.7, help="Share of soft labels, 0 to 1."),
-    epochs:float=typer.Option(3.0, help="Passes over the prompts."), learning_rate:Optional[float]=LR, batch_size:int=typer.Option(8, help="Rows a step."), seed:int=SEED,
+    temperature:Optional[float]=typer.Option(None, help="Flattens both distributions, above 0. 2 by default, 1 with --on-policy."),
+    alpha:Optional[float]=typer.Option(None, help="Share of soft labels, 0 to 1. 0.7 by default; 0 needs no common tokenizer."),
+    divergence:Optional[str]=typer.Option(None, help="forward_kl (the default), reverse_kl or jsd."),
+    on_policy:bool=typer.Option(False, help="The student answers and the teacher scores it."),
+    cache:Optional[Path]=typer.Option(None, help="Folder for the teacher's answers and scores: written once, read by later runs."),
+    epochs:float=typer.Option(3.0, help="Passes over the prompts."), learning_rate:Optional[float]=LR, batch_size:int=typer.Option(8, help="Rows a step."),
+    eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."),
+    resume:bool=RESUME, seed:int=SEED,
 ):
     "Teach a smaller model with a larger one's answers and probabilities."
     from ftguide.distill import distill
-    _new(out); _kept(distill(teacher, student, data, temperature=temperature, alpha=alpha, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed), out)
+    _new(out); _kept(distill(teacher, student, data, temperature=temperature, alpha=alpha, divergence=divergence, on_policy=on_policy, cache=cache, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
+                             eval_data=eval_data, lora=lora or None, output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-decide
 @app.command("decide", epilog="Example:  ftguide decide --score 0.85 --low 0.81 --high 0.88 --labelled 2000 --pairs 300 --several-right --latency-ms 340 --latency-target-ms 100")

@@ -1,8 +1,9 @@
 "`transformers serve` on a model that the guide saved, asked through OpenAI's client."
-import os, socket, subprocess, sys, time, urllib.request
+import os, socket, subprocess, sys, threading, time, urllib.request
 
 import pytest
 
+from ftguide.distill import TextTeacher
 from ftguide.evaluate import Endpoint, ask, judge, prompting_baseline
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, reply, save
@@ -15,20 +16,31 @@ def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    "A model in a folder, and the address of the server that serves this folder."
-    lm = finetune_sft("tiny-small", load_tasks("train", 120, tasks=("summary", "extraction"), seed=1), epochs=2)
-    folder, port, log = save(lm, tmp_path_factory.mktemp("served") / "model"), free_port(), tmp_path_factory.mktemp("log") / "log"
-    with log.open("w") as out:
+def serve(folder, port, log):
+    "`transformers serve` as a process of its own, once it answers."
+    with log.open("a") as out:
         server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
                                   stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
-    try:
-        for _ in range(600):
-            assert server.poll() is None, log.read_text()
-            try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); break
-            except OSError: time.sleep(0.2)
-        yield lm, Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=120)
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); return server
+        except OSError: time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    "A model, and the folder it is in."
+    lm = finetune_sft("tiny-small", load_tasks("train", 120, tasks=("summary", "extraction"), seed=1), epochs=2)
+    return lm, save(lm, tmp_path_factory.mktemp("served") / "model")
+
+
+@pytest.fixture(scope="module")
+def served(saved, tmp_path_factory):
+    "The model, and the address of a server that serves its folder."
+    (lm, folder), port = saved, free_port()
+    server = serve(folder, port, tmp_path_factory.mktemp("log") / "log")
+    try: yield lm, Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=120)
     finally: server.kill(); server.wait()
 
 
@@ -49,3 +61,20 @@ def test_a_prompting_baseline_and_a_judge_through_the_server(served):
 def test_a_model_the_server_does_not_have(served):
     _, there = served
     with pytest.raises(ModelError, match="does not answer"): ask(Endpoint(there.url, "/no/such/folder", retries=0), ["Hi"])
+
+
+def test_a_text_teacher_outlives_its_server(saved, tmp_path):
+    "The server is killed after some answers and started again; nothing is asked twice, and the answers are the model's."
+    (lm, folder), port, log, file = saved, free_port(), tmp_path / "log", tmp_path / "answers.jsonl"
+    prompts = [r["prompt"] for r in load_tasks("test", 40, tasks=("summary", "extraction"), seed=4)]
+    teacher, servers = TextTeacher(Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=60, retries=12, at_once=2)), [serve(folder, port, log)]
+    def restart():
+        while not file.exists() or len(file.read_bytes().splitlines()) < 5: time.sleep(0.02)
+        servers[0].kill(); servers[0].wait(); servers.append(serve(folder, port, log))
+    thread = threading.Thread(target=restart); thread.start()
+    try: rows = teacher.label([dict(prompt=p) for p in prompts], file, max_new_tokens=48)
+    finally:
+        thread.join()
+        for server in servers: server.kill(); server.wait()
+    assert len(servers) == 2 and [r["completion"] for r in rows] == reply(lm, prompts, 48)
+    assert teacher.bill["requests"] == 40 and teacher.bill["output_tokens"] > 40 and len(file.read_text(encoding="utf-8").splitlines()) == 40

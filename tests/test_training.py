@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from ftguide.distill import distill
 from ftguide.dpo import align_dpo
 from ftguide.models import TrainingError, WHOLE, load
 from ftguide.sft import finetune_sft
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?", completion=str(i + i % 7)) for i in range(80)]
 PAIRS = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="no idea") for r in ROWS]
-STAGES = {"sft": (finetune_sft, ROWS, dict(epochs=3)), "dpo": (align_dpo, PAIRS, dict(epochs=3))}
+def teach(student, rows, batch_size=4, **knobs): return distill("tiny", student, rows, batch_size=batch_size, **knobs)
+STAGES = {"sft": (finetune_sft, ROWS, dict(epochs=3)), "dpo": (align_dpo, PAIRS, dict(epochs=3)), "distill": (teach, ROWS, dict(epochs=3))}
 CHILD = """
 import sys, json
 from test_training import STAGES
@@ -118,6 +120,14 @@ def test_best_model_is_returned_and_training_stops_early():
     sums, counts = completion_logps(lm, [r["prompt"] for r in valid], [r["completion"] for r in valid])
     assert (-sums.sum() / counts.sum()).item() == pytest.approx(best, abs=0.02)
     with pytest.raises(ValueError, match="patience"): finetune_sft("tiny-small", ROWS, patience=0)
+
+
+def test_distillation_stops_early_and_returns_the_best_student():
+    "Validation rows with wrong answers: the better the student, the worse it does there."
+    valid = [dict(r, completion=str(int(r["completion"]) + 1)) for r in ROWS[:16]]
+    lm = distill("tiny", "tiny-small", ROWS[:32], epochs=30, batch_size=4, eval_data=valid, alpha=0.0, patience=2)
+    seen = [h["eval_loss"] for h in lm.history if "eval_loss" in h]
+    assert len(seen) < 60 and seen.index(min(seen)) == len(seen) - 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
