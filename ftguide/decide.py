@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from numbers import Real
 
 # %% auto #0
-__all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'METHODS', 'TILE', 'HORIZON_MONTHS', 'Branch', 'Question', 'Plan', 'choose_technique',
-           'draw_tree', 'explore', 'prices', 'api_usd', 'Shape', 'shape', 'Estimate', 'estimate', 'ROI', 'roi',
-           'sensitivity']
+__all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'METHODS', 'TILE', 'CHUNK', 'HORIZON_MONTHS', 'Branch', 'Question', 'Plan',
+           'choose_technique', 'draw_tree', 'explore', 'prices', 'api_usd', 'Shape', 'shape', 'Estimate', 'estimate',
+           'ROI', 'roi', 'sensitivity']
 
 # %% ../nbs/00_decide.ipynb #decide-tree
 @dataclass(frozen=True)
@@ -313,32 +313,32 @@ def shape(
 # %% ../nbs/00_decide.ipynb #decide-parts
 METHODS = ("sft", "lora", "dpo", "distill")
 TILE = 4096, 32768   # positions x words that trl's fused output layer computes at once
+CHUNK = 2**21        # scores that `distillation_loss` computes at once
 
 def _parts(s:Shape, method:str, rows:int, length:int, scored:float, rank:int, teacher:Shape|None, states:float, gpu:bool) -> dict: # part -> bytes
     "Memory of a training step by part."
     tokens, wanted = rows * length, rows * length * scored
     trained = rank * s.sides if method == "lora" else s.parameters
     kept = (4 if method == "lora" else 6) * s.hidden + 4 * s.attention + 4 * s.ffn + s.heads + 2 + length + (rank * s.linears / s.layers if method == "lora" else 0)
-    small = gpu and method != "distill"   # bf16, and gradient checkpointing
-    tile = min(wanted if gpu else tokens, TILE[0]) * min(s.vocabulary, TILE[1])
-    return dict(weights=4 * s.parameters + (4 * trained if method == "lora" else 0) + (2 * s.matmul if small else 0), gradients=4 * trained, optimizer=8 * trained,
-                activations=tokens * (s.layers * s.hidden * 4 + kept * 2 if small else (s.layers * kept + 2 * s.hidden) * 4),
-                logits={"distill": 28 * wanted * s.vocabulary}.get(method, 2 * tile if gpu else 12 * wanted * s.vocabulary if method == "sft" else 33 * tile),
+    tile, scores = min(wanted if gpu else tokens, TILE[0]) * min(s.vocabulary, TILE[1]), wanted * s.vocabulary
+    return dict(weights=4 * s.parameters + (4 * trained if method == "lora" else 0) + (2 * s.matmul if gpu else 0), gradients=4 * trained, optimizer=8 * trained,
+                activations=tokens * (s.layers * s.hidden * 4 + kept * 2 if gpu else (s.layers * kept + 2 * s.hidden) * 4),
+                logits=28 * min(scores, CHUNK) if method == "distill" else 2 * tile if gpu else 33 * tile if method == "lora" else {"sft": 12, "dpo": 16}[method] * scores,
                 teacher=4 * teacher.parameters + states if teacher else 0)
 
 def _peak(p:dict, s:Shape, method:str, reference:float, gpu:bool) -> float: # bytes
-    "The larger of the two moments, or of what comes before: copying the model, and for DPO the reference over `reference` tokens at once."
+    "The larger of the two moments, or of what comes before: copying the model, and for DPO the reference over `reference` scored tokens at once."
     head = 0 if method == "lora" else 4 * s.vocabulary * s.hidden
-    logits = {"sft": max(p["logits"], p["logits"] / 3 + head), "dpo": p["logits"] + head}.get(method, p["logits"])
-    before = 0 if gpu else max(8 * s.parameters, p["weights"] + 17 * min(reference, TILE[0]) * min(s.vocabulary, TILE[1]) if method == "dpo" else 0)
+    logits = {"sft": max(p["logits"], p["logits"] / 3 + head), "dpo": p["logits"] + head, "distill": p["logits"] + head}.get(method, p["logits"])
+    before = 0 if gpu else max(8 * s.parameters, p["weights"] + 20 * reference * s.vocabulary if method == "dpo" else 0)
     return max(before, p["weights"] + p["optimizer"] + p["teacher"] + max(p["activations"] + logits, p["gradients"] + (2 * head if s.tied else 0)))
 
 def _flops(s:Shape, method:str, length:int, scored:float, tokens:float, epochs:float, teacher:Shape|None, gpu:bool) -> float:
     "Operations of a whole run."
     body, head = lambda m: 2 * m.matmul + 4 * m.layers * m.attention * length, lambda m: 2 * m.vocabulary * m.hidden
-    again = gpu and method != "distill"                      # gradient checkpointing runs every layer twice
-    tiles = again or method in ("lora", "dpo")               # trl's output layer computes its logits twice, on a CPU for every position
-    share = scored if gpu or method in ("sft", "distill") else 1
+    again = gpu                                              # gradient checkpointing runs every layer twice
+    tiles = method == "lora" or gpu and method != "distill"  # trl's output layer computes its logits twice, on a CPU for every position
+    share = 1 if method == "lora" and not gpu else scored
     step = body(s) * ((2 if method == "lora" else 3) + again) + head(s) * share * ((2 if method == "lora" else 3) + tiles)
     before = body(s) + head(s) * share if method == "dpo" else body(teacher) if teacher else 0   # the reference pass; the teacher's body, kept
     return tokens * (epochs * (step + (head(teacher) * share if teacher else 0)) + before)
@@ -403,7 +403,7 @@ def estimate(
     parts = _parts(s, method, batch_size * (2 if method == "dpo" else 1), sequence_length, scored, rank, t, states, gpu)
     flops = _flops(s, method, sequence_length, scored, tokens, epochs, t, gpu)
     hours = flops / (line["peak_tflops"] * 1e12 * mfu) / 3600
-    return Estimate(method, s.parameters, rank * s.sides if method == "lora" else s.parameters, parts, _peak(parts, s, method, min(64 * sequence_length, tokens), gpu),
+    return Estimate(method, s.parameters, rank * s.sides if method == "lora" else s.parameters, parts, _peak(parts, s, method, min(64 * sequence_length, tokens) * scored, gpu),
                     flops, hours, hours * line["usd_per_hour"], device if isinstance(device, str) else "this device", line["memory_gb"])
 
 # %% ../nbs/00_decide.ipynb #decide-roi
