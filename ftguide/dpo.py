@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_dpo.ipynb #dpo-imports
 from __future__ import annotations
-import random, tempfile
+import json, random, tempfile, warnings
 
 # %% auto #0
 __all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'align_dpo', 'kl_per_token', 'align_kto']
@@ -25,14 +25,14 @@ def dpo_loss(
 def make_pairs(
     lm,                      # who answers
     rows:list[dict],         # with a prompt
-    prefer,                  # prefer(row, a, b, n) -> 1 when a is better, -1 when b is, 0 for a tie; n counts the comparisons
+    prefer,                  # prefer(row, a, b, n) -> above 0 when a is better, below when b is, by how much; 0 for a tie; n counts the pairs so far
     samples:int=2,           # answers for each prompt, compared two by two
     temperature:float=1.0,   # of the sampling
     max_new_tokens:int=96,
     seed:int=0,
     progress=None,           # called with the number of answers so far
-) -> list[dict]: # prompt, chosen, rejected
-    "Sample answers, ask which is better, keep the pairs with a winner."
+) -> list[dict]: # prompt, chosen, rejected, margin
+    "Sample answers, ask which is better, keep the pairs with a winner, each once."
     from ftguide.models import reply
     if samples < 2: raise ValueError(f"samples must be 2 or more, not {samples}")
     answers = reply(lm, [r["prompt"] for r in rows for _ in range(samples)], max_new_tokens, temperature, seed=seed, progress=progress)
@@ -41,8 +41,8 @@ def make_pairs(
         own = answers[i * samples:(i + 1) * samples]
         for a, b in zip(own[::2], own[1::2]):
             side = prefer(row, a, b, len(pairs)) if a.strip() and b.strip() and a != b else 0
-            if side: pairs.append(dict(prompt=row["prompt"], chosen=a if side > 0 else b, rejected=b if side > 0 else a))
-    return pairs
+            if side: pairs.append(dict(prompt=row["prompt"], chosen=a if side > 0 else b, rejected=b if side > 0 else a, margin=abs(side)))
+    return list({json.dumps([p["prompt"], p["chosen"], p["rejected"]]): p for p in reversed(pairs)}.values())[::-1]
 
 # %% ../nbs/06_dpo.ipynb #dpo-head
 def scored_only(model):
@@ -98,6 +98,7 @@ def align_dpo(
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     _smoothed(dpo_config)
     rows = preflight(start, data, "dpo", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, lora=lora, config=dpo_config, force=force)
+    _one_sided(rows)
     run = dict(method="dpo", rows=fingerprint(rows), beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     if output_dir: run["reference"] = hash_module(start.model)[:16]
     checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), to_trl(rows, "pairs"), prepare(start, eval_data, "pairs")
@@ -110,6 +111,12 @@ def align_dpo(
         if trainer.args.use_cpu: scored_only(trainer.model)
         train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
+
+def _one_sided(rows:list[dict]):
+    "Warn when every chosen answer is longer, or every one shorter: then length alone explains the preference, and DPO learns length."
+    size = lambda x: len(x if isinstance(x, str) else x[-1]["content"])
+    longer = [size(r["chosen"]) > size(r["rejected"]) for r in rows]
+    if len(rows) >= 20 and (all(longer) or not any(longer)): warnings.warn(f"in {'each' if all(longer) else 'none'} of {len(rows)} pairs the chosen answer is the longer one: DPO will learn length, whatever else was meant. `ftguide check` shows the lengths; add pairs where {'the shorter' if all(longer) else 'the longer'} answer is better", stacklevel=3)
 
 def _smoothed(config:dict):
     "TRL reads `label_smoothing` in some losses only, and is silent about it in the others."

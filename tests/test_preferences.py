@@ -6,8 +6,8 @@ import torch
 
 import ftguide.dpo as chapter
 from ftguide.data import DataError, to_trl
-from ftguide.dpo import align_dpo, align_kto, dpo_loss
-from ftguide.models import completion_logps, encode, load, silent, start_from, training_arguments
+from ftguide.dpo import align_dpo, align_kto, dpo_loss, make_pairs
+from ftguide.models import TrainingError, completion_logps, encode, load, silent, start_from, training_arguments
 
 PAIRS = [dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)]
 THUMBS = [dict(prompt=x["prompt"], completion=x["chosen"] if i % 3 else x["rejected"], label=bool(i % 3)) for i, x in enumerate(PAIRS)]
@@ -47,6 +47,27 @@ def test_every_loss_is_trls_own(knobs, monkeypatch):
     fast = align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs)
     monkeypatch.setattr(chapter, "scored_only", lambda model: None)
     assert (weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))).abs().max() <= 1e-5
+
+
+def test_pairs_are_kept_once_with_their_margin():
+    rows = [dict(prompt=p) for p in ("How much is 1 + 1?", "How much is 1 + 1?", "How much is 3 + 1?")]
+    pairs = make_pairs(load("tiny-small"), rows, lambda row, a, b, n: len(a) - len(b), samples=4, max_new_tokens=12)
+    assert pairs and all(len(p["chosen"]) - len(p["rejected"]) == p["margin"] > 0 for p in pairs)
+    assert len({(p["prompt"], p["chosen"], p["rejected"]) for p in pairs}) == len(pairs)
+    same = make_pairs(load("tiny-small"), rows[:1] * 3, lambda row, a, b, n: 1, samples=2, max_new_tokens=1, temperature=0.01)
+    assert len(same) <= 1
+
+
+def test_preferences_for_length_alone_are_warned_of():
+    with pytest.warns(UserWarning, match="in none of 40 pairs the chosen answer is the longer one"): align_dpo("tiny-small", PAIRS[:40])
+    with pytest.warns(UserWarning, match="in each of 40 pairs"): align_dpo("tiny-small", [dict(p, chosen=p["rejected"], rejected=p["chosen"]) for p in PAIRS[:40]])
+
+
+def test_a_policy_that_collapses_is_stopped_and_keeps_its_last_good_checkpoint(tmp_path):
+    "Weights that are spoilt after step 25 give nan at step 26; the checkpoint of step 20 is there to go on from."
+    from test_training import poison
+    with pytest.raises(TrainingError, match="step 26: the loss is nan"): align_dpo("tiny-small", PAIRS, epochs=2, output_dir=tmp_path, callbacks=(poison(25),))
+    assert sorted(p.parent.name for p in tmp_path.glob("checkpoint-*/whole.json"))[-1] == "checkpoint-20"
 
 
 def test_smoothing_that_does_nothing_is_refused():
