@@ -191,9 +191,9 @@ def test_another_tokenizer_behind_a_switch():
     from test_stages import family, ROWS as labelled
     student = family("llama", own=True)
     with pytest.raises(ValueError, match="different tokenizers"): distill("tiny", student, labelled)
-    after = distill("tiny", student, labelled[:16], cross_tokenizer="gold", epochs=12, learning_rate=3e-3, logging_steps=4)
+    after = distill("tiny", student, labelled[:16], cross_tokenizer="gold", epochs=30, learning_rate=1e-2)
     losses = [h["loss"] for h in after.history if "loss" in h]
-    assert losses[-1] < 0.8 * losses[0] and torch.isfinite(weights(after)).all() and not torch.equal(weights(after), weights(student))
+    assert losses[-1] < 0.6 * losses[0] and torch.isfinite(weights(after)).all() and not torch.equal(weights(after), weights(student))
     with pytest.raises(ValueError, match="no alpha, on_policy or cache"): distill("tiny", student, labelled, cross_tokenizer="gold", alpha=0.5)
     with pytest.raises(ValueError, match="None or 'gold'"): distill("tiny", student, labelled, cross_tokenizer="silver")
 
