@@ -175,6 +175,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ftguide.distill._shard': ('distill.html#_shard', 'ftguide/distill.py'),
                                  'ftguide.distill._until_valid': ('distill.html#_until_valid', 'ftguide/distill.py'),
                                  'ftguide.distill._vocabulary': ('distill.html#_vocabulary', 'ftguide/distill.py'),
+                                 'ftguide.distill._warm': ('distill.html#_warm', 'ftguide/distill.py'),
                                  'ftguide.distill._weights': ('distill.html#_weights', 'ftguide/distill.py'),
                                  'ftguide.distill._whole': ('distill.html#_whole', 'ftguide/distill.py'),
                                  'ftguide.distill._write_shard': ('distill.html#_write_shard', 'ftguide/distill.py'),

@@ -552,6 +552,11 @@ def _labelled(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, ca
     return teacher, train + valid, len(train)
 
 # %% ../nbs/07_distill.ipynb #distill-offline
+def _warm(rows:int, run:dict, config:dict) -> dict:
+    "A warm-up begins with a step of size 0: not in a run that has fewer than ten steps."
+    steps = config["max_steps"] if config.get("max_steps", 0) > 0 else rows * run["epochs"] / run["batch_size"]
+    return dict(weight_decay=0.01, warmup_steps=0.1 if steps >= 10 else 0)
+
 def _offline(teacher, rows:list[tuple], n_train:int, start, loss:dict, run:dict, *, patience, lora, output_dir, resume, callbacks, config): # -> LM
     "Train the student on what the teacher wrote and thought."
     import torch
@@ -565,7 +570,7 @@ def _offline(teacher, rows:list[tuple], n_train:int, start, loss:dict, run:dict,
     checkpoint = last_checkpoint(output_dir, resume, run)
     with tempfile.TemporaryDirectory() as scratch:
         settings = training_arguments(start, output_dir or scratch, len(train_rows), epochs=run["epochs"], batch_size=run["batch_size"], learning_rate=run["learning_rate"], seed=run["seed"],
-                                      validate=valid is not None, keep=bool(output_dir), config=dict(weight_decay=0.01, remove_unused_columns=False) | config)
+                                      validate=valid is not None, keep=bool(output_dir), config=dict(_warm(len(train_rows), run, config), remove_unused_columns=False) | config)
         settings.pop("max_length")
         model = start.model
         if lora:
@@ -589,7 +594,7 @@ def _on_policy(teacher, start, parts:tuple, run:dict, max_new_tokens:int, *, pat
     start.tokenizer.padding_side = "left"
     with tempfile.TemporaryDirectory() as scratch:
         settings = training_arguments(start, output_dir or scratch, len(table), epochs=run["epochs"], batch_size=run["batch_size"], learning_rate=run["learning_rate"], seed=run["seed"], validate=valid is not None, keep=bool(output_dir),
-                                      config=dict(beta=run["divergence"], temperature=run["temperature"], max_completion_length=max_new_tokens, weight_decay=0.01) | config)
+                                      config=dict(_warm(len(table), run, config), beta=run["divergence"], temperature=run["temperature"], max_completion_length=max_new_tokens) | config)
         settings.pop("max_length")
         trainer = guarded(DistillationTrainer)(model=start.model, teacher_model=teacher.lm.model, args=DistillationConfig(**settings), train_dataset=table, eval_dataset=valid, processing_class=start.tokenizer,
                                                peft_config=adapter(lora), callbacks=[watcher("distillation"), *patient(valid is not None, patience), *callbacks])
@@ -612,7 +617,7 @@ def _gold(teacher, start, parts:tuple, run:dict, max_new_tokens:int, *, patience
     with tempfile.TemporaryDirectory() as scratch:
         teacher.lm.tokenizer.save_pretrained(f"{scratch}/teacher")           # GOLD reads it from a folder
         settings = training_arguments(start, output_dir or f"{scratch}/run", len(table), epochs=run["epochs"], batch_size=run["batch_size"], learning_rate=run["learning_rate"], seed=run["seed"], validate=valid is not None, keep=bool(output_dir),
-                                      config=dict(use_uld_loss=True, teacher_tokenizer_name_or_path=f"{scratch}/teacher", lmbda=0.0, beta=run["divergence"], temperature=run["temperature"], max_completion_length=max_new_tokens, weight_decay=0.01) | config)
+                                      config=dict(use_uld_loss=True, teacher_tokenizer_name_or_path=f"{scratch}/teacher", lmbda=0.0, beta=run["divergence"], temperature=run["temperature"], max_completion_length=max_new_tokens) | _warm(len(table), run, config) | config)
         trainer = guarded(GOLDTrainer)(model=start.model, teacher_model=teacher.lm.model, args=GOLDConfig(**settings), train_dataset=table, eval_dataset=valid, processing_class=start.tokenizer,
                                        peft_config=adapter(lora), callbacks=[watcher("distillation"), *patient(valid is not None, patience), *callbacks])
         train(trainer, checkpoint, run, keep=bool(output_dir))

@@ -400,9 +400,8 @@ def training_arguments(
     config:dict,   # the caller's own settings, which win
 ) -> dict: # arguments of transformers.TrainingArguments
     "What the trainers have in common."
-    steps = config["max_steps"] if config.get("max_steps", 0) > 0 else rows * epochs / batch_size    # a warm-up's first step is 0: in a run of few steps, most of it
     return {**training_defaults(), "output_dir": str(folder), "num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4 * batch_size,
-            "learning_rate": learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": 0.1 if steps >= 10 else 0, "max_length": min(context_length(lm), 4096), "seed": seed,
+            "learning_rate": learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "max_length": min(context_length(lm), 4096), "seed": seed,
             "logging_steps": max(int(rows * epochs / batch_size) // 50, 1), **_milestones(epochs, validate, keep, config), **config}
 
 def _milestones(epochs, validate, keep, config) -> dict:
