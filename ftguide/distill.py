@@ -534,8 +534,11 @@ def _corpus(teacher, start, corpus, data, eval_data, loss:dict, pace:dict, force
     lm = getattr(teacher, "lm", None)
     if lm is not None and lm.parameters < start.parameters: warnings.warn(f"the teacher has {lm.parameters:,} parameters and the student {start.parameters:,}: distilling into a larger model saves nothing", stacklevel=3)
     check = lambda rows, kind: preflight(start, rows, kind, **pace, **(dict(teacher=lm, alpha=loss["alpha"]) if lm is not None else {}), force=force)
-    rows = ([] if corpus is None else check(corpus, "distill")) + ([] if data is None else [dict(prompt=r["prompt"], completion=r["completion"]) for r in check(data, "sft")])
+    rows = ([] if corpus is None else check(corpus, "distill")) + ([] if data is None else [_turns(r) for r in check(data, "sft")])
     return rows, [] if eval_data is None else read(eval_data, "corpus")
+
+def _turns(row:dict) -> dict: # prompt and completion
+    return dict(prompt=row["messages"][:-1], completion=row["messages"][-1:]) if "messages" in row else dict(prompt=row["prompt"], completion=row["completion"])
 
 def _labelled(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, cache) -> tuple: # teacher, encoded rows, how many of them train
     "The teacher's answers, as token ids."

@@ -4,10 +4,13 @@
 
 # %% ../nbs/06_dpo.ipynb #dpo-imports
 from __future__ import annotations
-import json, random, tempfile, warnings
+import json, os, random, tempfile, warnings
+from functools import lru_cache
+from pathlib import Path
 
 # %% auto #0
-__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'align_dpo', 'kl_per_token', 'align_kto']
+__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'dpo_trainer', 'align_dpo', 'kl_per_token', 'kl_watch',
+           'align_kto']
 
 # %% ../nbs/06_dpo.ipynb #dpo-loss
 def dpo_loss(
@@ -50,7 +53,7 @@ def scored_only(model):
     import torch
     from ftguide.models import plain_head
     from trl.trainer.utils import FusedCausalLMOutput
-    if not plain_head(model): return
+    if not plain_head(model) or getattr(model.forward, "scored_only", False): return
     theirs = model.forward
     def forward(*args, fused_lm_head=False, labels=None, **inputs):
         if not fused_lm_head: return theirs(*args, labels=labels, **inputs) if labels is not None else theirs(*args, **inputs)
@@ -65,7 +68,29 @@ def scored_only(model):
             entropy, square = -(all_logps.exp() * all_logps).sum(-1), (2 * all_logps).logsumexp(-1)
             return FusedCausalLMOutput(loss=-logps.sum() / mask.sum().clamp(min=1), log_probs=logps, entropy=placed(entropy), log_sum_sq_probs=placed(square),
                                        mean_logits=placed(logits.mean(-1)), is_top1=placed(logits.argmax(-1) == targets[mask]), label_mask=mask)
-    model.forward = forward
+    forward.scored_only, model.forward = True, forward
+
+# %% ../nbs/06_dpo.ipynb #dpo-reference-kept
+@lru_cache
+def dpo_trainer(): # -> a subclass of trl.DPOTrainer
+    "TRL's DPOTrainer that projects only scored positions on a CPU, and keeps the reference's log-probabilities in a folder."
+    from ftguide.models import fingerprint, guarded
+    from trl import DPOTrainer
+    columns = "ref_chosen_logps", "ref_rejected_logps"
+    class KeepingTrainer(guarded(DPOTrainer)):
+        def __init__(self, *args, cache=None, **knobs): self.cache = cache; super().__init__(*args, **knobs)
+
+        def _precompute_ref_logps(self, dataset, name, batch_size):
+            if self.args.use_cpu: scored_only(self.model)
+            if not self.cache: return super()._precompute_ref_logps(dataset, name, batch_size)
+            file = Path(self.cache) / f"reference-{fingerprint([self._precompute_model_hash, *dataset])}.json"
+            if not file.exists():
+                made = super()._precompute_ref_logps(dataset, name, batch_size)
+                file.parent.mkdir(parents=True, exist_ok=True); aside = file.with_name(f".{file.name}")
+                aside.write_text(json.dumps({c: made[c][:] for c in columns}), encoding="utf-8"); os.replace(aside, file)
+            for column, values in json.loads(file.read_text(encoding="utf-8")).items(): dataset = dataset.add_column(column, values)
+            return dataset
+    return KeepingTrainer
 
 # %% ../nbs/06_dpo.ipynb #dpo-align
 LEARNING_RATES = (1e-4, 5e-7)   # for 2 million parameters, measured here; for 2 billion, customary
@@ -82,6 +107,7 @@ def align_dpo(
     patience:int|None=3,        # stop after so many validations without a better one; None never stops early
     lora=None,                  # True or a peft.LoraConfig
     output_dir:str|None=None,   # keep checkpoints here, at least four a run
+    cache:str|None=None,        # folder for the reference's log-probabilities, read by later runs on the same pairs; output_dir by default
     resume:bool=False,          # go on from the last whole checkpoint in output_dir
     seed:int=0,
     callbacks:tuple=(),         # transformers.TrainerCallback
@@ -91,8 +117,8 @@ def align_dpo(
 ): # -> LM
     "Direct preference optimisation; the reference is the model it starts from."
     from ftguide.data import preflight, prepare, to_trl
-    from ftguide.models import adapter, fingerprint, finished, guarded, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
-    from trl import DPOConfig, DPOTrainer
+    from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
+    from trl import DPOConfig
     from trl.trainer.utils import hash_module
     start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
@@ -106,7 +132,7 @@ def align_dpo(
         settings = dict(beta=beta, precompute_ref_log_probs=True, precompute_ref_batch_size=32) | dpo_config
         settings = training_arguments(start, output_dir or scratch, len(train_data), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                                       seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
-        trainer = guarded(DPOTrainer)(model=start.model, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
+        trainer = dpo_trainer()(cache=cache or output_dir, model=start.model, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
                                       peft_config=adapter(lora), callbacks=[watcher("DPO"), *patient(valid is not None, patience), *callbacks])
         if trainer.args.use_cpu: scored_only(trainer.model)
         train(trainer, checkpoint, run, keep=bool(output_dir))
@@ -136,6 +162,24 @@ def kl_per_token(
     answers = reply(policy, prompts, max_new_tokens, temperature=1.0, seed=seed)
     (p, n), (q, _) = (completion_logps(m, prompts, answers) for m in (policy, reference))
     return ((p - q).sum() / n.sum()).item()
+
+# %% ../nbs/06_dpo.ipynb #dpo-kl-watch
+def kl_watch(
+    reference,               # LM, folder or hub name; stays in memory while the policy trains
+    prompts:list,            # questions the policy answers, by sampling
+    every:int=25,            # steps between two looks, and the last step
+    max_new_tokens:int=96,
+): # -> transformers.TrainerCallback
+    "Writes the KL from the reference into the training log, as `kl` in nats per token."
+    from ftguide.models import LM, load, ready
+    from transformers import TrainerCallback
+    if every < 1 or not prompts: raise ValueError(f"every must be 1 step or more and prompts not empty, not {every} and {len(prompts)} prompts")
+    reference = load(reference)
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, processing_class=None, **kw):
+            if state.global_step % every and state.global_step != state.max_steps: return
+            state.log_history.append(dict(kl=kl_per_token(ready(LM(model, processing_class, "training")), reference, prompts, max_new_tokens), step=state.global_step))
+    return Watch()
 
 # %% ../nbs/06_dpo.ipynb #dpo-kto
 def align_kto(

@@ -169,7 +169,7 @@ def test_a_larger_student_is_warned_of():
     with pytest.warns(UserWarning, match="saves nothing"): distill("tiny-small", "tiny", ROWS[:8], epochs=1, max_new_tokens=4)
 
 
-@pytest.mark.parametrize("knobs", [dict(gradient_accumulation_steps=2), dict(lora=True), dict(data=[dict(prompt="Hi", completion="Hello")] * 9), dict(alpha=0.0), dict(divergence="jsd"), dict(on_policy=True, max_new_tokens=4)], ids=lambda k: next(iter(k)))
+@pytest.mark.parametrize("knobs", [dict(gradient_accumulation_steps=2), dict(lora=True), dict(data=[dict(prompt="Hi", completion="Hello")] * 9), dict(data=[dict(messages=[dict(role="user", content="Hi"), dict(role="assistant", content="Hello")])] * 9, epochs=1), dict(alpha=0.0), dict(divergence="jsd"), dict(on_policy=True, max_new_tokens=4)], ids=lambda k: next(iter(k)))
 def test_other_ways_of_distilling(knobs):
     before = load("tiny-small")
     after = distill("tiny", before, ROWS[:16], **dict(dict(epochs=2, max_new_tokens=16), **knobs))

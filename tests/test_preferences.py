@@ -6,7 +6,7 @@ import torch
 
 import ftguide.dpo as chapter
 from ftguide.data import DataError, to_trl
-from ftguide.dpo import align_dpo, align_kto, dpo_loss, make_pairs
+from ftguide.dpo import align_dpo, align_kto, dpo_loss, dpo_trainer, kl_watch, make_pairs
 from ftguide.models import TrainingError, completion_logps, encode, load, silent, start_from, training_arguments
 
 PAIRS = [dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)]
@@ -47,6 +47,28 @@ def test_every_loss_is_trls_own(knobs, monkeypatch):
     fast = align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs)
     monkeypatch.setattr(chapter, "scored_only", lambda model: None)
     assert (weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))).abs().max() <= 1e-5
+
+
+def test_the_reference_is_computed_once_for_a_sweep(tmp_path, monkeypatch):
+    "Another beta reads what the first run wrote; other pairs or another model do not."
+    asked, real = [], dpo_trainer().compute_ref_log_probs
+    monkeypatch.setattr(dpo_trainer(), "compute_ref_log_probs", lambda self, *a, **k: (asked.append(1), real(self, *a, **k))[1])
+    first = align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, eval_data=PAIRS[40:44]); once = len(asked)
+    assert once == 2 and len(list(tmp_path.iterdir())) == 2
+    again, other = align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, eval_data=PAIRS[40:44]), align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, beta=0.5)
+    assert len(asked) == once and torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(other))
+    align_dpo("tiny-small", PAIRS[:23], cache=tmp_path); align_dpo(first, PAIRS[:24], cache=tmp_path)
+    assert len(asked) == once + 2
+    assert torch.equal(weights(first), weights(align_dpo("tiny-small", PAIRS[:24], eval_data=PAIRS[40:44])))       # and without a cache it is the same run
+
+
+def test_kl_is_in_the_history_and_looking_changes_nothing():
+    knobs = dict(beta=0.05, learning_rate=1e-3, epochs=2)
+    lm = align_dpo("tiny-small", PAIRS, callbacks=(kl_watch("tiny-small", [p["prompt"] for p in PAIRS[:8]], every=10, max_new_tokens=8),), **knobs)
+    found = [(h["step"], h["kl"]) for h in lm.history if "kl" in h]
+    assert [step for step, _ in found] == [10, 20, 30, 40] and found[-1][1] > found[0][1] > -0.05
+    assert torch.equal(weights(lm), weights(align_dpo("tiny-small", PAIRS, **knobs)))
+    with pytest.raises(ValueError, match="every must be 1 step or more"): kl_watch("tiny-small", ["Hi"], every=0)
 
 
 def test_pairs_are_kept_once_with_their_margin():
