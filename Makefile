@@ -4,6 +4,7 @@ OUT ?= runs/guide-$(shell date +%Y%m%d-%H%M%S)
 PROFILE ?= tiny
 BIN := .venv/bin
 READY := .venv/.ready
+BROWSER := .venv/.browser
 
 .PHONY: help guide test lab outputs readme docs tiny clean
 help:
@@ -23,10 +24,15 @@ $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+# The pages are tested in a real browser. Where Debian's can be installed it is; otherwise those tests are skipped and say so.
+$(BROWSER): $(READY)
+	@tools/browser.sh
+	@touch $@
+
 guide: $(READY)
 	@$(BIN)/ftguide run --out $(OUT)
 
-test: $(READY)
+test: $(READY) $(BROWSER)
 	@FTGUIDE_PROFILE=$(PROFILE) $(BIN)/python -m pytest tests
 
 lab: $(READY)
