@@ -13,7 +13,8 @@ from typing import NamedTuple
 # %% auto #0
 __all__ = ['KINDS', 'RENAME', 'READERS', 'CHECKS', 'DataError', 'stream', 'read', 'Span', 'spans', 'lengths', 'fit', 'normal',
            'rare_words', 'similarity', 'twins', 'Finding', 'Findings', 'plot_lengths', 'personal_data', 'check',
-           'split', 'to_trl', 'prepare', 'movable', 'different_tokens', 'preflight']
+           'split', 'to_trl', 'prepare', 'is_streamed', 'streamed', 'head', 'flow', 'feed', 'movable',
+           'different_tokens', 'preflight']
 
 # %% ../nbs/03_data.ipynb #data-errors
 class DataError(ValueError):
@@ -601,18 +602,19 @@ def split(
     return tuple([r for r in rows if side[normal(_asked(r))] == i] for i in range(len(shares)))
 
 # %% ../nbs/03_data.ipynb #data-trl
+def _shaped(r:dict, kind:str) -> dict: # messages, or prompt and answers as messages
+    if kind == "sft" and "messages" in r: return dict(messages=r["messages"])
+    parts = dict(completion="assistant") if kind == "sft" else dict(chosen="assistant", rejected="assistant")
+    return dict(prompt=_turn(r["prompt"], "user"), **{k: _turn(r[k], role) for k, role in parts.items()})
+
 def to_trl(rows:list[dict], kind:str="sft"): # -> datasets.Dataset of messages
     "Rows as the conversational dataset that TRL's trainers take; other columns are left out."
     from datasets import Dataset
-    def one(r):
-        if kind == "sft" and "messages" in r: return dict(messages=r["messages"])
-        parts = dict(completion="assistant") if kind == "sft" else dict(chosen="assistant", rejected="assistant")
-        return dict(prompt=_turn(r["prompt"], "user"), **{k: _turn(r[k], role) for k, role in parts.items()})
-    shapes = [tuple(one(r)) for r in rows]
+    shapes = [tuple(_shaped(r, kind)) for r in rows]
     if len(set(shapes)) > 1:
         n = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
         raise DataError(f"row 1 has {', '.join(shapes[0])} and row {n + 1} has {', '.join(shapes[n])}; write all rows in one shape")
-    try: return Dataset.from_list([one(r) for r in rows])
+    try: return Dataset.from_list([_shaped(r, kind) for r in rows])
     except Exception as e: raise DataError(f"the rows do not make one table: {str(e)[:200]}. Give every message role and content, as text") from e
 
 def prepare(lm, data, kind:str="sft"): # -> datasets.Dataset, or None for None
@@ -620,6 +622,49 @@ def prepare(lm, data, kind:str="sft"): # -> datasets.Dataset, or None for None
     if data is None: return None
     rows = read(data, kind); fit(lm, rows, kind)
     return to_trl(rows, kind)
+
+# %% ../nbs/03_data.ipynb #data-streamed
+def is_streamed(data) -> bool:
+    "Is this a data set that is read while training goes on (datasets.IterableDataset)?"
+    import sys
+    return "datasets" in sys.modules and isinstance(data, sys.modules["datasets"].IterableDataset)
+
+def streamed(
+    source:str|Path,  # a file (.jsonl, .csv, .parquet), or a data set of the hub
+    kind:str="sft",   # "sft", "pairs" or "corpus"
+): # -> datasets.IterableDataset
+    "Rows for `finetune_sft`, `align_dpo` and `distill` in constant memory; they need `max_steps`. DataError when the turn of a bad row comes."
+    from datasets import IterableDataset
+    for _ in stream(source, kind): break                 # a wrong path or column is said now
+    return IterableDataset.from_generator(lambda: stream(source, kind))
+
+def head(data, kind:str, config:dict, most:int=1000) -> list[dict]:
+    "The first rows of a stream, for the checks before training; ValueError without max_steps."
+    from itertools import islice
+    if not (config.get("max_steps") or 0) > 0: raise ValueError("a stream has no length, so max_steps must say how many steps to take")
+    return read(list(islice(data, most)), kind)
+
+# %% ../nbs/03_data.ipynb #data-flow
+def flow(lm, data, kind:str="sft"): # yields rows
+    "Rows of a stream that fit the model, checked one by one; DataError names the first that does not."
+    from ftguide.models import context_length
+    for n, row in enumerate(data, 1):
+        row = _checked(f"row {n} of the stream", row, kind)
+        tokens, limit = lengths(lm.tokenizer, [row], kind)[0], context_length(lm)
+        if tokens > limit: raise DataError(f"row {n} of the stream has {tokens} tokens and does not fit into {lm.name}'s context of {limit}. Shorten it, or filter the stream")
+        yield row
+
+def feed(lm, data, rows:list[dict], kind:str="sft"): # -> datasets.Dataset; of a stream, an IterableDataset
+    "What TRL's trainers read: all rows at once, or a stream's one by one."
+    from datasets import IterableDataset
+    if not is_streamed(data): return to_trl(rows, kind)
+    first = tuple(_shaped(rows[0], kind))
+    def shaped():
+        for n, row in enumerate(flow(lm, data, kind), 1):
+            one = _shaped(row, kind)
+            if tuple(one) != first: raise DataError(f"row 1 of the stream has {', '.join(first)} and row {n} has {', '.join(one)}; write all rows in one shape")
+            yield one
+    return IterableDataset.from_generator(shaped)
 
 # %% ../nbs/03_data.ipynb #data-movable
 def movable(
@@ -696,12 +741,13 @@ def preflight(
     lora=None,                # an adapter? Then the reference is the model without it
     config:dict|None=None,    # what goes to TRL's config
     force:bool=False,         # warn instead of refusing
-) -> list[dict]: # the rows
+) -> list[dict]: # the rows; of a stream, the first thousand
     "Refuse to train what would silently fail: ValueError (DataError when the rows are at fault) says what and how to mend it."
     from ftguide.models import context_length, load
     kind = dict(sft="sft", dpo="pairs", distill="corpus").get(method)
     if kind is None: raise ValueError(f"method must be sft, dpo or distill, not {method!r}")
-    lm, rows, config, problems = load(base), read(data, kind), config or {}, []
+    lm, config, problems = load(base), config or {}, []
+    rows = head(data, kind, config) if is_streamed(data) else read(data, kind)
     if teacher is not None:
         teacher = load(teacher)
         if alpha > 0 and (differ := different_tokens(teacher.tokenizer, lm.tokenizer)):

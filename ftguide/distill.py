@@ -466,7 +466,7 @@ LEARNING_RATES = (3e-3, 2e-5)   # for 2 million parameters and fewer, measured h
 def distill(
     teacher,                    # LM, folder or hub name, frozen; LogitTeacher, CachedTeacher or TextTeacher
     student,                    # LM, folder or hub name; never changed, a trained copy is returned
-    corpus=None,                # rows (or a file) with prompt, or text; a CachedTeacher brings its own
+    corpus=None,                # rows (or a file) with prompt, or text; a CachedTeacher brings its own; a stream (`streamed`) needs max_steps
     *,
     data=None,                  # labelled rows (or a file) to read beside the corpus
     temperature:float|None=None, # flattens both distributions, above 0; 2 by default, 1 when on_policy
@@ -491,6 +491,7 @@ def distill(
     **config,                   # anything else of transformers.TrainingArguments (trl.DistillationConfig when on_policy)
 ): # -> LM
     "Distillation with soft and hard labels; ValueError or DataError before anything is computed."
+    from ftguide.data import is_streamed
     from ftguide.models import LM, learning_rate_for, start_from
     if cross_tokenizer not in (None, "gold"): raise ValueError(f"cross_tokenizer must be None or 'gold', not {cross_tokenizer!r}")
     if cross_tokenizer and (on_policy or cache is not None or alpha is not None or isinstance(teacher, (CachedTeacher, TextTeacher))): raise ValueError("cross_tokenizer='gold' takes a local model as its teacher, and no alpha, on_policy or cache")
@@ -499,11 +500,13 @@ def distill(
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     pace = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     teacher = teacher if isinstance(teacher, (LogitTeacher, CachedTeacher, TextTeacher)) else LogitTeacher(teacher)
-    parts = _corpus(teacher, start, corpus, data, eval_data, loss, pace, force)
+    if is_streamed(corpus) and (on_policy or cross_tokenizer or cache is not None or data is not None): raise ValueError("a stream of prompts goes with the teacher's own answers: leave on_policy, cross_tokenizer, cache and data out, or give rows instead of a stream")
+    parts = _corpus(teacher, start, corpus, data, eval_data, loss, pace | dict(config=config), force)
     run = dict(method="on-policy" if on_policy else "distill", **pace, **loss, seed=seed)
     knobs = dict(patience=patience, lora=lora, output_dir=output_dir, resume=resume, callbacks=callbacks, config=config)
     if on_policy: return _on_policy(teacher, start, parts, run, max_new_tokens, **knobs)
     if cross_tokenizer: return _gold(teacher, start, parts, run, max_new_tokens, **knobs)
+    if is_streamed(corpus): return _offline(*_flowing(teacher, start, corpus, parts, max_new_tokens), start, loss, run, **knobs)
     return _offline(*_labelled(teacher, start.tokenizer, parts, loss, max_new_tokens, cache), start, loss, run, **knobs)
 
 # %% ../nbs/07_distill.ipynb #distill-settled
@@ -540,8 +543,15 @@ def _corpus(teacher, start, corpus, data, eval_data, loss:dict, pace:dict, force
 def _turns(row:dict) -> dict: # prompt and completion
     return dict(prompt=row["messages"][:-1], completion=row["messages"][-1:]) if "messages" in row else dict(prompt=row["prompt"], completion=row["completion"])
 
-def _labelled(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, cache) -> tuple: # teacher, encoded rows, how many of them train
+def _labelled(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, cache) -> tuple: # teacher, rows to train on, rows to validate on
     "The teacher's answers, as token ids."
+    teacher, rows, n_train = _answered(teacher, tokenizer, parts, loss, max_new_tokens, cache)
+    if not rows: raise ValueError("the teacher's answers are all empty; ask it a few of the prompts with reply() and look")
+    if loss["alpha"] > 0: teacher.begin(rows)
+    table = [dict(input_ids=ids, labels=labels, row=i) for i, (ids, labels) in enumerate(rows)]
+    return teacher, table[:n_train], table[n_train:]
+
+def _answered(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, cache) -> tuple: # teacher, encoded rows, how many of them train
     train, valid = parts
     if isinstance(teacher, CachedTeacher): return teacher, train, len(train)
     if cache is not None:
@@ -554,33 +564,48 @@ def _labelled(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, ca
     train, valid = ([_encoded(tokenizer, r) for r in answer(rows)] if rows else [] for rows in (train, valid))
     return teacher, train + valid, len(train)
 
+def _flowing(teacher, start, corpus, parts:tuple, max_new_tokens:int, chunk:int=64) -> tuple: # teacher, a stream of rows to train on, rows to validate on
+    "A stream of prompts: the teacher answers as many as a chunk holds when their turn comes, and nothing is kept."
+    from itertools import islice
+    from torch.utils.data import IterableDataset
+    from ftguide.data import flow
+    answer = lambda rows: teacher.label(rows, max_new_tokens=max_new_tokens) if isinstance(teacher, TextTeacher) else _answers(teacher.lm, rows, max_new_tokens)
+    table = lambda rows, at: [dict(zip(("input_ids", "labels"), _encoded(start.tokenizer, r)), row=at + i) for i, r in enumerate(rows)]
+    valid = table(answer(parts[1]) if parts[1] else [], 0)
+    if isinstance(teacher, LogitTeacher): teacher.begin([]); teacher.room = 0     # a row comes once: nothing of it is worth keeping
+    class Flow(IterableDataset):
+        first = parts[0]
+        def __iter__(self):
+            rows, n = flow(start, corpus, "corpus"), len(valid)
+            while some := list(islice(rows, chunk)):
+                found = table(answer(some), n); n += len(found)
+                yield from found
+    return teacher, Flow(), valid
+
 # %% ../nbs/07_distill.ipynb #distill-offline
 def _warm(rows:int, run:dict, config:dict) -> dict:
     "A warm-up begins with a step of size 0: not in a run that has fewer than ten steps."
     steps = config["max_steps"] if config.get("max_steps", 0) > 0 else rows * run["epochs"] / run["batch_size"]
     return dict(weight_decay=0.01, warmup_steps=0.1 if steps >= 10 else 0)
 
-def _offline(teacher, rows:list[tuple], n_train:int, start, loss:dict, run:dict, *, patience, lora, output_dir, resume, callbacks, config): # -> LM
+def _offline(teacher, rows, valid:list, start, loss:dict, run:dict, *, patience, lora, output_dir, resume, callbacks, config): # -> LM
     "Train the student on what the teacher wrote and thought."
     import torch
     from ftguide.models import adapter, fingerprint, finished, last_checkpoint, patient, train, training_arguments, watcher
     from transformers import TrainingArguments
-    if not rows: raise ValueError("the teacher's answers are all empty; ask it a few of the prompts with reply() and look")
-    if loss["alpha"] > 0: teacher.begin(rows)
-    table = [dict(input_ids=ids, labels=labels, row=i) for i, (ids, labels) in enumerate(rows)]
-    train_rows, valid = table[:n_train], table[n_train:] or None
-    run |= dict(rows=fingerprint(table))
+    known = rows if isinstance(rows, list) else rows.first             # of a stream, the rows that were looked at
+    run |= dict(rows=fingerprint(known + valid))
     checkpoint = last_checkpoint(output_dir, resume, run)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = training_arguments(start, output_dir or scratch, len(train_rows), epochs=run["epochs"], batch_size=run["batch_size"], learning_rate=run["learning_rate"], seed=run["seed"],
-                                      validate=valid is not None, keep=bool(output_dir), config=dict(_warm(len(train_rows), run, config), remove_unused_columns=False) | config)
+        settings = training_arguments(start, output_dir or scratch, len(known), epochs=run["epochs"], batch_size=run["batch_size"], learning_rate=run["learning_rate"], seed=run["seed"],
+                                      validate=bool(valid), keep=bool(output_dir), config=dict(_warm(len(known), run, config), remove_unused_columns=False) | config)
         settings.pop("max_length")
         model = start.model
         if lora:
             from peft import get_peft_model
             torch.manual_seed(run["seed"]); model = get_peft_model(model, adapter(lora))
-        trainer = distill_trainer()(teacher, loss, start.tokenizer.pad_token_id, model=model, args=TrainingArguments(**settings), train_dataset=train_rows, eval_dataset=valid,
-                                    processing_class=start.tokenizer, callbacks=[watcher("distillation"), *patient(valid is not None, patience), *callbacks])
+        trainer = distill_trainer()(teacher, loss, start.tokenizer.pad_token_id, model=model, args=TrainingArguments(**settings), train_dataset=rows, eval_dataset=valid or None,
+                                    processing_class=start.tokenizer, callbacks=[watcher("distillation"), *patient(bool(valid), patience), *callbacks])
         train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
 

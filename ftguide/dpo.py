@@ -97,7 +97,7 @@ LEARNING_RATES = (1e-4, 5e-7)   # for 2 million parameters, measured here; for 2
 
 def align_dpo(
     base,                       # LM, folder or hub name; never changed, and the reference
-    data,                       # rows (or a file) with prompt, chosen, rejected
+    data,                       # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps, and a second copy of the model as the reference
     *,
     beta:float=0.1,             # pull towards the reference: small drifts far, large stays close
     epochs:float=1,
@@ -116,7 +116,7 @@ def align_dpo(
     **dpo_config,               # anything else of trl.DPOConfig, such as loss_type or label_smoothing
 ): # -> LM
     "Direct preference optimisation; the reference is the model it starts from."
-    from ftguide.data import preflight, prepare, to_trl
+    from ftguide.data import feed, is_streamed, preflight, prepare
     from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import DPOConfig
     from trl.trainer.utils import hash_module
@@ -127,14 +127,16 @@ def align_dpo(
     _one_sided(rows)
     run = dict(method="dpo", rows=fingerprint(rows), beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     if output_dir: run["reference"] = hash_module(start.model)[:16]
-    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), to_trl(rows, "pairs"), prepare(start, eval_data, "pairs")
+    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), feed(start, data, rows, "pairs"), prepare(start, eval_data, "pairs")
     with tempfile.TemporaryDirectory() as scratch:
-        settings = dict(beta=beta, precompute_ref_log_probs=True, precompute_ref_batch_size=32) | dpo_config
-        settings = training_arguments(start, output_dir or scratch, len(train_data), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        settings = dict(beta=beta, precompute_ref_log_probs=not is_streamed(data), precompute_ref_batch_size=32) | dpo_config
+        settings = training_arguments(start, output_dir or scratch, len(rows), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                                       seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
-        trainer = dpo_trainer()(cache=cache or output_dir, model=start.model, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
+        reference = start.copy().model if is_streamed(data) and not lora else None      # nothing can be computed in advance for rows not yet read
+        trainer = dpo_trainer()(cache=cache or output_dir, model=start.model, ref_model=reference, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
                                       peft_config=adapter(lora), callbacks=[watcher("DPO"), *patient(valid is not None, patience), *callbacks])
-        if trainer.args.use_cpu: scored_only(trainer.model)
+        for model in (trainer.model, reference):
+            if trainer.args.use_cpu and model is not None: scored_only(model)
         train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
 

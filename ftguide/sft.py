@@ -44,7 +44,7 @@ LEARNING_RATES = (4e-4, 2e-5)   # for 2 million parameters, measured here; for 2
 
 def finetune_sft(
     base,                       # LM, folder or hub name; never changed
-    data,                       # rows (or a file) with prompt and completion, or messages
+    data,                       # rows (or a file) with prompt and completion, or messages; a stream (`streamed`) needs max_steps
     *,
     epochs:float=3,             # passes over the data
     learning_rate:float|None=None, # at the top; by default from the model's size
@@ -62,17 +62,17 @@ def finetune_sft(
     **sft_config,               # anything else of trl.SFTConfig
 ): # -> LM
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
-    from ftguide.data import preflight, prepare, to_trl
+    from ftguide.data import feed, preflight, prepare
     from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import SFTConfig
     start = start_from(base, name, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     rows = preflight(start, data, "sft", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, config=dict(sft_config, packing=packing), force=force)
     run = dict(method="sft", rows=fingerprint(rows), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), to_trl(rows), prepare(start, eval_data)
+    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), feed(start, data, rows), prepare(start, eval_data)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in train_data.column_names) | sft_config
-        settings = training_arguments(start, output_dir or scratch, len(train_data), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        settings = dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in rows[0]) | sft_config
+        settings = training_arguments(start, output_dir or scratch, len(rows), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                                       seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
         trainer = sft_trainer()(model=start.model, args=SFTConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
                                 peft_config=adapter(lora), callbacks=[watcher("SFT"), *patient(valid is not None, patience), *callbacks])
