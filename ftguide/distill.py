@@ -193,16 +193,18 @@ def write_cache(
 ): # -> CachedTeacher
     "Let the teacher answer and score a corpus once, and keep the tokens that matter; ValueError when the folder holds another cache."
     from ftguide.data import read
-    from ftguide.models import bar, fingerprint, load
+    from ftguide.models import bar, fingerprint, load, processes
     lm, rows, folder = load(teacher), read(corpus, "corpus"), Path(folder)
     if not 1 <= k < len(lm.tokenizer) or samples < 1 or not temperature > 0: raise ValueError(f"k must lie between 1 and the vocabulary's {len(lm.tokenizer):,} tokens, samples be 1 or more, and temperature above 0; not {k}, {samples}, {temperature}")
     about = dict(teacher=_weights(lm), corpus=fingerprint(rows), vocabulary=_vocabulary(lm.tokenizer), k=k, samples=samples, temperature=float(temperature),
                  max_new_tokens=max_new_tokens, shard_rows=shard_rows, shards=math.ceil(len(rows) / shard_rows))
     _claim(folder, about)
+    rank, world = processes()                                        # several processes take turns, one file each
     with bar(about["shards"], "caching the teacher") as progress:
         for n in range(about["shards"]):
-            if not _shard(folder, n).exists(): _write_shard(lm, [{**rows[i], "row": i} for i in range(n * shard_rows, min((n + 1) * shard_rows, len(rows)))], _shard(folder, n), about)
+            if n % world == rank and not _shard(folder, n).exists(): _write_shard(lm, [{**rows[i], "row": i} for i in range(n * shard_rows, min((n + 1) * shard_rows, len(rows)))], _shard(folder, n), about)
             progress.update(1)
+    while not all(_shard(folder, n).exists() for n in range(about["shards"])): time.sleep(0.2)      # the other processes' files
     return CachedTeacher(folder)
 
 def _shard(folder, n:int) -> Path: return Path(folder) / f"shard-{n:05d}.safetensors"
@@ -225,7 +227,7 @@ def _claim(folder:Path, about:dict):
 
 def _whole(file:Path, write):
     "A file appears when it is complete; on a full disk what was there before stays."
-    aside = file.with_name(f".{file.name}")
+    aside = file.with_name(f".{os.getpid()}-{file.name}")
     try: write(aside); os.replace(aside, file)
     except OSError as e: raise OSError(f"{file} could not be written ({e}). The files before it are whole; mend this, and the same call goes on from there") from e
     finally: aside.unlink(missing_ok=True)
@@ -448,6 +450,7 @@ def distill_trainer(): # -> a subclass of transformers.Trainer
             states, head, targets = scored_states(model, batch)
             labels = self.teacher.soft(inputs["row"].tolist(), batch) if self.loss["alpha"] > 0 else None
             loss, *terms = distillation_loss(states, head, targets, labels, **self.loss, count=num_items_in_batch)
+            if model.training and num_items_in_batch is not None: loss = loss * self.accelerator.num_processes      # the count is that of all processes, and their gradients are averaged
             if model.training: self.terms.append([t.item() for t in terms])
             return (loss, {}) if return_outputs else loss
 

@@ -74,22 +74,39 @@ def scored_only(model):
 @lru_cache
 def dpo_trainer(): # -> a subclass of trl.DPOTrainer
     "TRL's DPOTrainer that projects only scored positions on a CPU, and keeps the reference's log-probabilities in a folder."
+    from accelerate.utils import broadcast_object_list
+    from datasets import load_from_disk
     from ftguide.models import fingerprint, guarded
     from trl import DPOTrainer
+    from_first = lambda value: broadcast_object_list([value], from_process=0)[0]      # what the first process says
     columns = "ref_chosen_logps", "ref_rejected_logps"
     class KeepingTrainer(guarded(DPOTrainer)):
         def __init__(self, *args, cache=None, **knobs): self.cache = cache; super().__init__(*args, **knobs)
 
         def _precompute_ref_logps(self, dataset, name, batch_size):
             if self.args.use_cpu: scored_only(self.model)
-            if not self.cache: return super()._precompute_ref_logps(dataset, name, batch_size)
-            file = Path(self.cache) / f"reference-{fingerprint([self._precompute_model_hash, *dataset])}.json"
-            if not file.exists():
-                made = super()._precompute_ref_logps(dataset, name, batch_size)
+            alone = self.accelerator.num_processes == 1
+            if alone and not self.cache: return super()._precompute_ref_logps(dataset, name, batch_size)
+            file = Path(self.cache) / f"reference-{fingerprint([self._precompute_model_hash, *dataset])}.json" if self.cache else None
+            known = from_first(file and file.exists() and json.loads(file.read_text(encoding="utf-8")))
+            values = known or self._computed(dataset, name, batch_size)
+            if not known and file and self.accelerator.is_main_process:
                 file.parent.mkdir(parents=True, exist_ok=True); aside = file.with_name(f".{file.name}")
-                aside.write_text(json.dumps({c: made[c][:] for c in columns}), encoding="utf-8"); os.replace(aside, file)
-            for column, values in json.loads(file.read_text(encoding="utf-8")).items(): dataset = dataset.add_column(column, values)
+                aside.write_text(json.dumps(values), encoding="utf-8"); os.replace(aside, file)
+            for column in columns: dataset = dataset.add_column(column, values[column])
             return dataset
+
+        def _computed(self, dataset, name, batch_size) -> dict: # column -> numbers
+            "TRL's numbers. It hands them from one process to the others through the data set's folder, so that has to be one folder."
+            with tempfile.TemporaryDirectory() as folder:
+                shared = from_first(folder)
+                if self.accelerator.num_processes > 1:
+                    if self.accelerator.is_main_process: dataset.save_to_disk(shared)
+                    self.accelerator.wait_for_everyone(); dataset = load_from_disk(shared)
+                made = super()._precompute_ref_logps(dataset, name, batch_size)
+                values = {c: made[c][:] for c in columns}
+                self.accelerator.wait_for_everyone()
+            return values
     return KeepingTrainer
 
 # %% ../nbs/06_dpo.ipynb #dpo-align

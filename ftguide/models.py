@@ -14,9 +14,9 @@ from pathlib import Path
 __all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'watched', 'hush', 'figures', 'LM',
            'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
            'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'training_defaults', 'learning_rate_for',
-           'start_from', 'training_arguments', 'patient', 'adapter', 'finished', 'TrainingError', 'watcher', 'silent',
-           'fingerprint', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
+           'save', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'processes', 'training_defaults',
+           'learning_rate_for', 'start_from', 'training_arguments', 'patient', 'adapter', 'finished', 'TrainingError',
+           'watcher', 'silent', 'fingerprint', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
@@ -359,7 +359,11 @@ def scored_logits(
 def bar(total:int, what:str):
     "A progress bar with the time left; silent when nobody watches."
     from tqdm.auto import tqdm
-    return tqdm(total=total, desc=what, disable=not watched(), leave=False)
+    return tqdm(total=total, desc=what, disable=not watched() or processes()[0] > 0, leave=False)
+
+def processes() -> tuple[int, int]: # (number of this one, how many), (0, 1) alone
+    "Which of the processes that `accelerate launch` or torchrun started this is."
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 def training_defaults() -> dict:
     "Arguments of transformers' trainers that fit this machine."
@@ -400,6 +404,7 @@ def training_arguments(
     config:dict,   # the caller's own settings, which win
 ) -> dict: # arguments of transformers.TrainingArguments
     "What the trainers have in common."
+    if processes()[1] > 1 and not keep: raise ValueError("several processes need one output_dir: it is where all of them find the best model and the last checkpoint")
     return {**training_defaults(), "output_dir": str(folder), "num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4 * batch_size,
             "learning_rate": learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "max_length": min(context_length(lm), 4096), "seed": seed,
             "logging_steps": max(int(rows * epochs / batch_size) // 50, 1), **_milestones(epochs, validate, keep, config), **config}
@@ -424,9 +429,17 @@ def adapter(lora): # -> peft.LoraConfig or None
     from peft import LoraConfig
     return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora is True else lora or None
 
+def _gathered(trainer): # -> the model with all its weights
+    "FSDP and ZeRO-3 leave each process a part of every weight: the parts are put together."
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled): return trainer.model
+    weights, model = trainer.accelerator.get_state_dict(trainer.model_wrapped), trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if processes()[0] == 0: model = type(model)(model.config).to(model.dtype); model.load_state_dict(weights)
+    return model
+
 def finished(trainer, start:LM, lora) -> LM:
     "The trained model without what belongs to its trainer: adapters merged, TRL's patched forward removed."
-    model = trainer.model.merge_and_unload() if lora else trainer.model
+    model = _gathered(trainer)
+    model = model.merge_and_unload() if lora else model
     model.__dict__.pop("forward", None)
     return ready(LM(model.eval(), start.tokenizer, start.name, trainer.state.log_history))
 
