@@ -14,10 +14,10 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['SPEED', 'LIMITS', 'SHEET_PAGE', 'JUDGE', 'exact_match', 'rouge_l', 'bleu', 'attribute_accuracy',
            'perplexity_per_byte', 'distinct', 'score_row', 'Score', 'bootstrap', 'wilson', 'usd_per_million_tokens',
-           'latency', 'api_price_ratio', 'Report', 'table', 'markdown', 'plot_reports', 'evaluate', 'signs',
-           'text_scores', 'Difference', 'difference', 'few_shot', 'Endpoint', 'ask', 'prompting_baseline', 'forced',
-           'log_signs', 'vitals', 'Limit', 'limit_of', 'Symptom', 'beyond', 'diagnose', 'sentinel', 'human_sheet',
-           'win_rate', 'Judged', 'read_sheet', 'judge']
+           'latency', 'api_price_ratio', 'Report', 'table', 'markdown', 'plot_reports', 'evaluate',
+           'weights_fingerprint', 'signs', 'text_scores', 'Difference', 'difference', 'few_shot', 'Endpoint', 'ask',
+           'prompting_baseline', 'forced', 'log_signs', 'vitals', 'Limit', 'limit_of', 'Symptom', 'beyond', 'diagnose',
+           'sentinel', 'human_sheet', 'win_rate', 'Judged', 'read_sheet', 'judge']
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-exact
 def exact_match(answer:str, reference:str) -> float:
@@ -179,6 +179,7 @@ class Report:
     surprise:list = field(default_factory=list)  # (nats, tokens, bytes) of each reference, end token included
     test:str = ""                                # fingerprint of prompts and references; reports of different rows are not compared
     api:dict = field(default_factory=dict)       # the dated price that api_price_ratio compares with
+    weights:str = ""                             # fingerprint of the weights that were measured; empty in older reports
 
     def score(self, metric:str) -> Score:
         "A metric with its 95 % interval; KeyError names the metrics there are."
@@ -280,7 +281,7 @@ def evaluate(
     if api is not None: api_price_ratio(1.0, api)
     lm, rows = load(lm), read(test, "sft")
     prompts = [_asked(r) for r in rows]
-    report = Report(lm.name, lm.parameters, test=_fingerprint(rows))
+    report = Report(lm.name, lm.parameters, test=_fingerprint(rows), weights=weights_fingerprint(lm))
     if against is not None: _same_test(report, against)
     _healthy_logits(lm, prompts[0])
     if "quality" in metrics: _quality(report, lm, rows, prompts, dict(max_new_tokens=max_new_tokens, batch_size=batch_size), temperature, samples, progress, score or score_row)
@@ -355,6 +356,16 @@ def _looking(lm):
 def _cost(report:Report, usd_per_hour:float, api):
     report.speed["usd_per_million_tokens"] = usd_per_million_tokens(report.speed["tokens_per_second"], usd_per_hour)
     if api is not None: report.api, report.speed["api_price_ratio"] = dict(api), api_price_ratio(report.speed["usd_per_million_tokens"], api)
+
+def weights_fingerprint(
+    lm, # LM
+) -> str: # 16 hexadecimal digits
+    "Digits that any other fine-tune of the same model does not have; the same for what was saved and loaded again."
+    import hashlib
+    digest = hashlib.sha256()
+    for name, weights in sorted(lm.model.named_parameters(), key=lambda x: x[0]):
+        digest.update(f"{name} {tuple(weights.shape)}".encode()); digest.update(weights.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-signs
 def signs(lm, answers:list[str], max_new_tokens:int) -> dict: # name -> share, 0..1

@@ -4,13 +4,15 @@
 
 # %% ../nbs/08_serve.ipynb #serve-imports
 from __future__ import annotations
-import json, math, os, re, shutil, tempfile
+import errno, hashlib, json, math, os, re, shutil, tempfile
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from numbers import Real
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['AT_LEAST', 'Gate', 'versions', 'current', 'model_card', 'GateError', 'deploy', 'rollback']
+__all__ = ['AT_LEAST', 'Gate', 'versions', 'current', 'data_fingerprints', 'model_card', 'GateError', 'deploy', 'rollback']
 
 # %% ../nbs/08_serve.ipynb #serve-gate
 AT_LEAST = ("quality", "tokens_per_second", "rows")   # every other limit is an upper one
@@ -54,10 +56,12 @@ def _failure(name:str, value:float|None, limit:float) -> str: # empty when the l
 # %% ../nbs/08_serve.ipynb #serve-pointer
 def _point(folder:Path, version:str):
     "Make a version the current one, in one step."
-    handle, aside = tempfile.mkstemp(prefix=".current-", dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as f: f.write(version + "\n")
-    os.chmod(aside, 0o644)
-    os.replace(aside, folder / "current")
+    aside = Path(tempfile.mkdtemp(prefix=".current-", dir=folder))
+    try:
+        try: os.symlink(version, aside / "link", target_is_directory=True)
+        except (OSError, NotImplementedError): (aside / "link").write_text(version + "\n", encoding="utf-8")   # no links here
+        os.replace(aside / "link", folder / "current")
+    finally: shutil.rmtree(aside, ignore_errors=True)
 
 def _number(path:Path) -> int: # 0 when it is no version's name
     return int(path.name[1:]) if re.fullmatch(r"v[1-9]\d*", path.name) else 0
@@ -70,25 +74,88 @@ def versions(folder:str|Path) -> list[str]: # "v1", "v2", …; empty when nothin
 def current(folder:str|Path) -> Path: # give it to `load`
     "Folder of the version in service; FileNotFoundError when there is none."
     pointer = Path(folder) / "current"
-    if not pointer.is_file(): raise FileNotFoundError(f"nothing is deployed in {folder}: it has no file named 'current'")
-    name = pointer.read_text(encoding="utf-8").strip()
+    if not pointer.is_symlink() and not pointer.is_file(): raise FileNotFoundError(f"nothing is deployed in {folder}: it has no link named 'current'")
+    name = os.readlink(pointer).rstrip("/") if pointer.is_symlink() else pointer.read_text(encoding="utf-8").strip()
     if name not in versions(folder): raise FileNotFoundError(f"{pointer} names {name!r}, which is no complete version; there are {', '.join(versions(folder)) or 'none'}")
     return Path(folder) / name
+
+# %% ../nbs/08_serve.ipynb #serve-lock
+@contextmanager
+def _alone(file:Path, wait:bool=True): # yields True when the lock is held
+    "Hold a lock on a file; it ends with the process."
+    try: import fcntl
+    except ModuleNotFoundError: yield True; return                     # no such locks on this system: deploy from one process
+    with open(file, "a") as f:
+        try: fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError: yield False; return
+        yield True
+
+def _sweep(folder:Path):
+    "Remove what crashed deployments left behind; what a living one is writing stays."
+    for left in [*folder.glob(".deploying-*"), *folder.glob(".current-*")]:
+        lock = left / "lock"
+        with _alone(lock, wait=False) if lock.exists() else nullcontext(True) as dead:
+            if dead: shutil.rmtree(left, ignore_errors=True)
+
+@contextmanager
+def _room(folder:Path): # OSError of one line
+    "Say in one line that the disk is full."
+    from safetensors import SafetensorError
+    try: yield
+    except (OSError, SafetensorError) as e:
+        if getattr(e, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not re.search("No space|File too large|quota", str(e)): raise
+        raise OSError(f"{folder}: no room on the disk for a new version; nothing was deployed, and {_serving(folder) or 'nothing'} is in service as before") from e
+
+# %% ../nbs/08_serve.ipynb #serve-data
+def data_fingerprints(
+    data, # rows or a file; a list of files; or a dict of name -> rows or file. None = not stated
+) -> list[dict]: # name, rows, sha256: of a file's bytes, or of the rows as sorted JSON lines
+    "What a model was trained on, without saying it; DataError for a file that cannot be read."
+    if data is None: return []
+    if isinstance(data, (str, Path)): data = [data]
+    if not isinstance(data, dict): data = {str(Path(x).name): x for x in data} if isinstance(data, (list, tuple)) and all(isinstance(x, (str, Path)) for x in data) else {"rows": data}
+    return [dict(name=name, **_fingerprinted(x)) for name, x in data.items()]
+
+def _fingerprinted(source) -> dict: # rows, sha256
+    from ftguide.data import DataError, _addressed
+    digest, n, file = hashlib.sha256(), 0, isinstance(source, (str, Path)) and Path(source).is_file()
+    for _, row in _addressed(source):
+        if isinstance(row, DataError): raise row
+        if not file: digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n")
+        n += 1
+    if file:
+        with open(source, "rb") as f:
+            while block := f.read(2**20): digest.update(block)
+    return dict(rows=n, sha256=digest.hexdigest())
 
 # %% ../nbs/08_serve.ipynb #serve-card
 def model_card(
     lm,           # the LM that was measured
     report,       # its Report
     gate:Gate,    # what it had to reach
-) -> str: # Markdown
-    "The model card of a deployed version: what was measured, and what was asked."
+    data:list=(), # of `data_fingerprints`
+    license:str="", # as the hub writes it, such as apache-2.0
+    base:str="",  # what it was made from; a hub name or anything else
+) -> str: # YAML and Markdown
+    "The model card of a deployed version: what it is, what was measured, and what was asked."
     from ftguide.evaluate import markdown
     asked = [f"- {name}: {'at least' if name in AT_LEAST else 'at most'} {limit:,.4g}" for name, limit in asdict(gate).items() if limit is not None]
     ratios = [f"- {m}: {s}" for m, s in report.against.items()]
-    parts = [f"# {lm.name}", f"{lm.parameters:,} parameters. Shares are followed by their 95 % interval.", markdown([report])]
+    origin = [f"Made from {base}." if base else "", f"Licence: {license}." if license else "No licence was stated; ask before you pass it on."]
+    parts = [f"---\n{_front_matter(lm, report, license, base)}\n---", f"# {lm.name}", " ".join(filter(None, [f"{lm.parameters:,} parameters.", *origin])),
+             f"## What was measured\n\nShares are followed by their 95 % interval.\n\n{markdown([report])}"]
     if ratios: parts += ["Ratio to the model it was compared with:", "\n".join(ratios)]
     if asked: parts += ["It was deployed because it met this gate:", "\n".join(asked)]
+    if data: parts += ["## What it was trained on", "\n".join(["| data | rows | SHA-256 |", "| --- | --- | --- |", *(f"| {d['name']} | {d['rows']:,} | `{d['sha256']}` |" for d in data)])]
     return "\n\n".join(parts) + "\n"
+
+def _front_matter(lm, report, license:str, base:str) -> str: # YAML as the hub reads it
+    from huggingface_hub import EvalResult, ModelCardData
+    results = [EvalResult(task_type="text-generation", dataset_type="private", dataset_name=f"test rows {report.test or 'unknown'}", metric_type=m.replace(" ", "-").replace(",", ""), metric_name=m, metric_value=round(s.value, 4))
+               for m, s in report.scores.items() if math.isfinite(s.value)]
+    hub = base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else None
+    return ModelCardData(license=license or None, base_model=hub, library_name="transformers", pipeline_tag="text-generation", tags=["ftguide"],
+                         **(dict(model_name=lm.name, eval_results=results) if results else {})).to_yaml().strip()
 
 # %% ../nbs/08_serve.ipynb #serve-error
 class GateError(ValueError):
@@ -108,20 +175,40 @@ def deploy(
     folder:str|Path,     # of all versions; made when it does not exist
     report,              # the Report that measured this model
     gate:Gate = Gate(),  # what it must reach
+    data=None,           # what it was trained on, for `data_fingerprints`
+    license:str="",      # as the hub writes it, such as apache-2.0
+    base:str="",         # what it was made from
 ) -> Path: # folder of the new version
     "Write the next version and make it current; GateError, and nothing written, when the gate is not met."
     from ftguide.models import load, save
     lm, folder = load(lm), Path(folder)
-    if report.parameters != lm.parameters: raise ValueError(f"the report measured {report.name} ({report.parameters:,} parameters), not {lm.name} ({lm.parameters:,})")
+    _measured_here(report, lm)
+    if license and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license): raise ValueError(f"license must be written as the hub writes it, such as apache-2.0, mit or other, not {license!r}")
     if failed := gate.failures(report): raise GateError(lm.name, failed)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".deploying-", dir=folder))
-    try:
-        written = save(lm, aside / "version", card=model_card(lm, report, gate))
-        report.save(written / "report.json")
-        (written / "deployment.json").write_text(json.dumps(dict(replaces=_serving(folder), gate=asdict(gate)), indent=1), encoding="utf-8")
-        version = written.rename(folder / f"v{1 + max(map(_number, folder.iterdir()), default=0)}")
-    finally: shutil.rmtree(aside, ignore_errors=True)
+    known = data_fingerprints(data)
+    with _room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder / ".lock"): _sweep(folder); aside = Path(tempfile.mkdtemp(prefix=".deploying-", dir=folder)); (aside / "lock").touch()
+        try:
+            with _alone(aside / "lock"):
+                written = save(lm, aside / "version", card=model_card(lm, report, gate, known, license, base))
+                report.save(written / "report.json")
+                with _alone(folder / ".lock"): return _arrive(folder, written, dict(gate=asdict(gate), data=known, license=license, base=base, weights=report.weights))
+        finally: shutil.rmtree(aside, ignore_errors=True)
+
+def _measured_here(report, lm):
+    "ValueError unless the report measured these weights; one without a fingerprint is taken at its number of parameters."
+    from ftguide.evaluate import weights_fingerprint
+    if report.parameters != lm.parameters: raise ValueError(f"the report measured {report.name} ({report.parameters:,} parameters), not {lm.name} ({lm.parameters:,})")
+    if report.weights and report.weights != weights_fingerprint(lm): raise ValueError(f"the report measured other weights: {report.name}, as large as {lm.name} but not the same fine-tune; evaluate {lm.name} again")
+
+def _arrive(folder:Path, written:Path, record:dict) -> Path:
+    "Give a written version its number and put it into service; the caller holds the lock."
+    record = dict(replaces=_serving(folder), deployed=datetime.now(timezone.utc).isoformat(timespec="seconds"), **record)
+    (written / "deployment.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    for file in written.iterdir():
+        with open(file, "rb") as f: os.fsync(f.fileno())                # on the disk before the name says so
+    version = written.rename(folder / f"v{1 + max(map(_number, folder.iterdir()), default=0)}")
     _point(folder, version.name)
     return version
 
@@ -132,6 +219,10 @@ def rollback(
 ) -> Path: # folder of the version that is current now
     "Put an earlier version back into service; ValueError when there is none. No version is deleted."
     folder = Path(folder)
+    current(folder)
+    with _alone(folder / ".lock"): return _back(folder, to)
+
+def _back(folder:Path, to:str|None) -> Path:
     now, there = current(folder), versions(folder)
     to = to or json.loads((now / "deployment.json").read_text(encoding="utf-8"))["replaces"]
     if to is None: raise ValueError(f"{now.name} replaced nothing, so there is no way back from it; name a version: {', '.join(there)}")
