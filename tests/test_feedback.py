@@ -1,0 +1,405 @@
+"The store of votes: processes, crashes, damage, old and new files, privacy; and what votes become."
+import json, multiprocessing, os, random, resource, signal, sqlite3, subprocess, sys, threading
+from contextlib import closing
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import given, settings, strategies as st
+from typer.testing import CliRunner
+
+import ftguide.feedback as feedback
+from ftguide.data import read
+from ftguide.feedback import MIGRATIONS, Feedback, FeedbackError, pairs_from, rate, rater_weights, restore, thumbs_from
+from ftguide.workflow import app
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and resource limits")
+SLOW_DISK = Path("/dev/shm") if Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK) else None   # a vote waits for the disk; ten thousand need not
+
+
+@pytest.fixture
+def store(tmp_path): return Feedback(tmp_path / "votes.db")
+
+
+def python(code, *args): return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=120)
+
+
+# ---- many writers, crashes
+
+def writer(path, start, who, n):
+    start.wait()
+    store = Feedback(path)
+    for i in range(n): store.vote(f"q{i}", "a", "v1", True, f"r{who}", key=f"{who}-{i}")
+
+
+def written(path, n, processes=8):
+    context = multiprocessing.get_context("fork"); start = context.Event()
+    workers = [context.Process(target=writer, args=(path, start, k, n)) for k in range(processes)]
+    for w in workers: w.start()
+    start.set()
+    for w in workers: w.join(150)
+    assert [w.exitcode for w in workers] == [0] * processes
+    return Feedback(path)
+
+
+def test_eight_processes_lose_none_of_ten_thousand_votes(tmp_path_factory):
+    import shutil, tempfile
+    folder = Path(tempfile.mkdtemp(dir=SLOW_DISK))
+    try:
+        rows = written(folder / "votes.db", 1250).rows()
+        assert len(rows) == 10_000 and len({r["key"] for r in rows}) == 10_000
+    finally: shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_eight_processes_make_one_new_file(tmp_path, n):
+    assert written(tmp_path / "votes.db", 2).numbers()["votes"] == 16
+
+
+def test_threads_and_a_fork_share_a_store(store):
+    def work(k): [store.vote("q", f"a{k}", "v1", True) for _ in range(20)]
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for t in threads: t.start()
+    child = multiprocessing.get_context("fork").Process(target=work, args=("child",)); child.start()
+    for t in threads: t.join()
+    child.join(60)
+    assert child.exitcode == 0 and store.numbers()["votes"] == 140
+
+
+def test_a_key_counts_once_between_processes(tmp_path):
+    path = tmp_path / "votes.db"; Feedback(path)
+    for _ in range(2): writer(path, threading.Event() if False else type("Now", (), {"wait": lambda self: None})(), 0, 10)
+    assert Feedback(path).numbers()["votes"] == 10
+
+
+CHILD = """import sys; from ftguide.feedback import Feedback
+store, n = Feedback(sys.argv[1]), 0
+while True:
+    store.vote("q" * 500, "a" * 3000, "v1", True); n += 1; print(n, flush=True)"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_moment(tmp_path, seed):
+    rng, path, said = random.Random(seed), tmp_path / "votes.db", 0
+    for _ in range(2):
+        before = Feedback(path).numbers()["votes"]
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(rng.randrange(1, 60)): child.stdout.readline()
+        threading.Event().wait(rng.random() / 100)
+        child.send_signal(signal.SIGKILL)
+        rest = child.communicate(timeout=30)[0].split()
+        said = max([int(x) for x in rest if x.isdigit()] or [0])
+        kept = Feedback(path).numbers()["votes"] - before
+        assert said <= kept, (said, kept)
+    assert all(len(r["answer"]) == 3000 for r in Feedback(path).rows())
+
+
+def test_confirmed_votes_and_at_most_one_more(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "v.db")], stdout=subprocess.PIPE, text=True)
+    for n in range(30): assert child.stdout.readline().strip() == str(n + 1)
+    child.kill(); said = 30 + len(child.communicate(timeout=30)[0].splitlines())
+    assert said <= Feedback(tmp_path / "v.db").numbers()["votes"] <= said + 1
+
+
+# ---- full disks, damage, versions
+
+def test_a_full_disk_is_one_line_and_loses_nothing(store):
+    for i in range(20): store.vote(f"q{i}", "a" * 1000, "v1", True)
+    pages = store._all("PRAGMA page_count")[0][0]; store._all(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(FeedbackError, match="no room on the disk") as e:
+        for _ in range(50): store.vote("q", "a" * 3000, "v1", True)
+    assert "\n" not in str(e.value)
+    kept = store.numbers()["votes"]; store._all("PRAGMA max_page_count = 1000000")
+    store.vote("q", "a", "v1", True)
+    assert store.numbers()["votes"] == kept + 1 >= 21
+
+
+def test_a_file_that_may_not_grow(tmp_path):
+    code = """import resource, sys; from ftguide.feedback import Feedback, FeedbackError
+s = Feedback(sys.argv[1]); s.vote("q", "a", "v1", True); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+n = 1
+try:
+    while True: s.vote("q", "a" * 5000, "v1", True); n += 1
+except FeedbackError as e: print(n, e)"""
+    done = python(code, tmp_path / "v.db"); n, said = done.stdout.split(" ", 1)
+    assert done.returncode == 0 and "no room on the disk" in said and said.count("\n") == 1, done.stderr
+    assert Feedback(tmp_path / "v.db").numbers()["votes"] == int(n)
+
+
+@pytest.mark.parametrize("harm", ["header", "page", "cut", "text"])
+def test_damage_is_reported_and_the_backup_offered(store, harm):
+    for i in range(200): store.vote(f"q{i}", "a" * 100, "v1", True)
+    store._all("PRAGMA wal_checkpoint(TRUNCATE)"); store.close()
+    good = store.path.read_bytes()
+    def spoil():
+        bad = dict(header=b"\xff" * 100 + good[100:], page=good[:4096] + b"\xff\x00" * 2048 + good[8192:], cut=good[:len(good) // 2 + 99], text=b"dear diary\n" * 500)[harm]
+        store.path.write_bytes(bad)
+    spoil()
+    with pytest.raises(FeedbackError, match=r"damaged, or not a store of feedback .*no backup beside it; `backup\(\)` makes one"): Feedback(store.path)
+    store.path.write_bytes(good); copy = store.backup(); store.close(); spoil()
+    with pytest.raises(FeedbackError, match=f"The newest backup is {copy}; `restore"): Feedback(store.path)
+    assert restore(store.path).numbers()["votes"] == 200
+
+
+def test_restore_takes_the_newest_backup_that_is_whole(store):
+    store.vote("q", "a", "v1", True); store.backup(); store.vote("q", "b", "v1", True); newest = store.backup(); store.close()
+    newest.write_bytes(b"no"); store.path.write_bytes(b"no")
+    assert restore(store.path).numbers()["votes"] == 1
+    for old in newest.parent.iterdir(): old.write_bytes(b"no")
+    with pytest.raises(FeedbackError, match="no backup beside it can be read; nothing was changed"): restore(store.path)
+
+
+def test_backups_are_kept_few_and_hold_what_was_there(store):
+    for n in range(8): store.vote("q", f"a{n}", "v1", True); last = store.backup(keep=3)
+    there = sorted(last.parent.iterdir())
+    assert len(there) == 3 and there[-1] == last and Feedback(last).numbers()["votes"] == 8
+
+
+def old_file(path, version=1):
+    with closing(sqlite3.connect(path)) as db:
+        for statement in MIGRATIONS[0]: db.execute(statement)
+        for i in range(50): db.execute("INSERT INTO feedback (kind, prompt, answer, version, says, rater, note, time) VALUES ('vote', ?, 'a', 'v1', 1, 'ana', '', '2026-01-01')", (f"q{i}",))
+        db.execute(f"PRAGMA user_version = {version}"); db.commit()
+
+
+def test_an_old_file_is_upgraded_by_many_at_once(tmp_path):
+    path = tmp_path / "old.db"; old_file(path)
+    store = written(path, 3)
+    assert store.numbers()["votes"] == 50 + 24 and store._all("PRAGMA user_version") == [(len(MIGRATIONS),)]
+    assert store.vote("q", "a", "v1", True, key="k") == store.vote("q", "a", "v1", True, key="k")
+
+
+def test_an_upgrade_that_breaks_off_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "old.db"; old_file(path); before = path.read_bytes()
+    monkeypatch.setattr(feedback, "MIGRATIONS", (MIGRATIONS[0], (MIGRATIONS[1][0], "NOT SQL")))
+    with pytest.raises(FeedbackError): Feedback(path)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    assert Feedback(path).numbers()["votes"] == 50
+
+
+def test_files_that_are_no_store(tmp_path):
+    old_file(tmp_path / "new.db", version=99)
+    before = (tmp_path / "new.db").read_bytes()
+    with pytest.raises(FeedbackError, match="newer ftguide .version 99 of the store, this one knows 2.; upgrade"): Feedback(tmp_path / "new.db")
+    assert (tmp_path / "new.db").read_bytes() == before
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db: db.execute("CREATE TABLE songs (name)")
+    with pytest.raises(FeedbackError, match="not a store of feedback"): Feedback(tmp_path / "other.db")
+    with pytest.raises(FeedbackError): Feedback(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FeedbackError, match="file in a folder"): Feedback(tmp_path / "file" / "votes.db")
+    with pytest.raises(FeedbackError, match="no store"): pairs_from(tmp_path / "none.db")
+
+
+# ---- what is kept
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(min_size=1), st.text(), st.text(), st.text())
+def test_any_text_comes_back_as_it_was(prompt, answer, rater, note):
+    with closing(Feedback(Path(STORES) / "any.db")) as store:
+        try: i = store.vote(prompt, answer, "v1", True, rater, note)
+        except FeedbackError as e: assert not prompt.strip() or "half a character" in str(e); return
+        row = store.rows()[-1]
+        assert (row["id"], row["prompt"], row["answer"], row["rater"], row["note"]) == (i, prompt, answer, rater, note)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def folder(tmp_path_factory):
+    global STORES; STORES = tmp_path_factory.mktemp("stores")
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda s: s.vote("q", "a", "v1", 1), "up must be True or False"), (lambda s: s.vote(" ", "a", "v1", True), "prompt is empty"), (lambda s: s.vote(["q"], "a", "v1", True), "prompt must be text, not list"),
+    (lambda s: s.vote("q", "a\ud800", "v1", True), "answer holds half a character"), (lambda s: s.vote("q", "a", None, True), "version must be text"), (lambda s: s.vote("q", "a", "v1", True, key=3), "key must be text"),
+    (lambda s: s.choose("q", "a", "b", "v1", "v2", "left"), "chosen must be a, b or tie"), (lambda s: s.choose("q", "a", None, "v1", "v2", "a"), "b must be text"), (lambda s: s.forget(" "), "rater is empty"),
+    (lambda s: s.export("x.txt"), "unknown format '.txt'"), (lambda s: s.export("x.jsonl", personal="hide"), "refuse, mask or keep"), (lambda s: pairs_from(s, min_votes=0), "min_votes"), (lambda s: thumbs_from(s, min_margin=1), "min_margin"),
+])
+def test_bad_input_is_one_line_and_keeps_nothing(store, call, says):
+    with pytest.raises(FeedbackError, match=says) as e: call(store)
+    assert "\n" not in str(e.value) and store.rows() == []
+
+
+def test_numbers_count_by_version(store):
+    for up in (True, True, False): store.vote("q", "a", "v1", up)
+    for chosen in ("b", "b", "tie", "a"): store.choose("q", "x", "y", "v1", "v2", chosen)
+    store.choose("q", "x", "z", "v1", "v1", "a")
+    n = store.numbers()
+    assert (n["votes"], n["choices"], n["share_up"].value) == (3, 5, pytest.approx(2 / 3))
+    assert n["win_rate"]["v2"].value == pytest.approx(2.5 / 4) and n["win_rate"]["v1"].value == pytest.approx(1.5 / 4) and n["win_rate"]["v2"].n == 4
+    assert n["by_version"]["v2"]["votes"] == 0 and n["by_version"]["v2"]["share_up"] is None and n["by_version"]["v1"]["up"] == 2
+    assert Feedback(store.path.with_name("empty.db")).numbers() == dict(votes=0, choices=0, share_up=None, win_rate={}, by_version={})
+
+
+# ---- privacy
+
+def test_export_and_read_again(store, tmp_path):
+    store.vote("q", "a", "v1", True, "Ana", "fine", key="secret"); store.choose("q", "a", "b", "v1", "v2", "tie", "Bo"); store.vote("mail ana@example.com", "a", "v1", False, "Ana")
+    with pytest.raises(FeedbackError, match="rows with personal data: 1 .e-mail: 1; row 3.; nothing was exported"): store.export(tmp_path / "x.jsonl")
+    assert not list(tmp_path.glob("*x.jsonl*"))
+    lines = [json.loads(l) for l in store.export(tmp_path / "x.jsonl", "mask").read_text(encoding="utf-8").splitlines()]
+    assert [l["rater"] for l in lines] == ["rater 1", "rater 2", "rater 1"] and lines[2]["prompt"] == "mail [e-mail]" and "key" not in lines[0]
+    import pyarrow.parquet as pq
+    table = pq.read_table(store.export(tmp_path / "x.parquet", "keep", raters=True)).to_pylist()
+    assert [r["rater"] for r in table] == ["Ana", "Bo", "Ana"] and table[1]["chosen"] == "tie" and table[2]["prompt"] == "mail ana@example.com"
+    with pytest.raises(FileExistsError): store.export(tmp_path / "x.jsonl", "keep")
+
+
+def test_forget_leaves_no_trace(store, tmp_path):
+    for i in range(300): store.vote(f"q{i}", "a" * 200, "v1", True, "Ana Souza" if i % 3 else "bo", "private note of Ana" if i % 3 else "")
+    store.backup(); store.backup()
+    assert store.forget("Ana Souza") == 200 and store.forget("Ana Souza") == 0
+    assert {r["rater"] for r in store.rows()} == {"bo"} and store.numbers()["votes"] == 100
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and (b"Ana Souza" in p.read_bytes() or b"private note" in p.read_bytes())]
+
+
+def test_forget_names_what_it_cannot_clean(store):
+    store.vote("q", "a", "v1", True, "Ana"); copy = store.backup(); copy.write_bytes(b"Ana, but no database")
+    with pytest.raises(FeedbackError, match=f"1 rows of 'Ana' are deleted, but they may still be in {copy}"): store.forget("Ana")
+    assert store.rows() == []
+
+
+# ---- what votes become
+
+ROWS = st.lists(st.tuples(st.sampled_from(["vote", "choice"]), st.sampled_from("pq"), st.sampled_from(["x", "y", "z", "w", " "]), st.sampled_from(["x", "y", "z"]), st.sampled_from([-1, 0, 1]), st.sampled_from(["", "ana", "bo", "cy", "di"])), max_size=40)
+
+
+def made(rows):
+    return [dict(id=i, kind=k, prompt=p, rater=who, **(dict(answer=a, up=s > 0) if k == "vote" else dict(a=a, b=b, chosen={1: "a", 0: "tie", -1: "b"}[s]))) for i, (k, p, a, b, s, who) in enumerate(rows, 1)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(ROWS, st.integers(1, 3), st.booleans(), st.sampled_from([0.0, 0.4]))
+def test_every_row_has_one_fate_and_pairs_make_no_circle(rows, min_votes, weighted, min_margin):
+    rows = made(rows); pairs, lost = pairs_from(rows, min_votes, min_margin, weighted)
+    assert sum(lost.values()) <= len(rows) and (pairs or sum(lost.values()) == len(rows))
+    from graphlib import TopologicalSorter
+    for prompt in "pq":
+        graph = TopologicalSorter()
+        for p in pairs:
+            if p["prompt"] == prompt: graph.add(p["rejected"], p["chosen"])
+        graph.prepare()
+    assert all(p["chosen"] != p["rejected"] and p["votes"] >= min_votes and min_margin < p["margin"] <= 1 + 1e-9 for p in pairs)
+    assert len({(p["prompt"], p["chosen"], p["rejected"]) for p in pairs}) == len(pairs)
+    if pairs: read(pairs, "pairs")
+    thumbs, left = thumbs_from(rows, min_votes, min_margin, weighted)
+    votes = sum(r["kind"] == "vote" for r in rows)
+    assert sum(left.values()) <= votes and len(thumbs) <= votes and all(t["votes"] >= min_votes for t in thumbs)
+    if not lost and not weighted: assert sum(p["votes"] for p in pairs) >= len(rows) / 2
+
+
+def vote(i, answer, up, who, prompt="p"): return dict(id=i, kind="vote", prompt=prompt, answer=answer, up=up, rater=who)
+def choice(i, a, b, chosen, who, prompt="p"): return dict(id=i, kind="choice", prompt=prompt, a=a, b=b, chosen=chosen, rater=who)
+
+
+@pytest.mark.parametrize("rows, pairs, lost", [
+    ([vote(1, "x", True, "ana"), vote(2, "y", False, "bo")], [("x", "y")], {}),
+    ([choice(1, "x", "y", "b", "ana"), choice(2, "y", "x", "a", "bo"), choice(3, "x", "y", "a", "cy")], [("y", "x")], {"outvoted": 1}),
+    ([choice(1, "x", "y", "a", "ana"), choice(2, "x", "y", "b", "bo")], [], {"undecided": 2}),
+    ([choice(1, "x", "y", "a", "ana"), choice(2, "y", "x", "a", "ana")], [("y", "x")], {"replaced": 1}),
+    ([choice(1, "x", "y", "a", ""), choice(2, "x", "y", "a", "")], [("x", "y")], {}),
+    ([choice(1, "x", "x", "a", "ana"), choice(2, "x", " ", "a", "ana"), choice(3, "x", "y", "tie", "ana")], [], {"same answer": 1, "empty answer": 1, "tie": 1}),
+    ([choice(1, "x", "y", "a", "ana"), choice(2, "x", "y", "a", "bo"), choice(3, "y", "z", "a", "ana"), choice(4, "y", "z", "a", "bo"), choice(5, "z", "x", "a", "ana")], [("x", "y"), ("y", "z")], {"contradiction": 1}),
+    ([vote(1, "x", True, "ana"), vote(2, "y", False, "bo"), choice(3, "y", "x", "a", "cy")], None, {"contradiction": 1}),
+    ([vote(1, "x", True, "ana", "other"), vote(2, "y", False, "bo")], [], {"no partner": 2}),
+])
+def test_fates(rows, pairs, lost):
+    found, why = pairs_from(rows, weighted=False)
+    if pairs is not None: assert sorted((p["chosen"], p["rejected"]) for p in found) == sorted(pairs) and why == lost
+    else: assert len(found) == 1
+
+
+def test_too_few_votes():
+    rows = [choice(1, "x", "y", "a", "ana"), choice(2, "x", "z", "a", "ana"), choice(3, "x", "z", "a", "bo")]
+    pairs, lost = pairs_from(rows, min_votes=2)
+    assert [(p["chosen"], p["rejected"], p["votes"]) for p in pairs] == [("x", "z", 2)] and lost == {"too few votes": 1}
+
+
+def crowd(skills, n=150, each=4, seed=0):
+    rng, rows = random.Random(seed), []
+    for i in range(n):
+        for who in rng.sample(sorted(skills), each):
+            swap = rng.random() < .5; right = rng.random() < skills[who]
+            rows.append(choice(len(rows) + 1, *(("bad", "good") if swap else ("good", "bad")), "a" if right != swap else "b", who, f"q{i}"))
+    return rows
+
+
+def test_weights_follow_skill_and_beat_the_plain_majority():
+    skills = dict(ann=.92, bo=.85, cy=.8, di=.5, ed=.5, flo=.5, gil=.5); rows = crowd(skills)
+    weights = rater_weights(rows)
+    assert min(weights[w] for w in ("ann", "bo", "cy")) > max(weights[w] for w in ("di", "ed", "flo", "gil")) and min(weights.values()) >= 0
+    right = lambda weighted: sum(p["chosen"] == "good" for p in pairs_from(rows, weighted=weighted)[0]) / 150
+    assert right(True) > right(False) + .05
+    assert rater_weights([choice(1, "x", "y", "a", "alone")]) == {}
+
+
+# ---- in a notebook, on the command line
+
+def test_twenty_answers_are_rated_in_a_kernel(tmp_path):
+    pytest.importorskip("ipywidgets")
+    from nbclient import NotebookClient
+    code = (f"""from ftguide.feedback import rate, Feedback
+rows = [dict(prompt=f"<b>q{{i}}</b>", answer=f"<script>{{i}}</script>", version="v7") for i in range(30)]
+box = rate(rows, {str(tmp_path / 'v.db')!r}, rater="me", pause_s=0)
+box""", """press = lambda text: next(b for b in box.children[-1].children if text in b.description).click()
+for i in range(20): box.children[3].value = "why"; press("👍" if i % 2 else "👎")
+assert "done: 20 of 20" in box.children[0].value, box.children[0].value
+press("back"); press("👎")
+print(len(Feedback.numbers.__doc__) > 0, box.children[0].value)""")
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code])
+    NotebookClient(nb, kernel_name="python3", timeout=100).execute()
+    assert "application/vnd.jupyter.widget-view+json" in nb.cells[0].outputs[0]["data"]
+    rows = Feedback(tmp_path / "v.db").rows()
+    assert len(rows) == 21 and len({r["prompt"] for r in rows}) == 20 and {r["version"] for r in rows} == {"v7"} and rows[0]["note"] == "why"
+    thumbs, lost = thumbs_from(rows)
+    assert len(thumbs) == 20 and sum(t["label"] for t in thumbs) == 9 and lost == {"replaced": 1}
+
+
+def test_sides_are_shuffled_and_come_back_right(tmp_path):
+    pytest.importorskip("ipywidgets")
+    rows = [dict(prompt=f"q{i}", a=f"good {i}", b=f"bad {i}", version_a="v1", version_b="v2") for i in range(20)]
+    box = rate(rows, tmp_path / "v.db", pause_s=0)
+    press = lambda text: next(b for b in box.children[-1].children if b.description == text).click()
+    left = 0
+    for _ in range(20):
+        side = box.children[2].children[0].value.startswith("good"); left += side
+        press("left is better" if side else "right is better")
+    assert 3 < left < 17
+    kept = Feedback(tmp_path / "v.db")
+    assert kept.numbers()["win_rate"]["v1"].value == 1 and all(p["chosen"].startswith("good") for p in pairs_from(kept)[0])
+
+
+def test_a_double_click_rates_one_answer(tmp_path):
+    pytest.importorskip("ipywidgets")
+    box = rate([dict(prompt=f"q{i}", answer="a") for i in range(5)], tmp_path / "v.db", pause_s=60)
+    for _ in range(3): box.children[-1].children[0].click()
+    assert Feedback(tmp_path / "v.db").numbers()["votes"] == 1
+
+
+@pytest.mark.parametrize("what, says", [([], "nothing to rate"), ([dict(prompt="q")], "row 1: columns found: prompt"), (["q"], "row 1: columns found: str"), ("tiny-small", "a model needs prompts"),
+                                        ([dict(prompt="q", answer="a"), dict(prompt="q", a="a", b="b")], "cannot be mixed")])
+def test_what_cannot_be_rated(tmp_path, what, says):
+    pytest.importorskip("ipywidgets")
+    with pytest.raises(FeedbackError, match=says): rate(what, tmp_path / "v.db")
+
+
+def test_a_model_is_rated_on_its_own_answers(tmp_path):
+    pytest.importorskip("ipywidgets")
+    box = rate("tiny-small", tmp_path / "v.db", prompts=["kettle", "mug", "lamp"], max_new_tokens=8, pause_s=0)
+    box.children[-1].children[0].click()
+    assert Feedback(tmp_path / "v.db").rows()[0]["version_a"] == "tiny-small"
+
+
+def cli(*args): r = CliRunner().invoke(app, [str(a) for a in args]); return r.exit_code, r.output
+
+
+def test_votes_command(store, tmp_path):
+    store.vote("q", "x", "v1", True, "ana"); store.vote("q", "y", "v2", False, "bo")
+    code, said = cli("votes", store.path, "--pairs", tmp_path / "p.jsonl", "--thumbs", tmp_path / "t.jsonl", "--export", tmp_path / "all.jsonl", "--backup")
+    assert code == 0 and "2 votes, share up 0.500" in said and "1 rows in" in said and "copied to" in said, said
+    assert read(tmp_path / "p.jsonl", "pairs")[0]["chosen"] == "x" and len(read(tmp_path / "t.jsonl")) == 2
+    assert cli("votes", store.path, "--forget", "ana")[1].startswith("deleted 1 rows of ana\n1 votes")
+    assert cli("votes", store.path, "--export", tmp_path / "all.jsonl") == (2, f"error: {tmp_path / 'all.jsonl'} exists; choose another file\n")
+    assert cli("votes", tmp_path / "none.db") == (2, f"error: no store {tmp_path / 'none.db'}\n") and not (tmp_path / "none.db").exists()
+    store.close(); store.path.write_bytes(b"no database at all" * 100)
+    code, said = cli("votes", store.path)
+    assert code == 2 and said.count("\n") == 1 and "newest backup" in said
