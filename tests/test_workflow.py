@@ -1,0 +1,147 @@
+"The journey: a rule for going on, stages one at a time, and a run that was killed and goes on to the same models."
+import json, os, random, shutil, subprocess, sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ftguide.evaluate import Report
+from ftguide.models import load
+from ftguide.workflow import app, built_in, go_on, journey, over_seeds, own, run, stages_of, standing, verdict
+
+SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
+KNOBS = dict(base="tiny-small", student="tiny-small", lang="pt", seed=1, size=SIZE, speed=False, distill_epochs=1)
+
+
+def report(name, **rows): return Report(name, 1, {m: [(x, 1) for x in xs] for m, xs in rows.items()}, test="same")
+def weights(lm): return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+
+
+# the rule
+
+def test_goes_on_only_when_the_whole_interval_is_above():
+    before = report("before", sold=[1, 0, 0, 0, 0] * 8)
+    better = report("better", sold=[1, 1, 0, 0, 0] * 8)
+    assert go_on(better, before, "sold").go and str(go_on(better, before, "sold")).startswith("Go on: sold changed by +0.200")
+    open_ = go_on(better, before, "sold", 0.15)
+    assert not open_.go and open_.more_rows > 0 and str(open_).startswith("Wait:") and f"{open_.more_rows} more test rows" in str(open_)
+    worse = go_on(before, better, "sold")
+    assert not worse.go and worse.more_rows is None and str(worse).startswith("Do not go on:") and "lies below" in str(worse)
+    assert go_on(better, before, "sold", 1.2, "ratio").gain.value == pytest.approx(2)
+
+
+def test_a_clear_fall_elsewhere_stops_and_an_unclear_one_does_not():
+    before = report("before", sold=[0] * 40, true=[1] * 40)
+    for wrong, fell in ((12, ("true",)), (1, ())):
+        after = report("after", sold=[1] * 40, true=[0] * wrong + [1] * (40 - wrong))
+        assert go_on(after, before, "sold").fell == fell and go_on(after, before, "sold").go == (not fell)
+        assert go_on(after, before, "sold", watch=()).go and go_on(after, before, "sold", watch=("true",), may_fall=0.5).go
+
+
+def test_few_equal_and_foreign_rows_say_nothing():
+    few = go_on(report("a", sold=[1] * 4), report("b", sold=[0] * 4), "sold")
+    assert not few.go and few.more_rows == 6 and "too few" in str(few)
+    same = go_on(report("a", sold=[1] * 40), report("b", sold=[1] * 40), "sold")
+    assert not same.go and same.more_rows is None and "No number of rows" in str(same)
+    with pytest.raises(KeyError, match="no metric 'bought'; there are sold"): go_on(report("a", sold=[1] * 20), report("b", sold=[1] * 20), "bought")
+    other = report("b", sold=[1] * 20); other.test = "other"
+    with pytest.raises(ValueError, match="did not answer the same rows"): go_on(report("a", sold=[1] * 20), other, "sold")
+
+
+def test_the_rows_it_asks_for_do_tell():
+    "Where 30 rows leave a true gain open, as many as it asks for decide about half of the time, four times as many nearly always."
+    def drawn(n, seed):
+        rng = random.Random(seed); first = [rng.random() < 0.4 for _ in range(n)]
+        return report("after", sold=[float(x or rng.random() < 0.15) for x in first]), report("before", sold=[float(x and rng.random() < 0.9) for x in first])
+    open_ = [(seed, v.more_rows) for seed in range(200) if (v := go_on(*drawn(30, seed), "sold")).more_rows and 0.09 < v.gain.value < 0.17]
+    assert len(open_) >= 5
+    share = lambda times: sum(go_on(*drawn(times * (30 + more), 1000 + seed), "sold").go for seed, more in open_) / len(open_)
+    assert share(1) > 0.3 and share(4) > 0.8
+
+
+# stages, one at a time
+
+def test_a_stage_is_made_when_it_is_asked_for():
+    material, begun = built_in("en", 0, 16, 8, 8, 4), []
+    before = json.dumps([material.train, material.test, material.pairs, material.held_pairs, material.corpus])
+    steps = journey(material, "tiny-small", "tiny-small", speed=False, begin=begun.append)
+    assert begun == []
+    assert next(steps).name == "base" and begun == ["base"]
+    assert next(steps).name == "SFT" and begun == ["base", "SFT"]
+    assert json.dumps([material.train, material.test, material.pairs, material.held_pairs, material.corpus]) == before
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1"): journey(material, alpha=2)   # before the first stage
+
+
+def test_without_labelled_rows_the_teacher_is_the_reference():
+    stages = list(journey(own(corpus=[dict(prompt=f"How much is {i} + 1?") for i in range(20)]), "tiny-small", "tiny-small", speed=False, distill_epochs=1))
+    assert [s.name for s in stages] == ["base", "distilled"] and stages[0].report.test == stages[1].report.test != ""
+    assert verdict(stages).gain.n == 2 and "too few" in str(verdict(stages))
+    assert verdict(stages[:1]) is None
+
+
+def test_stages_follow_the_material():
+    assert stages_of(built_in("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
+    assert stages_of(own(corpus=[dict(prompt="Hi")])) == ["distilled"]
+    assert str(over_seeds([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"   # 2 ± 4.303 · 1 / √3
+
+
+# a run that is killed, and the same run left alone, in Portuguese
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"; said = []
+    return out, run(out, **KNOBS, say=said.append), said
+
+
+def test_portuguese_runs_the_same_journey(whole):
+    out, stages, said = whole
+    assert [s.name for s in stages] == ["base", "SFT", "DPO", "distilled"]
+    assert all("anúncio" in r["prompt"] for s in stages for r in s.report.answers[::4])
+    assert {"truth", "conversion", "extraction", "sentiment", "summary"} <= set(stages[1].report.rows)
+    table = standing(stages).splitlines()
+    assert len(table) == 6 and table[0].startswith("| stage | truth |") and table[-1].startswith("| distilled |")
+    assert sum("o on" in line or "Wait" in line for line in said) == 3   # a verdict after each stage but the base
+    assert stages[2].pairs and stages[2].held_pairs and sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("after", ["SFT", "DPO"])
+def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
+    out, stages, _ = whole; mine = tmp_path / "run"
+    kill = f"import os, sys, json; from ftguide.workflow import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
+    done = subprocess.run([sys.executable, "-c", kill, mine, json.dumps(KNOBS)], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == -9, done.stderr
+    assert [s["name"] for s in json.loads((mine / "report.json").read_text(encoding="utf-8"))["stages"]] == ["base", "SFT", "DPO"][:2 if after == "SFT" else 3]
+    (mine / ".student-half").mkdir(); (mine / ".report.json").write_text("{")                               # what a kill in the middle of writing leaves
+    if after == "SFT": shutil.copytree(mine / "sft", mine / "dpo")                                          # a model that report.json does not name is not finished
+    with pytest.raises(FileExistsError, match="exists and is not empty.*--resume"): run(mine, **KNOBS)
+    monkeypatch.setattr("ftguide.sft.finetune_sft", lambda *a, **k: pytest.fail("SFT is trained again"))
+    if after == "DPO": monkeypatch.setattr("ftguide.dpo.align_dpo", lambda *a, **k: pytest.fail("DPO is trained again"))
+    said = []; again = run(mine, **KNOBS, resume=True, say=said.append)
+    assert sum("from the stopped run" in line for line in said) == (2 if after == "SFT" else 3)
+    assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in out.iterdir())
+    for a, b in zip(stages, again):
+        assert a.name == b.name and torch.equal(weights(a.lm), weights(b.lm))
+    for folder in ("sft", "dpo", "student"): assert torch.equal(weights(load(out / folder)), weights(load(mine / folder)))
+    one, two = (json.loads((p / "report.json").read_text(encoding="utf-8"))["stages"] for p in (out, mine))
+    for a, b in zip(one, two):
+        assert {k: a[k] for k in ("name", "report", "pairs", "held_pairs")} == {k: b[k] for k in ("name", "report", "pairs", "held_pairs")}
+
+
+def test_a_finished_run_is_loaded(whole, tmp_path, monkeypatch):
+    mine = tmp_path / "run"; shutil.copytree(whole[0], mine); (mine / "report.html").unlink()
+    for stage in ("sft.finetune_sft", "dpo.align_dpo", "distill.distill"): monkeypatch.setattr(f"ftguide.{stage}", lambda *a, **k: pytest.fail("trained again"))
+    assert [s.name for s in run(mine, **KNOBS, resume=True, say=lambda _: None)] == ["base", "SFT", "DPO", "distilled"] and (mine / "report.html").exists()
+
+
+def test_what_is_not_this_run_is_refused(whole, tmp_path):
+    mine = tmp_path / "run"; shutil.copytree(whole[0], mine); before = sorted(p.name for p in mine.rglob("*"))
+    for change, says in ((dict(seed=2), "seed was 1, and is 2"), (dict(distill_epochs=2), "knobs was"), (dict(lang="en"), "lang was pt, and is en")):
+        with pytest.raises(ValueError, match=f"belongs to another run: {says}"): run(mine, **{**KNOBS, **change}, resume=True)
+    assert sorted(p.name for p in mine.rglob("*")) == before
+    def fails(*args):
+        done = CliRunner().invoke(app, ["run", *map(str, args)]); assert done.exit_code == 2 and done.output.count("\n") == 1, done.output
+        return done.output
+    assert "belongs to another run" in fails("--out", mine, "--resume")
+    (mine / "report.json").write_text("{half"); assert "is not a run's report" in fails("--out", mine, "--resume")
+    (mine / "report.json").unlink(); assert "holds no report.json" in fails("--out", mine, "--resume")
