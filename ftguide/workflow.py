@@ -12,9 +12,9 @@ from typing import Iterator, List, Optional
 import typer
 
 # %% auto #0
-__all__ = ['FOLDERS', 'NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR', 'Material',
-           'built_in', 'own', 'Stage', 'stages_of', 'journey', 'Verdict', 'go_on', 'verdict', 'standing', 'over_seeds',
-           'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
+__all__ = ['FOLDERS', 'NEEDS', 'FOUR_OF_FIVE', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR',
+           'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey', 'Verdict', 'go_on', 'verdict', 'standing',
+           'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
            'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
            'reply_command', 'main']
 
@@ -188,10 +188,12 @@ class Verdict:
     def __str__(self): return ("Go on: " if self.go else "Wait: " if self.more_rows else "Do not go on: ") + self.because
     def _repr_markdown_(self): return f"**{self}**"
 
+FOUR_OF_FIVE = ((1.96 + 0.84) / 1.96) ** 2   # where the interval just touches, chance decides: one of two
+
 def _rows_that_tell(gain, asked:float) -> int|None: # more rows; None where none would
-    "An interval halves with four times the rows."
+    "So many that a gain which really is as measured would be shown in four of five tries: an interval halves with four times the rows."
     gap, half = abs(gain.value - asked), (gain.value - gain.low if gain.value > asked else gain.high - gain.value)
-    return max(math.ceil(gain.n * (half / gap) ** 2) - gain.n, 1) if gap > 1e-9 and half > 0 else None
+    return max(math.ceil(gain.n * FOUR_OF_FIVE * (half / gap) ** 2) - gain.n, 1) if gap > 1e-9 and half > 0 else None
 
 def go_on(
     after, before,            # Reports on the same rows; ValueError otherwise

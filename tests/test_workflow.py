@@ -49,14 +49,14 @@ def test_few_equal_and_foreign_rows_say_nothing():
 
 
 def test_the_rows_it_asks_for_do_tell():
-    "Where 30 rows leave a true gain open, as many as it asks for decide about half of the time, four times as many nearly always."
+    "Where 30 rows leave a true gain open, as many as it asks for decide mostly, four times as many nearly always."
     def drawn(n, seed):
         rng = random.Random(seed); first = [rng.random() < 0.4 for _ in range(n)]
         return report("after", sold=[float(x or rng.random() < 0.15) for x in first]), report("before", sold=[float(x and rng.random() < 0.9) for x in first])
     open_ = [(seed, v.more_rows) for seed in range(200) if (v := go_on(*drawn(30, seed), "sold")).more_rows and 0.09 < v.gain.value < 0.17]
     assert len(open_) >= 5
     share = lambda times: sum(go_on(*drawn(times * (30 + more), 1000 + seed), "sold").go for seed, more in open_) / len(open_)
-    assert share(1) > 0.3 and share(4) > 0.8
+    assert share(1) > 0.45 and share(4) > 0.85
 
 
 # stages, one at a time
