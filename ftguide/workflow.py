@@ -333,6 +333,13 @@ def _write(out:Path, about:dict, stages:list):
     half = out / ".report.json"
     half.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"); half.replace(out / "report.json")
 
+def _line(stage) -> str:
+    "The table's next row."
+    cells = [f"{m} {stage.report.score(m).value:.3f}" for m in stage.report.rows]
+    if "tokens_per_second" in stage.report.speed: cells.append(f"{stage.report.speed['tokens_per_second']:,.0f} tokens/s")
+    return f"{stage.name:>10} | {stage.seconds:5.0f} s | " + " | ".join(cells)
+
+# %% ../nbs/09_workflow.ipynb #workflow-finished
 def _finished(out:Path, about:dict, base) -> dict: # name -> Stage
     "The stages that a stopped run left whole, and its half-written files removed."
     from ftguide.evaluate import Report
@@ -350,12 +357,6 @@ def _finished(out:Path, about:dict, base) -> dict: # name -> Stage
         lm.name, lm.history = s["name"], s["history"]
         found[s["name"]] = Stage(s["name"], lm, Report.of(s["report"]), s["seconds"], s.get("pairs", []), s.get("held_pairs", []))
     return found
-
-def _line(stage) -> str:
-    "The table's next row."
-    cells = [f"{m} {stage.report.score(m).value:.3f}" for m in stage.report.rows]
-    if "tokens_per_second" in stage.report.speed: cells.append(f"{stage.report.speed['tokens_per_second']:,.0f} tokens/s")
-    return f"{stage.name:>10} | {stage.seconds:5.0f} s | " + " | ".join(cells)
 
 # %% ../nbs/09_workflow.ipynb #workflow-html
 def html(folder:str|Path) -> Path: # folder/report.html
