@@ -67,7 +67,7 @@ def test_links_between_chapters():
 
 
 def test_imports_point_backwards():
-    order = ["decide", "models", "market", "data", "evaluate", "sft", "dpo", "distill", "serve", "feedback", "improve", "workflow", "scale", "tiny"]
+    order = ["decide", "models", "market", "data", "evaluate", "sft", "dpo", "distill", "serve", "feedback", "page", "improve", "workflow", "scale", "tiny"]
     for i, name in enumerate(order):
         found = {n.module.split(".")[1] for n in ast.walk(ast.parse((ROOT / f"ftguide/{name}.py").read_text(encoding="utf-8")))
                  if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("ftguide.")}
