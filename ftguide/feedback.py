@@ -4,7 +4,7 @@
 
 # %% ../nbs/08a_feedback.ipynb #feedback-imports
 from __future__ import annotations
-import json, math, os, random, shutil, sqlite3, threading, time
+import json, math, os, random, shutil, sqlite3, threading, time, weakref
 from collections import Counter, defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -91,12 +91,13 @@ class Feedback:
     def __init__(self,
         path:str|Path, # made when it does not exist
     ):
-        self.path, self._held = Path(path), (None, None, None)
-        self._all("SELECT 1")
+        self.path, self._lock, self._db = Path(path), threading.RLock(), None
+        self._all("SELECT 1"); _STORES.add(self)
 
     def close(self):
         "Let go of the file; the next use opens it again."
-        if self._held[0] == os.getpid() and isinstance(self._held[2], sqlite3.Connection): self._held[2].close(); self._held = (None, None, None)
+        with self._lock:
+            if self._db is not None: self._db.close(); self._db = None
 
     def __reduce__(self): return Feedback, (self.path,)
     def __repr__(self): return f"Feedback({self.path}: {self._all('SELECT count(*) FROM feedback')[0][0]:,} rows)"
@@ -143,11 +144,10 @@ def _row(id, kind, prompt, answer, version, other, other_version, says, rater, n
 
 # %% ../nbs/08a_feedback.ipynb #feedback-connection
 def _all(self, sql:str, values:tuple=()) -> list: # rows
-    "Run one statement on this process's connection."
-    if self._held[0] != os.getpid(): self._held = (os.getpid(), threading.RLock(), [self._held])   # after a fork: the parent's connection is never touched, nor closed
-    with _plainly(self.path), self._held[1]:
-        if not isinstance(self._held[2], sqlite3.Connection): self._held = (*self._held[:2], _open(self.path))
-        return self._held[2].execute(sql, values).fetchall()
+    "Run one statement, one thread at a time."
+    with _plainly(self.path), self._lock:
+        if self._db is None: self._db = _open(self.path)
+        return self._db.execute(sql, values).fetchall()
 
 def _add(self, kind, prompt, answer, version, other, other_version, says, rater, note, key) -> int:
     for name, value in dict(prompt=prompt, answer=answer, version=version, rater=rater, note=note, key="" if key is None else key).items(): _text(name, value)
@@ -158,6 +158,19 @@ def _add(self, kind, prompt, answer, version, other, other_version, says, rater,
     return added[0][0] if added else self._all("SELECT id FROM feedback WHERE key = ?", (key,))[0][0]
 
 Feedback._all, Feedback._add = _all, _add
+
+_STORES, _HELD = weakref.WeakSet(), []
+
+def _before_fork():
+    for store in list(_STORES): store._lock.acquire(); store.close(); _HELD.append(store)
+
+def _after_fork(child:bool):
+    while _HELD:
+        store = _HELD.pop()
+        if child: store._lock = threading.RLock()
+        else: store._lock.release()
+
+if hasattr(os, "register_at_fork"): os.register_at_fork(before=_before_fork, after_in_parent=lambda: _after_fork(False), after_in_child=lambda: _after_fork(True))
 
 # %% ../nbs/08a_feedback.ipynb #feedback-numbers
 def _numbers(self) -> dict: # votes, choices, share_up, win_rate, by_version

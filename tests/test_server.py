@@ -4,9 +4,10 @@ import os, socket, subprocess, sys, threading, time, urllib.request
 import pytest
 
 from ftguide.distill import TextTeacher
-from ftguide.evaluate import Endpoint, ask, judge, prompting_baseline
+from ftguide.evaluate import Endpoint, ask, evaluate, judge, prompting_baseline
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, reply, save
+from ftguide.serve import Gate, deploy
 from ftguide.sft import finetune_sft
 
 pytest.importorskip("openai"); pytest.importorskip("uvicorn"); pytest.importorskip("fastapi")
@@ -78,3 +79,13 @@ def test_a_text_teacher_outlives_its_server(saved, tmp_path):
         for server in servers: server.kill(); server.wait()
     assert len(servers) == 2 and [r["completion"] for r in rows] == reply(lm, prompts, 48)
     assert teacher.bill["requests"] == 40 and teacher.bill["output_tokens"] > 40 and len(file.read_text(encoding="utf-8").splitlines()) == 40
+
+
+def test_what_current_leads_to_is_served(saved, tmp_path):
+    "The same address before and after a deployment: what was deployed last answers, as `reply` does."
+    lm, _ = saved; ads = tmp_path / "ads"
+    rows = load_tasks("test", 50, tasks=("summary", "extraction"), seed=5)
+    for model in ("tiny-small", lm): deploy(model, ads, evaluate(model, rows[:2], metrics=("quality",), max_new_tokens=8), Gate(quality=0.0))
+    port = free_port(); server = serve(ads / "current", port, tmp_path / "log")
+    try: assert ask(Endpoint(f"http://127.0.0.1:{port}/v1", str(ads / "current"), timeout_s=120), [r["prompt"] for r in rows], 48) == reply(lm, [r["prompt"] for r in rows], 48)
+    finally: server.kill(); server.wait()
