@@ -4,7 +4,7 @@
 
 # %% ../nbs/08b_page.ipynb #page-imports
 from __future__ import annotations
-import hmac, html, ipaddress, json, os, queue, secrets, socket, threading, time, traceback
+import hmac, html, ipaddress, json, os, queue, secrets, socket, sys, threading, time, traceback
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -212,7 +212,7 @@ class Served:
         from ftguide.models import SHIPPED, checkpoint
         self.folder, self.beside = checkpoint(folder) if str(folder) in SHIPPED else Path(folder), beside
         if not self.folder.is_dir(): raise PageError(f"no folder {str(folder)!r}; give a model folder, a folder that `deploy` wrote, or {' or '.join(SHIPPED)}")
-        self.how, self.lock, self.place = how, threading.Lock(), None
+        self.how, self.lock, self.place, self.broken = how, threading.Lock(), None, None
         self.now()
 
     def _where(self) -> Path:
@@ -225,9 +225,11 @@ class Served:
         with self.lock:
             try:
                 place = self._where()
-                if place != self.place: self.writer, self.place = Writer(load(place), **self.how), place
-            except (ValueError, OSError):
+                if place not in (self.place, self.broken): self.writer, self.place = Writer(load(place), **self.how), place
+            except Exception as e:
                 if self.place is None: raise
+                if not isinstance(e, FileNotFoundError): self.broken = place     # not tried again at every question
+                print(f"{self._name()} stays in service: {e}", file=sys.stderr)
             return self.writer, self._name()
 
     def _name(self) -> str:
@@ -246,6 +248,7 @@ class _Page:
         if not self.rate(request.client.host): raise PageError(f"more than {self.limits.per_minute} questions and votes in a minute from your address; wait a little")
         for name, text in texts.items():
             limit = getattr(self.limits, name)
+            if any("\ud800" <= c <= "\udfff" for c in text or ""): raise PageError(f"the {name} holds half a character, which no file can hold")
             if len(text or "") > limit: raise PageError(f"the {name} has {len(text):,} characters; the page takes {limit:,}")
         if "prompt" in texts and not (texts["prompt"] or "").strip(): raise PageError("write a question first")
 
