@@ -6,15 +6,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 
-.PHONY: help guide test lab outputs readme docs tiny clean
+.PHONY: help guide test lab outputs readme docs tiny release clean
 help:
 	@echo "make guide    run the whole journey on the built-in example and write a report"
 	@echo "make test     everything that must always hold"
 	@echo "make lab      JupyterLab on the chapters"
 	@echo "make outputs  run every chapter and store its outputs"
-	@echo "make readme   README.md from nbs/index.ipynb"
+	@echo "make readme   what is made from the notebooks: README.md, the API page, numbers and pictures of the home pages"
 	@echo "make docs     the site, with Quarto"
 	@echo "make tiny     train the shipped models again (about an hour)"
+	@echo "make release  wheel and sdist in dist/, checked"
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (transformers and trl ask for it); none was found. Name one: make PYTHON=/path/to/python"; exit 1; }
@@ -43,7 +44,7 @@ outputs: $(READY)
 	@$(BIN)/nbdev-clean
 
 readme: $(READY)
-	@$(BIN)/python tools/readme.py
+	@for made in api card home readme; do $(BIN)/python tools/$$made.py || exit 1; done
 
 docs:
 	@quarto render
@@ -51,5 +52,8 @@ docs:
 tiny: $(READY)
 	@$(BIN)/python -c "from ftguide.tiny import make_tiny; print(make_tiny())"
 
+release: $(READY)
+	@$(BIN)/python tools/release.py
+
 clean:
-	rm -rf .venv runs _docs build *.egg-info
+	rm -rf .venv runs _docs build dist *.egg-info

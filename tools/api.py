@@ -16,7 +16,7 @@ def plain(text:str) -> str:
     return "`".join(p.replace("|", " or ") if i % 2 else re.sub(r"([\\*_$\[\]|~])", r"\\\1", p).replace("<", "&lt;") for i, p in enumerate(parts))
 
 
-def code(node) -> str: return "`" + ast.unparse(node).replace(" | ", " or ") + "`" if node is not None else ""
+def code(node) -> str: return "`" + ast.unparse(node).replace(" | ", " or ").replace("field(default_factory=list)", "[]").replace("field(default_factory=dict)", "{}") + "`" if node is not None else ""
 
 
 class Source:
@@ -32,8 +32,8 @@ class Source:
 
     def of(self, name):
         for node in self.tree.body:
-            targets = [getattr(t, "id", None) for t in getattr(node, "targets", [getattr(node, "target", None)])]
-            if getattr(node, "name", None) == name or name in targets: return node
+            targets = [t for x in getattr(node, "targets", [getattr(node, "target", None)]) for t in getattr(x, "elts", [x])]
+            if getattr(node, "name", None) == name or name in [getattr(t, "id", None) for t in targets]: return node
 
     def comment(self, line:int) -> str: return self.comments.get(line, "")
 
@@ -83,7 +83,8 @@ def entry(source, name, place) -> str:
     node = source.of(name)
     parts = [f"### `{name}`", place]
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        value = ast.unparse(node.value)
+        names = getattr(getattr(node, "targets", [None])[0], "elts", [])
+        value = ast.unparse(node.value.elts[[n.id for n in names].index(name)] if names else node.value)
         parts.append(f"```python\n{name} = {value if len(value) < 90 else textwrap.shorten(value, 88, placeholder=' …')}\n```")
         if source.comment(node.end_lineno): parts.append(plain(source.comment(node.end_lineno)))
         return "\n\n".join(parts)
@@ -109,6 +110,12 @@ def entry(source, name, place) -> str:
     return "\n\n".join(p for p in parts if p)
 
 
+def identity(module, name, node) -> str:
+    "A cell's id: readable, and not the same for `Shape` and `shape`."
+    kind = {ast.ClassDef: "-class", ast.FunctionDef: ""}.get(type(node), "-value")
+    return f"api-{module}-{name.lower().replace('_', '-')}"[:58].strip("-") + kind
+
+
 def page() -> str:
     items, contents = [], []
     for path in chapters():
@@ -125,7 +132,7 @@ def page() -> str:
         for name in names:
             head = heads.get(source.cell(source.of(name)), "")
             place = f"[{title(path)}: {head}]({path.name}#{anchor(head)})" if head else f"[{title(path)}]({path.name})"
-            items.append(markdown_cell(f"api-{module}-{name.lower().replace('_', '-')}"[:64].rstrip("-"), entry(source, name, place)))
+            items.append(markdown_cell(identity(module, name, source.of(name)), entry(source, name, place)))
     first = TITLE + "\n\n| module | chapter | names |\n|---|---|---|\n" + "\n".join(contents)
     return as_notebook([markdown_cell("api-title", first), *items])
 

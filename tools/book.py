@@ -28,7 +28,7 @@ def anchor(heading:str) -> str:
     "The identifier Quarto gives to a heading."
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
     text = re.sub(r"[^\w\s.-]", "", text).strip().lower()
-    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", text)) or "section"
+    return re.sub(r"^[\W\d_]+", "", re.sub(r"\s+", "-", text)) or "section"
 
 
 def headings(path) -> list[tuple]: # (cell id, level, text)

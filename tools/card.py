@@ -6,9 +6,9 @@ from measured import STAGES, journey
 COLOURS = {"base": "#777777", "SFT": "#2f6f8f", "DPO": "#a8751a", "distilled": "#4f7d37"}    # those of the chapters, dark enough for text
 SAYS = {
     "en": dict(title="Quality against cost after each stage", y="shoppers of 100 who buy", x="US dollars per million tokens, on two CPU cores",
-               base=("base model", ""), SFT=("after SFT", "learnt right answers"), DPO=("after DPO", "learnt what shoppers chose"), distilled=("distilled", "{times:.1f} times smaller, learnt to write like it")),
+               base=("base model", ""), SFT=("after SFT", "learnt right answers"), DPO=("after DPO", "learnt what shoppers chose"), distilled=("distilled", "{times:.1f} times smaller, learnt from its ads")),
     "pt": dict(title="Qualidade e custo depois de cada etapa", y="compradores em cada 100", x="dólares por milhão de tokens, em dois núcleos de CPU",
-               base=("modelo base", ""), SFT=("depois do SFT", "aprendeu respostas certas"), DPO=("depois do DPO", "aprendeu o que se escolhe"), distilled=("destilado", "{times:.1f} vezes menor, aprendeu a escrever como ele")),
+               base=("modelo base", ""), SFT=("depois do SFT", "aprendeu respostas certas"), DPO=("depois do DPO", "aprendeu o que se escolhe"), distilled=("destilado", "{times:.1f} vezes menor, imita o maior")),
 }
 
 
@@ -22,7 +22,7 @@ def favicon() -> str:
 def picture(lang:str, seen:dict, width=640, height=330) -> str:
     "Four points with their intervals, and the way between them."
     says, left, right, top, bottom = SAYS[lang], 46, 200, 42, 46
-    if lang == "pt": right = 196
+    local = (lambda text: text.replace(".", ",")) if lang == "pt" else str
     widest, highest = max(seen[s]["usd"] for s in STAGES) * 1.06, max(seen[s]["conversion"][2] for s in STAGES) * 1.08
     x = lambda v: left + (width - left - right) * v / widest
     y = lambda v: height - bottom - (height - top - bottom) * v / highest
@@ -35,7 +35,7 @@ def picture(lang:str, seen:dict, width=640, height=330) -> str:
            f'<path d="M{left} {top - 8}V{height - bottom}H{width - right + 16}" fill="none" stroke="#444"/>']
     for n in range(0, int(100 * highest) + 1, 10): out.append(f'<path d="M{left - 4} {y(n / 100):.1f}H{left}" stroke="#444"/><text x="{left - 8}" y="{y(n / 100) + 4:.1f}" text-anchor="end" fill="#444">{n}</text>')
     step = next(s for s in (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5) if widest / s <= 6)
-    for i in range(int(widest / step) + 1): out.append(f'<path d="M{x(i * step):.1f} {height - bottom}v4" stroke="#444"/><text x="{x(i * step):.1f}" y="{height - bottom + 17}" text-anchor="middle" fill="#444">{i * step:g}</text>')
+    for i in range(int(widest / step) + 1): out.append(f'<path d="M{x(i * step):.1f} {height - bottom}v4" stroke="#444"/><text x="{x(i * step):.1f}" y="{height - bottom + 17}" text-anchor="middle" fill="#444">{local(f"{i * step:g}")}</text>')
     out += [f'<text x="{(left + width - right) / 2:.0f}" y="{height - 9}" text-anchor="middle" fill="#444">{says["x"]}</text>',
             f'<text transform="translate(13 {(top + height - bottom) / 2:.0f}) rotate(-90)" text-anchor="middle" fill="#444">{says["y"]}</text>']
     for a, b in zip(STAGES, STAGES[1:]):
@@ -49,7 +49,7 @@ def picture(lang:str, seen:dict, width=640, height=330) -> str:
         name, why = says[s]
         side = (px + 14, py - 3) if s != "distilled" else (max(px - 10, left + 8), y(low) + 20)
         out.append(f'<text x="{side[0]:.1f}" y="{side[1]:.1f}" fill="{c}"><tspan font-weight="600">{name}: {100 * value:.0f}</tspan>'
-                   + (f'<tspan x="{side[0]:.1f}" dy="15" font-size="11">{why.format(times=times)}</tspan>' if why else "") + "</text>")
+                   + (f'<tspan x="{side[0]:.1f}" dy="15" font-size="11">{local(why.format(times=times))}</tspan>' if why else "") + "</text>")
     return "\n".join(out) + "\n</svg>\n"
 
 
@@ -73,7 +73,7 @@ def card(seen:dict, target):
     for side in ("top", "right"): ax.spines[side].set_visible(False)
     for side in ("left", "bottom"): ax.spines[side].set_color("#9db7c4")
     ax.tick_params(colors="#dfe9ee", labelsize=13)
-    ax.set(xlim=(0, None), ylim=(0, None)); ax.locator_params(nbins=5)
+    ax.set(xlim=(0, None), ylim=(0, 1.15 * max(p[1] for p in points))); ax.locator_params(nbins=5)
     ax.set_xlabel("USD per million tokens", color="#dfe9ee", fontsize=16); ax.set_ylabel("buyers in 100", color="#dfe9ee", fontsize=16)
     fig.savefig(target, metadata={"Software": None, "Description": numbers(seen)})
     from PIL import Image

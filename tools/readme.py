@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def readme() -> str:
     cells = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
     text = "\n\n".join("".join(c["source"]).strip() for c in cells if c["cell_type"] == "markdown")
-    return re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", text) + "\n"
+    return re.sub(r"\]\(([\w/-]+\.(?:ipynb|svg))", r"](nbs/\1", text) + "\n"
 
 
 if __name__ == "__main__":
