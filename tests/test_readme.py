@@ -11,7 +11,7 @@ from book import NBS, cells
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
 PORTUGUESE = "\n\n".join(c["source"] for c in cells(NBS / "pt/index.ipynb"))
 TEXTS = {"README": ENGLISH, "pt": PORTUGUESE}
-fences = lambda text, kind: re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S)
+fences = lambda text, kind: [code for of, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if of == kind]
 
 
 def smaller(code:str, sizes:dict) -> str:
