@@ -27,7 +27,7 @@ def quarto():
 
 
 def hrefs(node): # every page that a part of _quarto.yml names
-    if isinstance(node, str): return [node] if node.endswith((".ipynb", ".qmd", ".md")) else []
+    if isinstance(node, str): return [node] if re.search(r"\.(ipynb|qmd|md)(#|$)", node) and " " not in node else []
     if isinstance(node, dict): return [x for v in node.values() for x in hrefs(v)]
     return [x for v in node for x in hrefs(v)] if isinstance(node, list) else []
 
@@ -36,7 +36,9 @@ def test_quarto_names_pages_that_exist(quarto):
     site = quarto["website"]
     listed = hrefs(site["sidebar"])
     assert sorted(listed) == sorted(NAMES), "every page once in the sidebar, and none that is missing"
-    assert not [x for x in hrefs(site["navbar"]) + hrefs(site["page-footer"]) if not (ROOT / x).exists()]
+    for x in hrefs(site["navbar"]) + hrefs(site["page-footer"]):
+        page, _, part = x.partition("#")
+        assert (ROOT / page).exists() and (not part or part in {anchor(h) for _, _, h in headings(ROOT / page)}), x
     chapters = [x for x in listed if re.match(r"nbs/\d", x)]
     assert chapters == sorted(chapters), "the sidebar is in reading order"
     assert [s["section"] for s in site["sidebar"]["contents"]] == ["Start", "Techniques", "Practice", "Reference", "Português"]
