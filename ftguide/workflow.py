@@ -16,8 +16,8 @@ __all__ = ['FOLDERS', 'NEEDS', 'FOUR_OF_FIVE', 'PURPOSE', 'ASKED', 'UNWATCHED', 
            'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey', 'Verdict', 'go_on', 'verdict', 'standing',
            'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
            'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
-           'reply_command', 'main', 'improve_command', 'deploy_command', 'versions_command', 'rollback_command',
-           'votes_command', 'serve_command']
+           'reply_command', 'main', 'serve_command', 'votes_command', 'deploy_command', 'versions_command',
+           'rollback_command', 'improve_command']
 
 # %% ../nbs/09_workflow.ipynb #workflow-material
 @dataclass
@@ -389,7 +389,7 @@ def careful(command):
 
 def _fail(e, code:int):
     if os.environ.get("FTGUIDE_DEBUG"): raise e
-    if code != 2 or os.environ.get("RANK", "0") == "0": typer.echo(f"error: {e.args[0] if isinstance(e, KeyError) and e.args else e}", err=True)
+    typer.echo(f"error: {e.args[0] if isinstance(e, KeyError) and e.args else e}", err=True)
     raise typer.Exit(code)
 
 BASE = typer.Option("tiny", help="Model to start from: tiny, a folder, or a hub name.")
@@ -429,8 +429,7 @@ def _new(out:Path):
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out")
 
 def _kept(lm, out:Path):
-    from ftguide.models import processes, save
-    if processes()[0] > 0: return                        # one of several processes writes
+    from ftguide.models import save
     save(lm, out); shutil.rmtree(_checkpoints(out), ignore_errors=True); typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
 
 def _checkpoints(out:Path) -> Path: # beside the model, until it is finished
@@ -578,25 +577,48 @@ def main():
     "The `ftguide` command."
     app()
 
-# %% ../nbs/09_workflow.ipynb #workflow-cli-improve
-@app.command("improve", epilog='Example:  ftguide improve models/ads --store votes.db --data holdout.jsonl --better "exact match" --guard ROUGE-L')
+# %% ../nbs/09_workflow.ipynb #workflow-cli-serve
+@app.command("serve", epilog="Example:  ftguide serve models/ads --against models/ads/v1")
 @careful
-def improve_command(
-    folder:Path=typer.Argument(..., help="Folder of versions, one of them in service."),
-    store:Path=typer.Option(..., help="Store of votes; only read."), data:Path=typer.Option(..., help="Hold-out rows of prompt and completion, never trained on; frozen at the first call."),
-    better:str=typer.Option("exact match", help="Metric of the hold-out that must rise."), by:float=typer.Option(0.0, help="By more than this: the lower end of the paired 95 % interval."),
-    guard:Optional[List[str]]=typer.Option(None, help="Metric that must not fall; may be given several times."), margin:float=typer.Option(0.02, help="How far a guard may fall at most."),
-    min_pairs:int=typer.Option(100, help="New pairs below which nothing is trained."), min_votes:int=typer.Option(1, help="People behind each pair."),
-    beta:float=typer.Option(0.1, help="Pull towards the version in service, above 0."), epochs:float=typer.Option(1.0, help="Passes over the pairs."), learning_rate:Optional[float]=LR,
-    new_holdout:bool=typer.Option(False, "--new-holdout", help="Begin with another hold-out."), restart:bool=typer.Option(False, "--restart", help="Begin a month that was cut off anew, instead of going on with it."),
-    seed:int=SEED,
+def serve_command(
+    folder:str=typer.Argument(..., metavar="FOLDER", help="Of a model, or of deployed versions; tiny and tiny-small with --store."),
+    against:Optional[str]=typer.Option(None, help="Another model, for a blind comparison."), store:Optional[Path]=typer.Option(None, help="File of the votes; by default FOLDER/feedback.db."),
+    host:str=typer.Option("127.0.0.1", help="Who may reach the page; beyond this machine only with a password."), port:int=typer.Option(7860, help="Where it listens."),
+    password:Optional[str]=typer.Option(None, envvar="FTGUIDE_PASSWORD", help="Of all visitors, 8 characters or more; better in FTGUIDE_PASSWORD than on the command line."),
+    temperature:float=typer.Option(0.0, help="0 answers greedily; above, by chance."), max_new_tokens:int=typer.Option(96, help="Longest answer."),
+    per_minute:int=typer.Option(60, help="Questions and votes from one address in a minute."), at_once:int=typer.Option(16, help="Answers written at the same time."),
 ):
-    "Train the next version on the votes since the last one, and deploy it if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why."
-    from ftguide.improve import Better, improve
-    month = improve(folder, store, Better(better, by, tuple(guard or ()), margin), data, min_pairs=min_pairs, min_votes=min_votes, new_holdout=new_holdout, resume=not restart,
-                    beta=beta, epochs=epochs, learning_rate=learning_rate, seed=seed)
-    typer.echo(str(month))
-    if month.outcome != "deployed": raise typer.Exit(1)
+    "A page for asking and voting, and for comparing two models without knowing which is which."
+    from ftguide.page import Limits, serve
+    try: serve(folder, against, store, host, port, password, Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once), temperature)
+    except KeyboardInterrupt: typer.echo("\nThe page is closed; all votes are stored.")
+
+# %% ../nbs/09_workflow.ipynb #workflow-cli-votes
+@app.command("votes", epilog="Example:  ftguide votes shop/votes.db --pairs pairs.jsonl --min-votes 2")
+@careful
+def votes_command(
+    store:Path=typer.Argument(..., help="File of the votes."),
+    pairs:Optional[Path]=typer.Option(None, help="Write pairs for `ftguide dpo`."), thumbs:Optional[Path]=typer.Option(None, help="Write labelled answers for KTO."),
+    min_votes:int=typer.Option(1, help="People behind a pair or a label."), export:Optional[Path]=typer.Option(None, help="Write all rows, .jsonl or .parquet, raters as numbers."),
+    personal:str=typer.Option("refuse", help="Rows with personal data in an export: refuse, mask or keep."), backup:bool=typer.Option(False, "--backup", help="Copy the store."),
+    forget:Optional[str]=typer.Option(None, help="Delete all that this rater said, in backups too."),
+):
+    "What people think: numbers by version; pairs, thumbs, exports and backups of a store."
+    from ftguide.feedback import Feedback, pairs_from, thumbs_from
+    if not store.is_file(): raise FileNotFoundError(f"no store {store}")
+    if taken := [p for p in (pairs, thumbs, export) if p and p.exists()]: raise FileExistsError(f"{taken[0]} exists; choose another file")
+    votes = Feedback(store)
+    if forget: typer.echo(f"deleted {votes.forget(forget)} rows of {forget}")
+    numbers = votes.numbers()
+    typer.echo(f"{numbers['votes']:,} votes, share up {numbers['share_up'] or '-'}; {numbers['choices']:,} choices")
+    for name, n in numbers["by_version"].items(): typer.echo(f"  {name}: {n['votes']:,} votes, share up {n['share_up'] or '-'}; {n['choices']:,} choices, win rate {n['win_rate'] or '-'}")
+    for path, make in ((pairs, pairs_from), (thumbs, thumbs_from)):
+        if path:
+            rows, left_out = make(votes, min_votes)
+            path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+            typer.echo(f"{len(rows):,} rows in {path}; votes left out: {', '.join(f'{why} {n:,}' for why, n in left_out.items()) or 'none'}. Look at it with `ftguide check`")
+    if export: typer.echo(f"all rows in {votes.export(export, personal)}")
+    if backup: typer.echo(f"copied to {votes.backup()}")
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-deploy
 def _report(path:Path):
@@ -637,45 +659,22 @@ def rollback_command(folder:Path=typer.Argument(..., help="As given to `ftguide 
     from ftguide.serve import rollback
     typer.echo(f"in service: {rollback(folder, to)}")
 
-# %% ../nbs/09_workflow.ipynb #workflow-cli-votes
-@app.command("votes", epilog="Example:  ftguide votes shop/votes.db --pairs pairs.jsonl --min-votes 2")
+# %% ../nbs/09_workflow.ipynb #workflow-cli-improve
+@app.command("improve", epilog='Example:  ftguide improve models/ads --store votes.db --data holdout.jsonl --better "exact match" --guard ROUGE-L')
 @careful
-def votes_command(
-    store:Path=typer.Argument(..., help="File of the votes."),
-    pairs:Optional[Path]=typer.Option(None, help="Write pairs for `ftguide dpo`."), thumbs:Optional[Path]=typer.Option(None, help="Write labelled answers for KTO."),
-    min_votes:int=typer.Option(1, help="People behind a pair or a label."), export:Optional[Path]=typer.Option(None, help="Write all rows, .jsonl or .parquet, raters as numbers."),
-    personal:str=typer.Option("refuse", help="Rows with personal data in an export: refuse, mask or keep."), backup:bool=typer.Option(False, "--backup", help="Copy the store."),
-    forget:Optional[str]=typer.Option(None, help="Delete all that this rater said, in backups too."),
+def improve_command(
+    folder:Path=typer.Argument(..., help="Folder of versions, one of them in service."),
+    store:Path=typer.Option(..., help="Store of votes; only read."), data:Path=typer.Option(..., help="Hold-out rows of prompt and completion, never trained on; frozen at the first call."),
+    better:str=typer.Option("exact match", help="Metric of the hold-out that must rise."), by:float=typer.Option(0.0, help="By more than this: the lower end of the paired 95 % interval."),
+    guard:Optional[List[str]]=typer.Option(None, help="Metric that must not fall; may be given several times."), margin:float=typer.Option(0.02, help="How far a guard may fall at most."),
+    min_pairs:int=typer.Option(100, help="New pairs below which nothing is trained."), min_votes:int=typer.Option(1, help="People behind each pair."),
+    beta:float=typer.Option(0.1, help="Pull towards the version in service, above 0."), epochs:float=typer.Option(1.0, help="Passes over the pairs."), learning_rate:Optional[float]=LR,
+    new_holdout:bool=typer.Option(False, "--new-holdout", help="Begin with another hold-out."), restart:bool=typer.Option(False, "--restart", help="Begin a month that was cut off anew, instead of going on with it."),
+    seed:int=SEED,
 ):
-    "What people think: numbers by version; pairs, thumbs, exports and backups of a store."
-    from ftguide.feedback import Feedback, pairs_from, thumbs_from
-    if not store.is_file(): raise FileNotFoundError(f"no store {store}")
-    if taken := [p for p in (pairs, thumbs, export) if p and p.exists()]: raise FileExistsError(f"{taken[0]} exists; choose another file")
-    votes = Feedback(store)
-    if forget: typer.echo(f"deleted {votes.forget(forget)} rows of {forget}")
-    numbers = votes.numbers()
-    typer.echo(f"{numbers['votes']:,} votes, share up {numbers['share_up'] or '-'}; {numbers['choices']:,} choices")
-    for name, n in numbers["by_version"].items(): typer.echo(f"  {name}: {n['votes']:,} votes, share up {n['share_up'] or '-'}; {n['choices']:,} choices, win rate {n['win_rate'] or '-'}")
-    for path, make in ((pairs, pairs_from), (thumbs, thumbs_from)):
-        if path:
-            rows, left_out = make(votes, min_votes)
-            path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-            typer.echo(f"{len(rows):,} rows in {path}; votes left out: {', '.join(f'{why} {n:,}' for why, n in left_out.items()) or 'none'}. Look at it with `ftguide check`")
-    if export: typer.echo(f"all rows in {votes.export(export, personal)}")
-    if backup: typer.echo(f"copied to {votes.backup()}")
-
-# %% ../nbs/09_workflow.ipynb #workflow-cli-serve
-@app.command("serve", epilog="Example:  ftguide serve models/ads --against models/ads/v1")
-@careful
-def serve_command(
-    folder:str=typer.Argument(..., metavar="FOLDER", help="Of a model, or of deployed versions; tiny and tiny-small with --store."),
-    against:Optional[str]=typer.Option(None, help="Another model, for a blind comparison."), store:Optional[Path]=typer.Option(None, help="File of the votes; by default FOLDER/feedback.db."),
-    host:str=typer.Option("127.0.0.1", help="Who may reach the page; beyond this machine only with a password."), port:int=typer.Option(7860, help="Where it listens."),
-    password:Optional[str]=typer.Option(None, envvar="FTGUIDE_PASSWORD", help="Of all visitors, 8 characters or more; better in FTGUIDE_PASSWORD than on the command line."),
-    temperature:float=typer.Option(0.0, help="0 answers greedily; above, by chance."), max_new_tokens:int=typer.Option(96, help="Longest answer."),
-    per_minute:int=typer.Option(60, help="Questions and votes from one address in a minute."), at_once:int=typer.Option(16, help="Answers written at the same time."),
-):
-    "A page for asking and voting, and for comparing two models without knowing which is which."
-    from ftguide.page import Limits, serve
-    try: serve(folder, against, store, host, port, password, Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once), temperature)
-    except KeyboardInterrupt: typer.echo("\nThe page is closed; all votes are stored.")
+    "Train the next version on the votes since the last one, and deploy it if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why."
+    from ftguide.improve import Better, improve
+    month = improve(folder, store, Better(better, by, tuple(guard or ()), margin), data, min_pairs=min_pairs, min_votes=min_votes, new_holdout=new_holdout, resume=not restart,
+                    beta=beta, epochs=epochs, learning_rate=learning_rate, seed=seed)
+    typer.echo(str(month))
+    if month.outcome != "deployed": raise typer.Exit(1)
