@@ -389,7 +389,7 @@ def careful(command):
 
 def _fail(e, code:int):
     if os.environ.get("FTGUIDE_DEBUG"): raise e
-    typer.echo(f"error: {e.args[0] if isinstance(e, KeyError) and e.args else e}", err=True)
+    if code != 2 or os.environ.get("RANK", "0") == "0": typer.echo(f"error: {e.args[0] if isinstance(e, KeyError) and e.args else e}", err=True)
     raise typer.Exit(code)
 
 BASE = typer.Option("tiny", help="Model to start from: tiny, a folder, or a hub name.")
@@ -429,7 +429,8 @@ def _new(out:Path):
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out")
 
 def _kept(lm, out:Path):
-    from ftguide.models import save
+    from ftguide.models import processes, save
+    if processes()[0] > 0: return                        # one of several processes writes
     save(lm, out); shutil.rmtree(_checkpoints(out), ignore_errors=True); typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
 
 def _checkpoints(out:Path) -> Path: # beside the model, until it is finished
