@@ -27,7 +27,7 @@ def test_six_lines(language, tmp_path):
     (code,) = fences(TEXTS[language], "python")
     lines = code.strip().splitlines()
     assert len(lines) == 6
-    quick = smaller(code, {1000: 96, 240: 12, 400: 16, 80: 8}).rstrip()
+    quick = smaller(code, {1000: 48, 240: 8, 400: 8, 80: 4}).rstrip()
     head, last = quick.rsplit("\n", 1)
     script = f"{head}\nreport = {last}\nprint(type(report).__name__, sorted(report.against))\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=240)

@@ -27,7 +27,7 @@ def picture(lang:str, seen:dict, width=640, height=330) -> str:
     x = lambda v: left + (width - left - right) * v / widest
     y = lambda v: height - bottom - (height - top - bottom) * v / highest
     at = {s: (x(seen[s]["usd"]), y(seen[s]["conversion"][0])) for s in STAGES}
-    times = seen["DPO"]["parameters"] / seen["distilled"]["parameters"]
+    times = seen["smaller"]
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, sans-serif" font-size="12">',
            f'<title>{html.escape(says["title"])}</title>', f'<rect width="{width}" height="{height}" rx="6" fill="#ffffff"/>',
            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#888"/></marker></defs>',

@@ -6,19 +6,18 @@ from measured import beside, journey
 
 def case(seen) -> str:
     c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}
-    size, speed = (seen["DPO"]["parameters"] / seen["distilled"]["parameters"], seen["distilled"]["tokens_per_second"] / seen["DPO"]["tokens_per_second"])
     alt = f"Shoppers who buy against cost: base model {c['base']:.0f} of 100, after SFT {c['SFT']:.0f}, after DPO {c['DPO']:.0f} at the same cost, distilled {c['distilled']:.0f} at a lower one."
     over = f"means of {seen['seeds']} runs with 95 % intervals" if seen["seeds"] > 1 else "one run, 95 % intervals"
     return f"""![{alt}](theme/journey.svg)
 
-Ads of the base model sell to {c['base']:.0f} of 100 simulated shoppers, after SFT to {c['SFT']:.0f}, after DPO to {c['DPO']:.0f}. A model with {size:.1f} times fewer parameters, distilled from that one, writes {speed:.1f} times as many tokens per second and sells to {c['distilled']:.0f}
+Ads of the base model sell to {c['base']:.0f} of 100 simulated shoppers, after SFT to {c['SFT']:.0f}, after DPO to {c['DPO']:.0f}. A model with {seen['smaller']:.1f} times fewer parameters, distilled from that one, writes {seen['faster']:.1f} times as many tokens per second and sells to {c['distilled']:.0f}
 ({over}; quality and cost were measured in [the whole journey](09_workflow.ipynb), and a gate decides whether that is good enough to [deploy](08_serve.ipynb))."""
 
 
 def caso(seen) -> str:
     c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}
     comma = lambda x: f"{x:.1f}".replace(".", ",")
-    size, speed = comma(seen["DPO"]["parameters"] / seen["distilled"]["parameters"]), comma(seen["distilled"]["tokens_per_second"] / seen["DPO"]["tokens_per_second"])
+    size, speed = comma(seen["smaller"]), comma(seen["faster"])
     alt = f"Compradores e custo: modelo base {c['base']:.0f} em 100, depois do SFT {c['SFT']:.0f}, depois do DPO {c['DPO']:.0f} pelo mesmo custo, destilado {c['distilled']:.0f} por menos."
     over = f"médias de {seen['seeds']} execuções, com intervalos de 95 %" if seen["seeds"] > 1 else "uma execução, com intervalos de 95 %"
     return f"""![{alt}](../theme/journey-pt.svg)

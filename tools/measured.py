@@ -1,6 +1,6 @@
 "What the home pages say in numbers, read from the stored outputs of the chapters."
-import ast, re
-from book import NBS, cells, tables, texts
+import ast, json, math, re
+from book import NBS, ROOT, cells, tables, texts
 
 STAGES = ("base", "SFT", "DPO", "distilled")
 
@@ -15,22 +15,29 @@ def interval(text:str) -> tuple: # value, low, high
     return value, value, value
 
 
-def journey() -> dict: # stage -> conversion (value, low, high), usd, parameters, tokens_per_second; and "seeds"
-    "The whole journey: the table over the seeds where there is one, and the costs of the first run."
-    path, found = NBS / "09_workflow.ipynb", {}
-    wanted = {"conversion": "conversion", "usd per million tokens": "usd", "parameters": "parameters", "tokens per second": "tokens_per_second"}
+def parameters(name:str) -> int:
+    "Of a shipped model, from the head of its weights' file."
+    with open(ROOT / f"ftguide/checkpoints/{name}/model.safetensors", "rb") as f: head = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    return sum(math.prod(x["shape"]) for k, x in head.items() if k != "__metadata__")
+
+
+def journey() -> dict: # stage -> conversion (value, low, high) and usd; and "seeds", "smaller", "faster": DPO's model against the distilled one
+    "The whole journey: means over the seeds where there are some, and the costs of the first run. Stages may head columns or rows."
+    path, wanted, found, speed = NBS / "09_workflow.ipynb", {"conversion": "conversion", "usd per million tokens": "usd", "tokens per second": "speed"}, {}, None
     for c in cells(path):
         for text in texts(c):
-            for head, *rows in tables(text):
-                if not set(STAGES) <= set(head): continue
+            for table in tables(text):
+                if {row[0] for row in table} >= set(STAGES): table = [list(x) for x in zip(*table)]
+                head, *rows = table
                 for row in rows:
-                    name = wanted.get(row[0].lower())
-                    values = dict(zip(head, row))
-                    if name and all(values[s] for s in STAGES) and (name not in found or "±" in text): found[name] = {s: interval(values[s]) for s in STAGES}
-    missing = set(wanted.values()) - set(found)
-    if missing: raise SystemExit(f"09_workflow.ipynb stores no table of {', '.join(STAGES)} with {', '.join(sorted(missing))}")
+                    if row[0] == "tokens per second, distilled / DPO": speed = first(row[1])
+                    name, values = wanted.get(row[0].lower()), dict(zip(head, row))
+                    if name and all(values.get(s) for s in STAGES) and (name not in found or "±" in text): found[name] = {s: interval(values[s]) for s in STAGES}
+    if "speed" in found: speed = found["speed"]["distilled"][0] / found["speed"]["DPO"][0]
+    missing = {"conversion", "usd"} - set(found) | ({"tokens per second"} if speed is None else set())
+    if missing: raise SystemExit(f"09_workflow.ipynb stores no table of {', '.join(STAGES)} with {', '.join(sorted(missing))}; store its outputs")
     seeds = next((int(m[1]) for c in cells(path) if (m := re.search(r"^seeds\s*:?\w*\s*=\s*(\d+)", c["source"], re.M))), 1)
-    return {**{s: {k: v[s] if k == "conversion" else v[s][0] for k, v in found.items()} for s in STAGES}, "seeds": seeds}
+    return {**{s: dict(conversion=found["conversion"][s], usd=found["usd"][s][0]) for s in STAGES}, "seeds": seeds, "smaller": parameters("tiny") / parameters("tiny-small"), "faster": speed}
 
 
 def beside() -> tuple: # {(stage, contender, vocabulary): ratio of CPU time}, {stage: ratio of memory}
