@@ -130,7 +130,7 @@ def site(tmp_path_factory):
             page, _ = exporter.from_notebook_node(nb)
             page = re.sub(r'alt="No description has been provided for this image"', lambda m: f'alt="{escape(next(alts))}"', page)
             page = re.sub(r"<script\b[^>]*>.*?</script>", "", page, flags=re.S)       # the template's loaders of MathJax, Mermaid and widgets
-            page = re.sub(r'(href="[^":]*)\.ipynb', r"\1.html", page).replace("</head>", f"<style>{rules}\npre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style></head>")
+            page = re.sub(r'(href="[^":]*)\.ipynb', r"\1.html", page).replace("</head>", f"<link rel='icon' href='/nbs/theme/favicon.svg'><style>{rules}\npre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style></head>")
             there = folder / path.relative_to(ROOT).with_suffix(".html")
             there.parent.mkdir(parents=True, exist_ok=True); there.write_text(page, encoding="utf-8")
         shutil.copytree(NBS / "theme", folder / "nbs/theme")
