@@ -233,8 +233,10 @@ class Served:
             return self.writer, self._name()
 
     def _name(self) -> str:
+        from ftguide.models import package
         place = self.place.resolve()
-        return place.name if self.beside is None or place.parent == Path(self.beside).resolve() else f"{place.parent.name}/{place.name}"
+        short = self.beside is None or place.parent in (Path(self.beside).resolve(), package().resolve() / "checkpoints")
+        return place.name if short else f"{place.parent.name}/{place.name}"
 
 # %% ../nbs/08b_page.ipynb #page-ask
 WRITING = "The answer is being written."
@@ -379,7 +381,7 @@ def _free(host:str, port:int):
     if not 1 <= port <= 65535: raise PageError(f"port must be between 1 and 65535, not {port}")
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET): pass
-    except OSError as e: raise PageError(f"cannot listen on {host}, port {port} ({e.strerror}); choose another --port, or stop the program that has it") from e
+    except OSError as e: raise PageError(f"cannot listen on {host}, port {port} ({str(e.strerror).split(' (')[0]}); choose another --port, or stop the program that has it") from e
 
 def serve(
     folder:str|Path, against:str|Path|None=None, store:str|Path|None=None, # see `page`
