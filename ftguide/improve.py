@@ -68,7 +68,7 @@ def _kept_out(metric:str, s, bound:float) -> str: # empty when the lower end is 
     "What is wrong with one difference, and what would help."
     if s.low > bound: return ""
     says = f"{metric} {_signed(s)} on {s.n} rows, and the lower end must be above {bound:+.3f}"
-    if s.high <= bound: return f"{says}: it is worse, and more rows would not change that"
+    if s.high <= bound: return f"{says}: it is {'worse' if s.value < bound else 'no better'}, and more rows would not change that"
     rows = rows_to_tell(s, bound)
     return f"{says}: " + (f"if the difference stays, {rows:,} rows would tell" if rows else "more rows would hardly help, more votes may")
 
@@ -218,14 +218,15 @@ def _month(folder, now, work, state, begun, gate, rows, knobs, dpo) -> Month:
     measured = dict(version=now.name, holdout=state["holdout"], samples=knobs["samples"], max_new_tokens=knobs["max_new_tokens"]) if knobs["score"] is None else None
     old = Report.read(now / "report.json") if measured and measured == state["measured"] else evaluate(serving, rows, metrics=("quality",), **knobs)
     gate.asks(old)
-    lm = align_dpo(serving, begun["pairs"], output_dir=work / "checkpoints", resume=True, **dpo)
+    try: lm = align_dpo(serving, begun["pairs"], output_dir=work / "checkpoints", resume=True, **dpo)
+    except KeyboardInterrupt as e: raise KeyboardInterrupt("stopped; the same call goes on from there") from e
     speed = ("latency", "cost") if set(k for k, v in asdict(gate.limits).items() if v is not None) & {"tokens_per_second", "latency_p95_ms", "usd_per_million_tokens"} else ()
     new = evaluate(lm, rows, against=old, metrics=("quality", *speed), **knobs)
     failures = gate.failures(new, old)
     month = Month("kept" if failures else "deployed", now.name, now.name, len(begun["pairs"]), 0, failures, begun["dropped"], _compared(new, old, gate.bounds()), new, lm)
     if not failures:
         new.save(work / "report.json")
-        month.after = deploy(lm, folder, new, gate.limits).name
+        month.after = deploy(lm, folder, new, gate.limits, data={"pairs of votes": begun["pairs"]}, base=f"{folder.name}/{now.name}").name
         state["measured"] = measured and {**measured, "version": month.after}
     line = dict(outcome=month.outcome, before=month.before, after=month.after, pairs=month.pairs, failures=failures, differences={m: asdict(s) for m, s in month.differences.items()})
     _close(folder, work, state, begun["seen"], line, used=not failures or gate.hopeless(new, old))

@@ -1,6 +1,7 @@
 "The monthly loop: what it deploys, refuses and waits for, and what a kill leaves."
-import json, signal, subprocess, sys, time
+import json, subprocess, sys
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from ftguide.models import WHOLE, load
 from ftguide.serve import Gate, current, deploy, rollback, versions
 from ftguide.sft import finetune_sft
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*DPO will learn length")   # yes is longer than no
+
 ROWS = [dict(prompt=f"Is the {i} {c} good?", completion="yes" if i % 4 == 0 else "no") for i in range(10) for c in ("mug", "lamp", "tray", "chair", "bag", "kettle", "bottle", "wallet")]
 HOLDOUT = ROWS[:24]
 
 
-def score(row, answer): return dict(yes=(float(answer.startswith("yes")), 1), short=(float(len(answer) < 20), 1), coin=(float(sum(map(ord, row["prompt"] + answer)) % 2), 1))
+def score(row, answer): return dict(yes=(float(answer.startswith("yes")), 1), short=(float(len(answer) < 20), 1), coin=(float(crc32((row["prompt"] + answer).encode()) % 2), 1))
 
 
 GATE = Better("yes", guards=("short",), margin=0.05)
