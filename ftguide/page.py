@@ -216,7 +216,7 @@ class Served:
 
     def _where(self) -> Path:
         from ftguide.serve import current
-        return current(self.folder) if os.path.lexists(self.folder / "current") else self.folder
+        return current(self.folder) if (self.folder / "current").is_file() else self.folder
 
     def now(self) -> tuple: # (Writer, name of the version)
         "The model in service. A version deployed since the last question is loaded; one that cannot be read leaves the old one in service."
