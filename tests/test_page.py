@@ -127,7 +127,7 @@ def test_a_new_version_is_followed_and_a_broken_one_is_not(tmp_path, capsys):
     put(tmp_path, "tiny"); next((tmp_path / "v3").glob("*.safetensors")).write_bytes(b"cut off")
     assert served.now()[1] == "v2" and served.now()[1] == "v2"
     assert capsys.readouterr().err.count("v2 stays in service") == 1
-    (tmp_path / "current").write_text("v9\n"); assert served.now()[1] == "v2"
+    (tmp_path / "current").unlink(); (tmp_path / "current").write_text("v9\n"); assert served.now()[1] == "v2"
 
 
 def test_names_of_versions(tmp_path):
