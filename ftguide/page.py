@@ -11,8 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['WRITING', 'STYLE', 'READY', 'Writer', 'together', 'PageError', 'Desk', 'Limits', 'Rate', 'Door', 'Served', 'page',
-           'serve', 'Visitor', 'text', 'crowd']
+__all__ = ['Writer', 'together', 'PageError', 'Desk', 'Limits', 'Rate', 'Door', 'Served', 'page', 'serve', 'Visitor', 'crowd']
 
 # %% ../nbs/08b_page.ipynb #page-tap
 class _Tap:
@@ -239,12 +238,13 @@ class Served:
         return place.name if short else f"{place.parent.name}/{place.name}"
 
 # %% ../nbs/08b_page.ipynb #page-ask
-WRITING = "The answer is being written."
+_WRITING = "The answer is being written."
 
 class _Page:
     "What happens when somebody presses a button. Texts only: nothing that a visitor or a model wrote is ever HTML."
     def __init__(self, served, rival, store, limits):
         self.served, self.rival, self.desk, self.limits, self.rate = served, rival, Desk(store), limits, Rate(limits.per_minute)
+        self.counted = float("-inf"), ""
 
     def check(self, request, **texts):
         if not self.rate(request.client.host): raise PageError(f"more than {self.limits.per_minute} questions and votes in a minute from your address; wait a little")
@@ -262,7 +262,7 @@ class _Page:
         self.check(request, prompt=prompt)
         write, version = self.served.now()
         answer = ""
-        for answer in write(prompt): yield answer, None, WRITING
+        for answer in write(prompt): yield answer, None, _WRITING
         yield answer, self.desk.put(prompt=prompt, answer=answer, version=version), "Is it a good answer?"
 
     def compare(self, prompt, request): # -> iterator of (left, right, key, what to say)
@@ -271,7 +271,7 @@ class _Page:
         if secrets.randbelow(2): sides.reverse()
         (left, version_a), (right, version_b) = sides
         a = b = ""
-        for a, b in together(left(prompt), right(prompt)): yield a, b, None, WRITING
+        for a, b in together(left(prompt), right(prompt)): yield a, b, None, _WRITING
         yield a, b, self.desk.put(prompt=prompt, a=a, b=b, version_a=version_a, version_b=version_b), "Which answer is better?"
 
     def vote(self, key, choice, note, request) -> str:
@@ -284,10 +284,15 @@ class _Page:
         self.desk.take(key, "choose", chosen=choice, note=note or "", rater=self.rater(request))
         return "Thank you, your choice is stored."
 
-    def numbers(self): return _numbers(self.desk.store)
+    def numbers(self) -> str: # HTML
+        "The table of numbers, counted at most once a second however many ask."
+        if time.monotonic() - self.counted[0] > 1:
+            try: self.counted = time.monotonic(), _numbers(self.desk.store)
+            except Exception as e: return _say(_why(e, self.desk.store))
+        return self.counted[1]
 
 # %% ../nbs/08b_page.ipynb #page-blocks
-STYLE = """
+_STYLE = """
 .gradio-container { max-width: 60rem !important; margin: 0 auto !important; }
 .gradio-container main, .gradio-container .wrap { width: 100%; }
 .say p { min-height: 1.5em; margin: 0; font-weight: 600; }
@@ -295,7 +300,7 @@ STYLE = """
 .numbers table { border-collapse: collapse; margin: .5rem 0 1rem; }
 .numbers th, .numbers td { text-align: left; padding: .25rem .75rem .25rem 0 !important; border: 0 !important; border-bottom: 1px solid #8886 !important; overflow-wrap: anywhere; }
 """
-READY = "() => document.querySelectorAll('.say').forEach(e => { e.setAttribute('role', 'status'); e.setAttribute('aria-live', 'polite') })"
+_READY = "() => document.querySelectorAll('.say').forEach(e => { e.setAttribute('role', 'status'); e.setAttribute('aria-live', 'polite') })"
 
 def _say(text:str) -> str: return f"<p>{html.escape(text)}</p>"
 
@@ -319,7 +324,7 @@ def _panel(site:_Page, ask, press, answers:tuple, choices:dict):
     can = lambda yes: [gr.update(interactive=yes)] * len(buttons)
 
     def asked(prompt, request):
-        yield *[""] * len(shown), None, _say(WRITING), "", *can(False)
+        yield *[""] * len(shown), None, _say(_WRITING), "", *can(False)
         try:
             for *texts, ticket, says in ask(prompt, request): yield *texts, ticket, _say(says), gr.skip(), *can(ticket is not None)
         except Exception as e: yield *[gr.skip()] * len(shown), None, _say(_why(e, site.desk.store)), gr.skip(), *can(False)
@@ -403,7 +408,7 @@ def serve(
     known = lambda name, given: 0 < len(name) <= 40 and hmac.compare_digest(given.encode(), password.encode())
     font = dict(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     blocks.launch(server_name=host, server_port=port, auth=known if password else None, auth_message="Any name will do; it is kept with your votes.", share=False, inbrowser=False, inline=False, quiet=True,
-                  prevent_thread_lock=True, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, root_path="", theme=gr.themes.Base(**font), css=STYLE, js=READY,
+                  prevent_thread_lock=True, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, root_path="", theme=gr.themes.Base(**font), css=_STYLE, js=_READY,
                   app_kwargs=dict(middleware=[Middleware(Door, hosts=hosts, limits=limits)], docs_url=None, redoc_url=None, openapi_url=None))
     if not wait: return blocks
     print(f"The page is at http://{host}:{port}. Ctrl-C ends it.", flush=True)
@@ -432,14 +437,14 @@ class Visitor:
                 if event["msg"] == "process_generating": times.append(time.perf_counter() - began)   # the first one says that it begins
                 if event["msg"] in ("process_completed", "unexpected_error"): done = event
         if not done["success"]: raise PageError(str(done))
-        return [text(d) for d in done["output"]["data"] if isinstance(d, str)], times[min(1, len(times) - 1)], time.perf_counter() - began
+        return [_plain(d) for d in done["output"]["data"] if isinstance(d, str)], times[min(1, len(times) - 1)], time.perf_counter() - began
 
     def press(self, name:str, note:str="", key=None) -> str: # what the page says
         "Press a button, for example vote_up."
         answer = self.http.post("/gradio_api/run/predict", json=self._body(name, key, note)).raise_for_status().json()
-        return text(answer["data"][1])
+        return _plain(answer["data"][1])
 
-def text(shown:str) -> str:
+def _plain(shown:str) -> str:
     "A message of the page without its markup."
     return html.unescape(shown.removeprefix("<p>").removesuffix("</p>"))
 
