@@ -16,9 +16,9 @@ __all__ = ['Writer', 'together', 'PageError', 'Desk', 'Limits', 'Rate', 'Door', 
 # %% ../nbs/08b_page.ipynb #page-tap
 class _Tap:
     "One answer on its way from the model to a reader."
-    def __init__(self, tokenizer, prompt:list[int], every_s:float):
-        self.tokenizer, self.prompt, self.every_s, self.ids, self.out = tokenizer, prompt, every_s, [], queue.Queue()
-        self.last, self.closed = 0.0, False                                # closed: written to its end, or nobody reads it any more
+    def __init__(self, tokenizer, prompt:list[int]):
+        self.tokenizer, self.prompt, self.ids, self.out = tokenizer, prompt, [], queue.Queue()
+        self.every_s, self.last, self.closed = 0.0, 0.0, False                                # closed: written to its end, or nobody reads it any more
 
     def put(self, token:int, ends:list[int]):
         self.ids.append(token)
@@ -52,7 +52,7 @@ class Writer:
         max_new_tokens:int=96,
         temperature:float=0.0,  # 0 = greedy, the answer of `reply`
         rows:int=16,            # answers written at the same time
-        every_s:float=0.0,      # seconds between two pieces of an answer, at least
+        every_s:float=0.0,      # seconds between two pieces at least, whichever answer of a batch they belong to
     ):
         self.lm, self.max_new_tokens, self.temperature, self.rows, self.every_s = lm, max_new_tokens, temperature, rows, every_s
         self.waiting, self.lock, self.busy = deque(), threading.Lock(), False
@@ -62,7 +62,7 @@ class Writer:
         from ftguide.models import ModelError, context_length, prompt_text
         ids, limit = self.lm.tokenizer(prompt_text(self.lm.tokenizer, prompt), add_special_tokens=False).input_ids, context_length(self.lm)
         if len(ids) >= limit: raise ModelError(f"a prompt of {len(ids)} tokens does not fit the context of {limit}; shorten it")
-        tap = _Tap(self.lm.tokenizer, ids, self.every_s)
+        tap = _Tap(self.lm.tokenizer, ids)
         with self.lock:
             self.waiting.append(tap)
             if not self.busy: self.busy = True; threading.Thread(target=self._work, daemon=True).start()
@@ -77,6 +77,7 @@ class Writer:
             with self.lock:
                 taps = [self.waiting.popleft() for _ in range(min(self.rows, len(self.waiting)))]
                 if not taps: self.busy = False; return
+            for tap in taps: tap.every_s = self.every_s * len(taps)
             error = None
             try: self._generate([t for t in taps if not t.closed])
             except BaseException as e: error = e
@@ -136,7 +137,7 @@ class Limits:
     answer:int = 96       # tokens
     per_minute:int = 60   # questions and votes from one address
     logins:int = 10       # passwords tried from one address in a minute
-    at_once:int = 2       # answers written at the same time
+    at_once:int = 16      # answers written at the same time
     waiting:int = 64      # questions that wait; the next one is refused
     body:int = 100_000    # bytes of a request
 
@@ -361,7 +362,7 @@ def page(
     import gradio as gr
     if not temperature >= 0: raise PageError(f"temperature must be 0 or more, not {temperature}")
     if store is None and str(folder) in SHIPPED: raise PageError(f"{folder} ships with the guide and is no place for votes; say where to keep them: --store votes.db")
-    how = dict(max_new_tokens=limits.answer, temperature=temperature, rows=limits.at_once, every_s=0.1)
+    how = dict(max_new_tokens=limits.answer, temperature=temperature, rows=limits.at_once, every_s=0.04)
     served = Served(folder, **how)
     rival = None if against is None else Served(against, beside=served.folder, **how)
     if rival and rival.place.resolve() == served.place.resolve() and not temperature: raise PageError(f"{folder} and {against} are the same model, whose answers are always the same; compare with another, or set a temperature")
