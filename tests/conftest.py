@@ -13,3 +13,18 @@ def browser():
     driver = chromium()
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def clicked():
+    "Runs cells in a real kernel that shows widgets; a message between the two is lost once in a while, so a kernel that says nothing for a minute is started again."
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellTimeoutError
+    import nbformat
+    def run(*cells):
+        for last in (False, False, True):
+            nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+            try: NotebookClient(nb, kernel_name="python3", timeout=60).execute(); return nb
+            except CellTimeoutError:
+                if last: raise
+    return run

@@ -88,13 +88,10 @@ def test_explore_needs_somebody_who_can_click(monkeypatch):
     assert isinstance(explore(), Plan)
 
 
-def test_a_moved_slider_shows_the_new_plan(monkeypatch):
+def test_a_moved_slider_shows_the_new_plan(monkeypatch, clicked):
     pytest.importorskip("ipywidgets")
-    from nbclient import NotebookClient
     monkeypatch.setenv("JPY_SESSION_NAME", "x")
-    code = ("from ftguide.decide import explore\nbox = explore(prompting_score=0.5, labelled_examples=5000)\nbox", "box.children[0].value = 0.95", "print(box.children[-1].outputs[0]['data']['text/markdown'])")
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code])
-    NotebookClient(nb, kernel_name="python3").execute()
+    nb = clicked("from ftguide.decide import explore\nbox = explore(prompting_score=0.5, labelled_examples=5000)\nbox", "box.children[0].value = 0.95", "print(box.children[-1].outputs[0]['data']['text/markdown'])")
     assert nb.cells[-1].outputs[0].text.startswith("**do not train**")
 
 
