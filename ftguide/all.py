@@ -15,9 +15,9 @@ from .sft import *
 from .dpo import *
 from .distill import *
 from .serve import *
+from .feedback import *
 from .page import *
 from .improve import *
-from .feedback import *
 from .workflow import *
 from .scale import *
 from .tiny import *
