@@ -17,6 +17,7 @@ def parameters(stem):
 CHAPTERS = [*sorted(ROOT.glob("nbs/[0-9]*.ipynb")), ROOT / "nbs/index.ipynb"]    # other pages have no code
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_runs(path, tmp_path):
     papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters=parameters(path.stem), cwd=str(tmp_path), kernel_name="python3", progress_bar=False)
