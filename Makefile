@@ -2,16 +2,18 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 OUT ?= runs/guide-$(shell date +%Y%m%d-%H%M%S)
 PROFILE ?= tiny
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 
-.PHONY: help guide test lab outputs readme docs tiny release clean
+.PHONY: help guide test lab outputs bench readme docs tiny release clean
 help:
 	@echo "make guide    run the whole journey on the built-in example and write a report"
 	@echo "make test     everything that must always hold"
 	@echo "make lab      JupyterLab on the chapters"
 	@echo "make outputs  run every chapter and store its outputs"
+	@echo "make bench    measure beside other tools again (forty minutes on one core): nbs/benchmarks.csv and its chapter"
 	@echo "make readme   what is made from the notebooks: README.md, the API page, numbers and pictures of the home pages"
 	@echo "make docs     the site, with Quarto"
 	@echo "make tiny     train the shipped models again (about an hour)"
@@ -34,7 +36,7 @@ guide: $(READY)
 	@$(BIN)/ftguide run --out $(OUT)
 
 test: $(READY) $(BROWSER)
-	@FTGUIDE_PROFILE=$(PROFILE) $(BIN)/python -m pytest tests
+	@FTGUIDE_PROFILE=$(PROFILE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests
 
 lab: $(READY)
 	@$(BIN)/jupyter lab nbs
@@ -42,6 +44,10 @@ lab: $(READY)
 outputs: $(READY)
 	@for nb in nbs/*.ipynb; do echo $$nb; TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0 $$nb || exit 1; done
 	@$(BIN)/nbdev-clean
+
+bench: $(READY)
+	@mkdir -p runs && cd nbs && HF_HUB_OFFLINE=1 ../$(BIN)/papermill 12_benchmarks.ipynb ../runs/12_benchmarks.ipynb --log-output -p measure True
+	@TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0 nbs/12_benchmarks.ipynb && $(BIN)/nbdev-clean --fname nbs/12_benchmarks.ipynb
 
 readme: $(READY)
 	@for made in api card home readme; do $(BIN)/python tools/$$made.py || exit 1; done

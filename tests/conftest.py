@@ -1,9 +1,15 @@
-"Shared by all tests: no network, no telemetry, no progress bars."
+"Shared by all tests: no network, no telemetry, no progress bars; what shares a fixture runs in one process."
 import os
 
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TQDM_DISABLE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="false")
+
+
+def pytest_collection_modifyitems(items):
+    "With `-n`, a file of tests stays in one process, where its models are made once; chapters are independent of each other."
+    for item in items:
+        if not item.path.name == "test_notebooks.py": item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,13 @@ Os anúncios do modelo base vendem a {c['base']:.0f} de 100 compradores simulado
 
 def others(time, memory) -> str:
     lines = []
-    for stage, name, against in (("SFT", "TRL float32", "TRL's `SFTTrainer`, float32"), ("DPO", "TRL float32", "TRL's `DPOTrainer`, float32"), ("DPO", "TRL, reference once", "the same, reference computed once"),
-                                 ("distillation", "GKD float32", "TRL's `GKDTrainer`, float32")):
+    for stage, name, against in (("SFT", "TRL float32", "TRL's `SFTTrainer`, float32"), ("SFT", "plain", "transformers' `Trainer`"), ("DPO", "TRL float32", "TRL's `DPOTrainer`, float32"),
+                                 ("DPO", "TRL, reference once", "the same, reference computed once"), ("DPO", "plain", "a loop in PyTorch"),
+                                 ("distillation", "TRL float32", "TRL's `GKDTrainer`, float32"), ("distillation", "plain", "a loop in PyTorch")):
         seen = {v: r for (s, n, v), r in time.items() if (s, n) == (stage, name)}
         if not seen: continue
         small, large = (f"{seen[v]:.1f}" for v in (min(seen), max(seen)))
-        peak = memory.get(f"{stage}, {name}")
+        peak = memory.get((stage, name, max(seen)))
         lines.append(f"| {stage} | {against} | {large} | {small} | {f'{peak:.1f}' if peak else ''} |")
     vocabularies = sorted({v for *_, v in time})
     return f"""## Measured beside other tools

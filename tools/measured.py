@@ -40,7 +40,7 @@ def journey() -> dict: # stage -> conversion (value, low, high) and usd; and "se
     return {**{s: dict(conversion=found["conversion"][s], usd=found["usd"][s][0]) for s in STAGES}, "seeds": seeds, "smaller": parameters("tiny") / parameters("tiny-small"), "faster": speed}
 
 
-def beside() -> tuple: # {(stage, contender, vocabulary): ratio of CPU time}, {stage: ratio of memory}
+def beside() -> tuple: # {(stage, contender, vocabulary): ratio of CPU time}, and the same of peak memory
     "Side by side with other tools."
     time, memory = {}, {}
     for c in cells(NBS / "12_benchmarks.ipynb"):
@@ -51,6 +51,6 @@ def beside() -> tuple: # {(stage, contender, vocabulary): ratio of CPU time}, {s
                 for label, ratio in seen.items():
                     if m := re.fullmatch(r"(SFT|DPO|distillation), ([\d,]+): (.+)", str(label)): time[m[1], m[3], int(m[2].replace(",", ""))] = ratio
             for head, *rows in tables(text):
-                if any("peak" in h for h in head): memory |= {row[0]: first(row[-1]) for row in rows}
+                if head[0] == "vocabulary" and any("peak" in h for h in head): memory |= {(head[1], row[1], int(row[0].replace(",", ""))): first(row[-1]) for row in rows}
     if not time: raise SystemExit("12_benchmarks.ipynb stores no ratios of CPU time")
     return time, memory
