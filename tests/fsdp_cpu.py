@@ -1,0 +1,12 @@
+"The command with FSDP2 on CPU processes. Torch slices weights there too; accelerate only asks for a GPU before it begins, so it is told that the slicing was wanted."
+from accelerate.state import AcceleratorState, DistributedType
+
+usual = AcceleratorState.__init__
+def sliced(self, *args, fsdp_plugin=None, **knobs):
+    usual(self, *args, fsdp_plugin=fsdp_plugin, **knobs)
+    if fsdp_plugin is not None: self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+AcceleratorState.__init__ = sliced
+
+from ftguide.workflow import main
+
+main()
