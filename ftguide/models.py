@@ -566,7 +566,9 @@ def guarded(trainer_class): # -> a subclass of a trainer of trl or transformers
             return "" if ids is None else getattr(self.processing_class, "tokenizer", self.processing_class).decode(ids[0], skip_special_tokens=True)[:80]
 
         def _save_checkpoint(self, model, trial):
-            if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
+            own = [getattr(p, "to_local", lambda: p)() for p in model.parameters() if p.requires_grad]           # of a slice, this process's part
+            finite = torch.tensor(all(torch.isfinite(p).all() for p in own), device=self.accelerator.device)
+            if not self.accelerator.gather(finite).all(): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
             try: super()._save_checkpoint(model, trial)
             except Exception as e:
                 raise TrainingError(f"step {self.state.global_step}: the checkpoint could not be written ({e}). The one before it is whole; mend this, and resume=True goes on from there") from e

