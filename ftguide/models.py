@@ -455,7 +455,7 @@ def _gathered(trainer): # -> the model with all its weights; None in all process
     weights, model = trainer.accelerator.get_state_dict(trainer.model_wrapped), trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if processes()[0] > 0: return None
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    whole = type(base)(base.config)
+    whole = type(base)(base.config); whole.generation_config = base.generation_config
     if base is not model:
         from peft import get_peft_model
         whole = get_peft_model(whole, model.peft_config["default"])
