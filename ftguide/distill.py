@@ -128,8 +128,8 @@ from .data import different_tokens
 class LogitTeacher:
     "A local model with the student's tokenizer: its exact distribution at every scored token, read once while that fits."
     def __init__(self, lm, keep_bytes:float=2e9): # hidden states kept in memory
-        from ftguide.models import load, plain_head
-        self.lm, self.keep_bytes, self.states = load(lm), keep_bytes, {}
+        from ftguide.models import load, placed, plain_head
+        self.lm, self.keep_bytes, self.states = placed(load(lm)), keep_bytes, {}
         self.keeps = plain_head(self.lm.model)
 
     def begin(self, rows:list):
@@ -193,8 +193,8 @@ def write_cache(
 ): # -> CachedTeacher
     "Let the teacher answer and score a corpus once, and keep the tokens that matter; ValueError when the folder holds another cache."
     from ftguide.data import read
-    from ftguide.models import bar, fingerprint, load, processes
-    lm, rows, folder = load(teacher), read(corpus, "corpus"), Path(folder)
+    from ftguide.models import bar, fingerprint, load, placed, processes
+    lm, rows, folder = placed(load(teacher)), read(corpus, "corpus"), Path(folder)
     if not 1 <= k < len(lm.tokenizer) or samples < 1 or not temperature > 0: raise ValueError(f"k must lie between 1 and the vocabulary's {len(lm.tokenizer):,} tokens, samples be 1 or more, and temperature above 0; not {k}, {samples}, {temperature}")
     about = dict(teacher=_weights(lm), corpus=fingerprint(rows), vocabulary=_vocabulary(lm.tokenizer), k=k, samples=samples, temperature=float(temperature),
                  max_new_tokens=max_new_tokens, shard_rows=shard_rows, shards=math.ceil(len(rows) / shard_rows))
@@ -499,7 +499,7 @@ def distill(
     if cross_tokenizer not in (None, "gold"): raise ValueError(f"cross_tokenizer must be None or 'gold', not {cross_tokenizer!r}")
     if cross_tokenizer and (on_policy or cache is not None or alpha is not None or isinstance(teacher, (CachedTeacher, TextTeacher))): raise ValueError("cross_tokenizer='gold' takes a local model as its teacher, and no alpha, on_policy or cache")
     loss = _settled(teacher, on_policy, temperature, 0.0 if cross_tokenizer else alpha, divergence)
-    start = start_from(student, name, temperature=loss["temperature"], epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    start = start_from(student, name, lora, temperature=loss["temperature"], epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     pace = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     teacher = teacher if isinstance(teacher, (LogitTeacher, CachedTeacher, TextTeacher)) else LogitTeacher(teacher)

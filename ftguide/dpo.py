@@ -137,7 +137,7 @@ def align_dpo(
     from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import DPOConfig
     from trl.trainer.utils import hash_module
-    start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    start = start_from(base, name, lora, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     _smoothed(dpo_config)
     rows = preflight(start, data, "dpo", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, lora=lora, config=dpo_config, force=force)

@@ -14,9 +14,9 @@ from pathlib import Path
 __all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'watched', 'hush', 'figures', 'LM',
            'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
            'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'processes', 'training_defaults',
-           'learning_rate_for', 'start_from', 'training_arguments', 'patient', 'adapter', 'finished', 'TrainingError',
-           'watcher', 'silent', 'fingerprint', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
+           'save', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'processes', 'training_defaults', 'placed',
+           'learning_rate_for', 'start_from', 'training_arguments', 'patient', 'adapter', 'merged', 'finished',
+           'TrainingError', 'watcher', 'silent', 'fingerprint', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
@@ -62,7 +62,7 @@ class LM:
     @property
     def parameters(self) -> int: # count, shared weights once
         "How many numbers the model has learnt."
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters())   # two of 4 bits stand in a byte
 
     def __repr__(self): return f"LM({self.name}: {type(self.model).__name__}, {self.parameters:,} parameters, vocabulary {len(self.tokenizer):,})"
 
@@ -89,16 +89,18 @@ def checkpoint(name:str) -> Path:
 def load(
     name:str|Path|LM,   # tiny, tiny-small, a folder, a hub name, or an LM (returned as it is)
     dtype:str="float32", # type of the weights; ModelError when torch has none of that name
+    load_in_4bit:bool=False, # linear layers in 4 bits, for an adapter to be trained on them; ModelError without a CUDA GPU and bitsandbytes
 ) -> LM:
     "Load a model and its tokenizer from what ships with the guide, a folder or the hub."
     if isinstance(name, LM): return name
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     if not isinstance(getattr(torch, str(dtype), None), torch.dtype): raise ModelError(f"dtype {dtype!r} is not a torch type such as float32 or bfloat16")
+    few_bits = _four_bits() if load_in_4bit else {}
     source, local = _resolve(name); hush()
     with _named(name, local):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, local_files_only=local)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, local_files_only=local, **few_bits)
     return ready(LM(model.eval(), tokenizer, Path(str(name)).name))
 
 # %% ../nbs/01_models.ipynb #models-resolve
@@ -113,6 +115,16 @@ def _resolve(name) -> tuple: # (source for transformers, only local files?)
         return str(folder), True
     if folder.suffix or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1: raise ModelError(f"no folder {str(name)!r}")
     return str(name), os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON")
+
+def _four_bits() -> dict: # arguments of from_pretrained
+    "NF4 blocks whose scales are quantised as well (Dettmers et al. 2023); ModelError where they cannot run."
+    import importlib.util, torch
+    there = {"a CUDA GPU": torch.cuda.is_available(), "bitsandbytes (pip install bitsandbytes)": importlib.util.find_spec("bitsandbytes")}
+    if missing := [what for what, found in there.items() if not found]:
+        raise ModelError(f"load_in_4bit needs {' and '.join(missing)}, not found here. Leave it out: lora=True (--lora) trains the same adapter on float32 weights, which take 4 bytes each instead of half a byte")
+    from transformers import BitsAndBytesConfig
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    return dict(quantization_config=config, device_map={"": torch.cuda.current_device()})
 
 @contextmanager
 def _named(name, local:bool):
@@ -332,7 +344,7 @@ def save(
 # %% ../nbs/01_models.ipynb #models-head
 def plain_head(model) -> bool:
     "Does the model's output layer do nothing but multiply? False for adapters and wrapped models, which go their own way."
-    if hasattr(model, "peft_config") or not hasattr(model, "config"): return False
+    if hasattr(model, "peft_config") or hasattr(model, "unshard") or not hasattr(getattr(model, "config", None), "get_text_config"): return False   # unshard: FSDP2
     config = model.config.get_text_config()
     special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
     return hasattr(model, "lm_head") and not any(getattr(config, k, None) for k in special) and not getattr(config, "output_router_logits", False)
@@ -373,6 +385,12 @@ def training_defaults() -> dict:
     return dict(use_cpu=not cuda, bf16=bf16, fp16=False, gradient_checkpointing=cuda, report_to=[], disable_tqdm=True,
                 dataloader_pin_memory=cuda, logging_first_step=True)
 
+def placed(lm:LM) -> LM: # the same
+    "A model that answers but is not trained, moved to the GPU of this process where there is one: trainers move only what they train."
+    import torch
+    if torch.cuda.is_available() and lm.model.device.type == "cpu": lm.model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    return lm
+
 def learning_rate_for(
     parameters:int,    # size of the model
     at_2m:float,       # what worked for 2 million parameters, measured in this guide
@@ -387,12 +405,15 @@ def learning_rate_for(
 def start_from(
     base,      # LM, folder or hub name
     name:str,  # of the result
+    lora=None, # is an adapter trained? Weights of 4 bits allow nothing else: ModelError
     **positive, # numbers that must be above 0; None is not checked
 ) -> LM: # a copy in float32
     "A copy to train, after the numbers have been checked; ValueError names the wrong one."
     for key, value in positive.items():
         if value is not None and not value > 0: raise ValueError(f"{key} must be above 0, not {value}")
-    lm = load(base).copy(name)
+    lm = load(base)
+    if getattr(lm.model, "is_quantized", False) and not lora: raise ModelError(f"{lm.name} has weights of 4 bits, which no step could change; lora=True (--lora) trains an adapter on them")
+    lm = lm.copy(name)
     if not getattr(lm.model, "is_quantized", False): lm.model.float()
     return lm
 
@@ -429,17 +450,33 @@ def adapter(lora): # -> peft.LoraConfig or None
     from peft import LoraConfig
     return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora is True else lora or None
 
-def _gathered(trainer): # -> the model with all its weights
-    "FSDP and ZeRO-3 leave each process a part of every weight: the parts are put together."
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled): return trainer.model
+def _gathered(trainer): # -> the model with all its weights; None in all processes but the first
+    "FSDP and ZeRO-3 leave each process a part of every weight: the first process puts the parts together."
     weights, model = trainer.accelerator.get_state_dict(trainer.model_wrapped), trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if processes()[0] == 0: model = type(model)(model.config).to(model.dtype); model.load_state_dict(weights)
-    return model
+    if processes()[0] > 0: return None
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    whole = type(base)(base.config); whole.generation_config = base.generation_config
+    if base is not model:
+        from peft import get_peft_model
+        whole = get_peft_model(whole, model.peft_config["default"])
+    whole.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    return whole
+
+def merged(model): # PeftModel -> the model with its adapter inside
+    "Base and adapter added up. Weights of 4 bits become float32 first: rounded to 4 bits again, most of what was learnt would be lost."
+    import torch
+    if not getattr(model, "is_quantized", False): return model.merge_and_unload()
+    learnt = {name.removeprefix("base_model.model."): m.get_delta_weight("default").float() for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    base = model.unload().dequantize(torch.float32).float()
+    for name, delta in learnt.items(): base.get_submodule(name).weight.data += delta
+    return base
 
 def finished(trainer, start:LM, lora) -> LM:
     "The trained model without what belongs to its trainer: adapters merged, TRL's patched forward removed."
-    model = _gathered(trainer)
-    model = model.merge_and_unload() if lora else model
+    sliced = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    model = _gathered(trainer) if sliced else trainer.model
+    if model is None: return start                       # another process has the result
+    model = merged(model) if lora else model
     model.__dict__.pop("forward", None)
     return ready(LM(model.eval(), start.tokenizer, start.name, trainer.state.log_history))
 
@@ -529,7 +566,9 @@ def guarded(trainer_class): # -> a subclass of a trainer of trl or transformers
             return "" if ids is None else getattr(self.processing_class, "tokenizer", self.processing_class).decode(ids[0], skip_special_tokens=True)[:80]
 
         def _save_checkpoint(self, model, trial):
-            if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
+            own = [getattr(p, "to_local", lambda: p)() for p in model.parameters() if p.requires_grad]           # of a slice, this process's part
+            finite = torch.tensor(all(torch.isfinite(p).all() for p in own), device=self.accelerator.device)
+            if not self.accelerator.gather(finite).all(): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
             try: super()._save_checkpoint(model, trial)
             except Exception as e:
                 raise TrainingError(f"step {self.state.global_step}: the checkpoint could not be written ({e}). The one before it is whole; mend this, and resume=True goes on from there") from e
@@ -557,6 +596,7 @@ def train(
         if asked or not keep: raise KeyboardInterrupt
         asked.append(True)
     silent(trainer).add_callback(Keeper())
+    for p in trainer.model.parameters(): p.data = p.data.float() if p.requires_grad else p.data      # trl makes adapters of 4-bit models bfloat16, where small steps are lost
     listening = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))   # a job in the background ignores Ctrl-C
     before = signal.signal(signal.SIGINT, ask) if listening else None
     try: trainer.train(resume_from_checkpoint=checkpoint)

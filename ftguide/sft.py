@@ -65,7 +65,7 @@ def finetune_sft(
     from ftguide.data import feed, preflight, prepare
     from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import SFTConfig
-    start = start_from(base, name, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    start = start_from(base, name, lora, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     rows = preflight(start, data, "sft", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, config=dict(sft_config, packing=packing), force=force)
     run = dict(method="sft", rows=fingerprint(rows), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)

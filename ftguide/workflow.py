@@ -13,9 +13,9 @@ import typer
 
 # %% auto #0
 __all__ = ['FOLDERS', 'NEEDS', 'FOUR_OF_FIVE', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR',
-           'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey', 'Verdict', 'go_on', 'verdict', 'standing',
-           'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command', 'dpo_command',
-           'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
+           'FOUR_BITS', 'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey', 'Verdict', 'go_on', 'verdict',
+           'standing', 'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command',
+           'dpo_command', 'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
            'reply_command', 'main', 'serve_command', 'votes_command', 'deploy_command', 'versions_command',
            'rollback_command', 'improve_command']
 
@@ -436,18 +436,25 @@ def _kept(lm, out:Path):
 def _checkpoints(out:Path) -> Path: # beside the model, until it is finished
     return out.with_name(out.name + ".checkpoints")
 
+def _start(base:str, load_in_4bit:bool, lora:bool): # -> LM or name
+    from ftguide.models import load
+    if load_in_4bit and not lora: raise ValueError("--load-in-4bit needs --lora: weights of 4 bits stay as they are, and an adapter is trained on them")
+    return load(base, load_in_4bit=True) if load_in_4bit else base
+
+FOUR_BITS = typer.Option(False, "--load-in-4bit", help="Weights in 4 bits under the adapter (QLoRA). Needs --lora, a CUDA GPU and bitsandbytes.")
+
 @app.command("sft", epilog="Example:  ftguide sft --base tiny --data train.jsonl --out models/sft")
 @careful
 def sft_command(
     data:Path=typer.Option(..., help="Rows of prompt and completion, or messages."), out:Path=typer.Option(..., help="New folder for the model."),
     base:str=BASE, epochs:float=typer.Option(3.0, help="Passes over the rows."), learning_rate:Optional[float]=LR,
     batch_size:int=typer.Option(4, help="Rows a step."), eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."),
-    lora:bool=typer.Option(False, help="Train an adapter and merge it."), packing:bool=typer.Option(False, help="Fill rows up to the context with several examples."),
+    lora:bool=typer.Option(False, help="Train an adapter and merge it."), load_in_4bit:bool=FOUR_BITS, packing:bool=typer.Option(False, help="Fill rows up to the context with several examples."),
     resume:bool=RESUME, seed:int=SEED,
 ):
     "Supervised fine-tuning on right answers."
     from ftguide.sft import finetune_sft
-    _new(out); _kept(finetune_sft(base, data, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None, packing=packing,
+    _new(out); _kept(finetune_sft(_start(base, load_in_4bit, lora), data, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None, packing=packing,
                                   output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-dpo
@@ -457,12 +464,12 @@ def dpo_command(
     data:Path=typer.Option(..., help="Rows of prompt, chosen and rejected."), out:Path=typer.Option(..., help="New folder for the model."),
     base:str=BASE, beta:float=typer.Option(0.1, help="Pull towards the model it starts from, above 0."), epochs:float=typer.Option(1.0, help="Passes over the pairs."),
     learning_rate:Optional[float]=LR, batch_size:int=typer.Option(4, help="Pairs a step."),
-    eval_data:Optional[Path]=typer.Option(None, help="Pairs for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."),
+    eval_data:Optional[Path]=typer.Option(None, help="Pairs for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."), load_in_4bit:bool=FOUR_BITS,
     resume:bool=RESUME, seed:int=SEED,
 ):
     "Preference training on better and worse answers."
     from ftguide.dpo import align_dpo
-    _new(out); _kept(align_dpo(base, data, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None,
+    _new(out); _kept(align_dpo(_start(base, load_in_4bit, lora), data, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, eval_data=eval_data, lora=lora or None,
                                output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
 
 @app.command("distill", epilog="Example:  ftguide distill --teacher models/dpo --student tiny-small --data prompts.jsonl --out models/student")
@@ -476,12 +483,12 @@ def distill_command(
     on_policy:bool=typer.Option(False, help="The student answers and the teacher scores it."),
     cache:Optional[Path]=typer.Option(None, help="Folder for the teacher's answers and scores: written once, read by later runs."),
     epochs:float=typer.Option(3.0, help="Passes over the prompts."), learning_rate:Optional[float]=LR, batch_size:int=typer.Option(8, help="Rows a step."),
-    eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."),
+    eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."), load_in_4bit:bool=FOUR_BITS,
     resume:bool=RESUME, seed:int=SEED,
 ):
     "Teach a smaller model with a larger one's answers and probabilities."
     from ftguide.distill import distill
-    _new(out); _kept(distill(teacher, student, data, temperature=temperature, alpha=alpha, divergence=divergence, on_policy=on_policy, cache=cache, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
+    _new(out); _kept(distill(teacher, _start(student, load_in_4bit, lora), data, temperature=temperature, alpha=alpha, divergence=divergence, on_policy=on_policy, cache=cache, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
                              eval_data=eval_data, lora=lora or None, output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-decide

@@ -17,8 +17,8 @@ def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return str(s.getsockname()[1])
 
 
-def launch(*args, **how):
-    return subprocess.Popen([BIN / "accelerate", "launch", "--config_file", ROOT / "configs/data_parallel.yaml", "--main_process_port", free_port(), "-m", "ftguide", *map(str, args)],
+def launch(*args, config="data_parallel", run=("-m", "ftguide"), **how):
+    return subprocess.Popen([BIN / "accelerate", "launch", "--config_file", ROOT / f"configs/{config}.yaml", "--num_processes", "2", "--main_process_port", free_port(), *run, *map(str, args)],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=QUIET, start_new_session=True, **how)
 
 
@@ -50,35 +50,52 @@ def files(tmp_path_factory):
 MODELS = dict(sft=("--base", "tiny-small"), dpo=("--base", "tiny-small"), distill=("--teacher", "tiny", "--student", "tiny-small"))
 
 
-@pytest.mark.parametrize("stage", list(MODELS))
-def test_two_processes_end_with_the_weights_of_one(stage, files, tmp_path):
-    common = (stage, *MODELS[stage], "--data", files / f"{stage}.jsonl", "--epochs", 1)
-    alone(*common, "--batch-size", 8, "--out", tmp_path / "one")
-    code, said = finish(launch(*common, "--batch-size", 4, "--out", tmp_path / "two"))
+@pytest.fixture(scope="module", params=list(MODELS))
+def stage(request, files, tmp_path_factory): # (the command without batch size and folder, what one process makes of it)
+    common, one = (request.param, *MODELS[request.param], "--data", files / f"{request.param}.jsonl", "--epochs", 3), tmp_path_factory.mktemp("one") / "model"
+    alone(*common, "--batch-size", 8, "--out", one)
+    return (*common, "--batch-size", 4), one
+
+
+def steps(model): return [h["step"] for h in json.loads((model / "history.json").read_text(encoding="utf-8")) if "loss" in h]
+
+
+def test_two_processes_end_with_the_weights_of_one(stage, tmp_path):
+    command, one = stage
+    code, said = finish(launch(*command, "--out", tmp_path / "two"))
     assert code == 0, said
-    one, two = ([h["step"] for h in json.loads((tmp_path / name / "history.json").read_text(encoding="utf-8")) if "loss" in h] for name in ("one", "two"))
-    assert one == two, "both took the same number of steps: there were two processes"
-    assert difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert steps(one) == steps(tmp_path / "two"), "both took the same number of steps: there were two processes"
+    assert difference(one, tmp_path / "two") < 1e-4
     assert said.count("parameters, in") == 1 and not (tmp_path / "two.checkpoints").exists()
 
 
-def test_a_killed_worker_ends_the_run_and_the_run_goes_on(files, tmp_path):
-    common = ("sft", *MODELS["sft"], "--data", files / "sft.jsonl", "--epochs", 6, "--batch-size", 4)
-    whole = finish(launch(*common, "--out", tmp_path / "whole")); assert whole[0] == 0, whole[1]
-    run, marks = launch(*common, "--out", tmp_path / "cut"), tmp_path / "cut.checkpoints"
-    deadline = time.monotonic() + 240
+def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path):
+    (command, one), marks = stage, tmp_path / "cut.checkpoints"
+    run, deadline = launch(*command, "--out", tmp_path / "cut"), time.monotonic() + 240
     while not list(marks.glob("checkpoint-*/whole.json")):
         assert run.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.02)
-    workers = [int(p) for p in subprocess.run(["pgrep", "-f", f"ftguide sft.*{tmp_path / 'cut'}"], capture_output=True, text=True).stdout.split()]
+    workers = [int(p) for p in subprocess.run(["pgrep", "-f", f"ftguide {command[0]}.*{tmp_path / 'cut'}"], capture_output=True, text=True).stdout.split()]
     ranks = [p for p in workers if b"RANK=1" in Path(f"/proc/{p}/environ").read_bytes().split(b"\0")]
     for pid in ranks: os.kill(pid, signal.SIGKILL)
     code, said = finish(run)
     if not ranks or code == 0: pytest.skip("the run was over before its worker could be killed")
     assert "SIGKILL" in said or "exitcode: -9" in said.replace(" ", "").replace("exitcode:-9", "exitcode: -9")
     assert not (tmp_path / "cut").exists()
-    again = finish(launch(*common, "--out", tmp_path / "cut", "--resume")); assert again[0] == 0, again[1]
-    assert difference(tmp_path / "whole", tmp_path / "cut") < 1e-4
+    again = finish(launch(*command, "--out", tmp_path / "cut", "--resume")); assert again[0] == 0, again[1]
+    assert steps(one) == steps(tmp_path / "cut") and difference(one, tmp_path / "cut") < 1e-4
+
+
+FSDP = dict(config="fsdp2", run=(ROOT / "tests/fsdp_cpu.py",))
+
+
+def test_slices_end_with_the_weights_of_one(stage, tmp_path):
+    "FSDP2: each process holds half of every weight, and what is written is the whole model."
+    command, one = stage
+    code, said = finish(launch(*command, "--out", tmp_path / "two", **FSDP))
+    assert code == 0, said
+    assert steps(one) == steps(tmp_path / "two") and difference(one, tmp_path / "two") < 1e-4
+    assert said.count("parameters, in") == 1
 
 
 def test_wrong_input_is_said_once(tmp_path):

@@ -78,7 +78,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from ftguide.data import streamed
 from ftguide.models import LM, load
-stage, file, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
+stage, file, rows, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 tokenizer = load("tiny-small").tokenizer
 config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=128,
                      pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id)
@@ -86,13 +86,13 @@ small = LM(AutoModelForCausalLM.from_config(config), tokenizer, "micro")
 if stage == "sft": from ftguide.sft import finetune_sft as train; args, kind = (small,), "sft"
 elif stage == "dpo": from ftguide.dpo import align_dpo as train; args, kind = (small,), "pairs"
 else: from ftguide.distill import distill as train; args, kind = (small, small), "corpus"
-train(*args, streamed(file, kind), max_steps=rows // 100, batch_size=100, logging_steps=10**6)
+train(*args, streamed(file, kind), max_steps=rows // size, batch_size=size, logging_steps=10**6)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def peak_mb(stage, file, rows):
-    done = subprocess.run([sys.executable, "-c", MEASURE, stage, str(file), str(rows)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=400)
+def peak_mb(stage, file, rows, batch_size=100, seconds=400):
+    done = subprocess.run([sys.executable, "-c", MEASURE, stage, str(file), str(rows), str(batch_size)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=seconds)
     assert done.returncode == 0, done.stderr[-2000:]
     return float(done.stdout.split()[-1])
 
@@ -108,3 +108,16 @@ def test_memory_does_not_grow_with_the_file(stage, tmp_path):
     with (tmp_path / "small.jsonl").open("w", encoding="utf-8") as f: f.writelines(islice(file.open(encoding="utf-8"), 500))
     assert file.stat().st_size > 2e8
     assert peak_mb(stage, file, 2000) < peak_mb(stage, tmp_path / "small.jsonl", 500) + 60
+
+
+@pytest.mark.skipif(os.environ.get("FTGUIDE_MILLION") != "1", reason="many minutes; FTGUIDE_MILLION=1 runs it")
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.parametrize("stage", ["sft", "dpo", "distill"])
+def test_a_million_rows_to_the_end(stage, tmp_path):
+    "Every row another one, read to the last: the peak is that of the first fiftieth."
+    file = tmp_path / "million.jsonl"
+    with file.open("w", encoding="utf-8") as f:
+        for i in range(1_000_000): f.write(json.dumps(dict(prompt=f"{i}+1?", completion=str(i + 1)) if stage != "dpo" else dict(prompt=f"{i}+1?", chosen=str(i + 1), rejected=str(i))) + "\n")
+    few, all_of_them = (peak_mb(stage, file, rows, 500, 3 * 3600) for rows in (20_000, 1_000_000))
+    print(f"{stage}: {few:.0f} MB after 20,000 rows, {all_of_them:.0f} MB after 1,000,000")
+    assert all_of_them < few + 40
