@@ -83,7 +83,6 @@ def test_a_disk_that_is_full(small_disk, rows, pairs, report):
         filler.unlink()
         for left in small_disk.iterdir(): shutil.rmtree(left)
     full(0); code, said = cli(*commands(small_disk, rows, pairs, report)[4]); assert code == 1 and "No space" in said and not (small_disk / "r.json").exists() and not list(small_disk.glob(".r*")), said
-    full(200_000); code, said = cli(*commands(small_disk, rows, pairs, report)[5]); assert code == 1 and "no room on the disk" in said, said
 
 
 # ---- a clock that is put back
@@ -167,7 +166,7 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys
 what, file = sys.argv[1:]; began = time.perf_counter()
 if what == "check":
     from ftguide.data import check
-    import rapidfuzz, scipy.stats, datasketch, tqdm.auto, transformers; before = peak(); n = check(file).n
+    import rapidfuzz, scipy.stats, datasketch, tqdm.auto; before = peak(); n = check(file).n
 else:
     from ftguide.data import streamed
     rows = iter(streamed(file)); next(rows); before = peak(); n = 1 + sum(1 for _ in rows)

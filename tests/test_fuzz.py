@@ -1,5 +1,5 @@
 "Nonsense for every flag of every command: an exit code and one line, never a traceback."
-import json, shutil
+import json, os, shutil
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,7 @@ def test_the_commands_begin(name):
     done = run(name, *BASE[name]); assert done.exit_code != 2 or "stopped by the test" in done.output, done.output
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("FTGUIDE_FUZZ", 150)), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(FLAGS), nonsense())
 def test_any_flag_takes_any_nonsense(flag, value):
     name, param = flag

@@ -21,7 +21,7 @@ def kill_all(work, start, check, seconds):
     "Kill `KILLS` times, two in a row in one folder; `start` gives new arguments, `check` looks at what two kills left and goes on."
     kills, tries = 0, count()
     while kills < KILLS:
-        args = start(kills)
+        args = start(next(tries))                                             # a folder of its own
         for _ in range(2): kills += killed(work, *args, seconds=seconds, seed=next(tries))
         check(*args)
         assert next(tries) < 20 * KILLS, "it ends before it can be killed"
