@@ -277,10 +277,10 @@ _WORD, _SEEN = re.compile(r"\w+(?:-\w+)*"), 4000   # of a text, so many characte
 
 def rare_words(texts:list[str]) -> list[str]:
     "Of each text, the words few other texts have (2 %, at most 100, at least 5 texts), sorted and joined; all words where every one is common."
-    words = [set(_WORD.findall(t[:_SEEN])) for t in texts]
-    count = Counter(w for ws in words for w in ws)
+    words = lambda t: set(_WORD.findall(t[:_SEEN]))              # found twice and never kept: of a million texts they fill the memory
+    count = Counter(w for t in texts for w in words(t))
     most = max(5, min(0.02 * len(texts), 100))
-    return [" ".join(sorted([w for w in ws if count[w] <= most] or ws)) for ws in words]
+    return [" ".join(sorted([w for w in ws if count[w] <= most] or ws)) for ws in map(words, texts)]
 
 def similarity(a:str, b:str, rare_a:str, rare_b:str) -> float: # 0..100
     "How much two texts agree: in all their characters, and in their rare words, whichever is less."

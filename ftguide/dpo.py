@@ -76,7 +76,7 @@ def dpo_trainer(): # -> a subclass of trl.DPOTrainer
     "TRL's DPOTrainer that projects only scored positions on a CPU, and keeps the reference's log-probabilities in a folder."
     from accelerate.utils import broadcast_object_list
     from datasets import load_from_disk
-    from ftguide.models import fingerprint, guarded
+    from ftguide.models import fingerprint, guarded, write_whole
     from trl import DPOTrainer
     from_first = lambda value: broadcast_object_list([value], from_process=0)[0]      # what the first process says
     columns = "ref_chosen_logps", "ref_rejected_logps"
@@ -91,8 +91,7 @@ def dpo_trainer(): # -> a subclass of trl.DPOTrainer
             known = from_first(file and file.exists() and json.loads(file.read_text(encoding="utf-8")))
             values = known or self._computed(dataset, name, batch_size)
             if not known and file and self.accelerator.is_main_process:
-                file.parent.mkdir(parents=True, exist_ok=True); aside = file.with_name(f".{file.name}")
-                aside.write_text(json.dumps(values), encoding="utf-8"); os.replace(aside, file)
+                file.parent.mkdir(parents=True, exist_ok=True); write_whole(file, json.dumps(values))
             for column in columns: dataset = dataset.add_column(column, values[column])
             return dataset
 

@@ -202,8 +202,9 @@ class Report:
         return sum(s.value for s in of.values()) / max(len(of), 1)
 
     def save(self, path:str|Path):
-        "Write the report as JSON."
-        Path(path).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1), encoding="utf-8")
+        "Write the report as JSON, whole or not at all."
+        from ftguide.models import write_whole
+        write_whole(path, json.dumps(asdict(self), ensure_ascii=False, indent=1))
 
     @staticmethod
     def of(d:dict) -> "Report":

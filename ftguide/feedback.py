@@ -4,7 +4,7 @@
 
 # %% ../nbs/08a_feedback.ipynb #feedback-imports
 from __future__ import annotations
-import json, math, os, random, shutil, sqlite3, threading, time, weakref
+import json, math, os, random, re, shutil, sqlite3, threading, time, weakref
 from collections import Counter, defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -191,7 +191,13 @@ Feedback.numbers = _numbers
 
 # %% ../nbs/08a_feedback.ipynb #feedback-backups
 def _backups(path:Path) -> list[Path]: # newest first
-    return sorted(path.with_name(path.name + ".backups").glob("*.db"), reverse=True)
+    return sorted(path.with_name(path.name + ".backups").glob("*.db"), key=lambda p: p.stem, reverse=True)
+
+def _after(there:list[Path], name:str) -> str:
+    "The name, or one just after the newest backup's when the clock was put back: the newest is the one that sorts last."
+    if not there or there[0].stem < name: return name
+    newest = re.match(r"(.*?)(?:~(\d+))?$", there[0].stem)
+    return f"{newest[1]}~{int(newest[2] or 0) + 1:06d}"
 
 def _offer(path:Path) -> str:
     there = _backups(path)
@@ -207,7 +213,7 @@ def _backup(self,
 ) -> Path: # the new file, in a folder beside the store
     "Copy the store while others go on writing."
     folder = self.path.with_name(self.path.name + ".backups"); folder.mkdir(exist_ok=True)
-    name = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f"); aside, done = folder / f".{name}-{os.getpid()}", folder / f"{name}.db"
+    name = _after(_backups(self.path), datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")); aside, done = folder / f".{name}-{os.getpid()}", folder / f"{name}.db"
     try:
         with _plainly(aside), closing(_open(self.path)) as db, closing(sqlite3.connect(aside)) as copy: db.backup(copy); copy.execute("PRAGMA journal_mode = DELETE")
         os.replace(aside, done)

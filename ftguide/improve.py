@@ -105,7 +105,7 @@ def _new_pairs(store, used:dict, holdout:list, min_votes:int, weighted:bool) -> 
     held = {normal(r["prompt"]) for r in holdout if isinstance(r.get("prompt"), str)}
     kept = [p for p in pairs if normal(p["prompt"]) not in held]
     if len(kept) < len(pairs): dropped = {**dropped, "prompt of the hold-out": len(pairs) - len(kept)}
-    return kept, dropped, {k: max([r[k] for r in fresh], default=used[k]) for k in used}
+    return kept, dropped, {k: max([used[k], *(r[k] for r in fresh)]) for k in used}
 
 def _there(path) -> Path:
     if not Path(path).is_file(): raise FileNotFoundError(f"no store of votes at {path}")

@@ -5,7 +5,7 @@
 # %% ../nbs/01_models.ipynb #models-imports
 from __future__ import annotations
 import copy, json, os, sys, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +14,10 @@ from pathlib import Path
 __all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'watched', 'hush', 'figures', 'LM',
            'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
            'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'processes', 'training_defaults', 'placed',
-           'learning_rate_for', 'start_from', 'training_arguments', 'patient', 'adapter', 'merged', 'finished',
-           'TrainingError', 'watcher', 'silent', 'fingerprint', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
+           'save', 'write_whole', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'processes',
+           'training_defaults', 'placed', 'learning_rate_for', 'start_from', 'training_arguments', 'patient', 'adapter',
+           'merged', 'finished', 'TrainingError', 'watcher', 'silent', 'fingerprint', 'alone', 'checkpoints',
+           'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
@@ -99,8 +100,11 @@ def load(
     few_bits = _four_bits() if load_in_4bit else {}
     source, local = _resolve(name); hush()
     with _named(name, local):
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, local_files_only=local, **few_bits)
+        if Path(source).is_dir() and str(name) not in SHIPPED: _plausible(Path(source))
+        knobs = dict(local_files_only=local, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, **knobs)
+        model, found = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **knobs, **few_bits)
+        _complete(name, found)
     return ready(LM(model.eval(), tokenizer, Path(str(name)).name))
 
 # %% ../nbs/01_models.ipynb #models-resolve
@@ -126,14 +130,47 @@ def _four_bits() -> dict: # arguments of from_pretrained
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
     return dict(quantization_config=config, device_map={"": torch.cuda.current_device()})
 
+def _first_line(e:Exception) -> str: # at most 200 characters
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+
 @contextmanager
 def _named(name, local:bool):
     "Turn the libraries' many errors about an unknown model into one line."
     try: yield
-    except (OSError, ValueError, KeyError) as e:
+    except ModelError: raise
+    except Exception as e:                                    # each library has errors of its own
         where = "it is not in the local cache" if local else "the hub cannot be reached, or has no such model"
-        if Path(str(name)).is_dir() or str(name) in SHIPPED: raise ModelError(f"cannot read the model in {name}: {str(e).splitlines()[0]}") from e
+        if "custom code" in str(e): raise ModelError(f"{name} needs Python files of its own (auto_map in its config.json), and none are run here. Take a model whose architecture transformers has") from e
+        if Path(str(name)).is_dir() or str(name) in SHIPPED: raise ModelError(f"cannot read the model in {name}: {_first_line(e)}") from e
         raise ModelError(f"cannot load {str(name)!r}: {where}. Shipped models are {', '.join(SHIPPED)}; a folder also works") from e
+
+# %% ../nbs/01_models.ipynb #models-complete
+def _plausible(folder:Path):
+    "ModelError when config.json describes far more numbers than the files hold, before anything is allocated for it."
+    import math, torch
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+    shapes = []
+    if (folder / "adapter_config.json").exists(): return                         # the weights of its base are elsewhere
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as f: shapes += [f.get_slice(k).get_shape() for k in f.keys()]
+        except Exception as e: raise ModelError(f"{file} cannot be read ({_first_line(e)}): it is no safetensors file, or was cut off. Copy or download it again") from e
+    config, held = AutoConfig.from_pretrained(folder, trust_remote_code=False), sum(map(math.prod, shapes))
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
+    if layers > len(shapes): raise ModelError(f"{folder}: config.json speaks of {layers:,} layers, and the files hold {len(shapes):,} weights. They are not of one model, or files are missing")
+    try:
+        with torch.device("meta"): wanted = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
+    except Exception: return                                                     # loading it will say why
+    packed = 16 if getattr(config, "quantization_config", None) else 2           # several numbers in one, or a tied output layer counted twice
+    if wanted > packed * held: raise ModelError(f"{folder}: config.json describes a model of {wanted:,} numbers, and the files hold {held:,}. They are not of one model, or files are missing")
+
+def _complete(name, found:dict):
+    "ModelError when weights were missing or had another shape: transformers has filled them with random numbers."
+    if other := sorted(found["mismatched_keys"]):
+        key, theirs, ours = other[0]
+        raise ModelError(f"{name}: config.json does not fit the weights: {key} has the shape {tuple(theirs)} in the file and {tuple(ours)} by config.json ({len(other)} such weights)")
+    if lost := sorted(found["missing_keys"]): raise ModelError(f"{name} is not complete: {len(lost)} weights are missing, the first is {lost[0]}. Copy or download all its files again")
 
 # %% ../nbs/01_models.ipynb #models-template
 PLAIN_TEMPLATE = ("{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}{% if message['role'] == 'assistant' %}"
@@ -160,7 +197,14 @@ def as_messages(
 
 def prompt_text(tokenizer, prompt:str|list) -> str:
     "A prompt as the model reads it, up to where its answer begins."
-    return tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
+    text = _templated(tokenizer, as_messages(prompt), tokenize=False, add_generation_prompt=True)
+    try: text.isascii() or text.encode("utf-8"); return text
+    except UnicodeEncodeError: raise ModelError("a prompt holds half a character, which no tokenizer knows; send whole characters, as UTF-8") from None
+
+def _templated(tokenizer, messages:list, **how):
+    "What the chat template makes of a conversation. It is a program that came with the model: it runs in transformers' sandbox, and ModelError says what it refuses."
+    try: return tokenizer.apply_chat_template(messages, **how)
+    except Exception as e: raise ModelError(f"the chat template cannot write this conversation ({_first_line(e)}); look at the order of its roles, and at the template") from e
 
 # %% ../nbs/01_models.ipynb #models-reply
 def reply(
@@ -175,7 +219,8 @@ def reply(
 ) -> list[str]|str: # answers in the order of the prompts; one text for one prompt
     "Answer prompts in batches, sorted by length and padded on the left."
     if isinstance(prompts, str): return reply(lm, [prompts], max_new_tokens, temperature, batch_size, seed, template, progress)[0]
-    if temperature < 0: raise ValueError(f"temperature must be 0 or more, not {temperature}")
+    if not temperature >= 0: raise ValueError(f"temperature must be 0 or more, not {temperature}")
+    if not max_new_tokens >= 1: raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
     texts = [prompt_text(lm.tokenizer, p) if template else p for p in prompts]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     answers = [""] * len(texts)
@@ -272,8 +317,8 @@ def encode(
     "Prompt and completion as token ids, labelled on the completion and its end token."
     prompt = as_messages(prompt)
     answer = [dict(role="assistant", content=completion)] if isinstance(completion, str) else list(completion)
-    before = tokenizer.apply_chat_template(prompt, tokenize=True, add_generation_prompt=True, return_dict=False)
-    ids = tokenizer.apply_chat_template(prompt + answer, tokenize=True, return_dict=False)
+    before = _templated(tokenizer, prompt, tokenize=True, add_generation_prompt=True, return_dict=False)
+    ids = _templated(tokenizer, prompt + answer, tokenize=True, return_dict=False)
     start = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), min(len(before), len(ids)))
     return ids, [-100] * start + ids[start:]
 
@@ -325,21 +370,33 @@ def save(
 ) -> Path:
     "Write safetensors, tokenizer, chat template, generation config and model card; all or nothing."
     import shutil, tempfile
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+    folder = Path(folder).resolve() if Path(folder).is_symlink() else Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not overwrite):
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or overwrite")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)); old = half.with_name(f"{half.name}.old")
     try:
         lm.model.save_pretrained(half); lm.tokenizer.save_pretrained(half)
         (half / "history.json").write_text(json.dumps(lm.history), encoding="utf-8")
         (half / "README.md").write_text(card or f"# {lm.name}\n\n{lm.parameters:,} parameters.\n", encoding="utf-8")
         half.chmod(0o755)
         for file in half.iterdir(): file.chmod(0o644)
-        if folder.exists(): shutil.rmtree(folder)
+        if folder.exists(): folder.rename(old)
         half.rename(folder)
-    finally: shutil.rmtree(half, ignore_errors=True)
+    except Exception as e:
+        if old.exists() and not folder.exists(): old.rename(folder)
+        if isinstance(e, OSError): raise
+        raise OSError(f"{folder} could not be written ({_first_line(e)}); nothing of it was left behind") from e   # safetensors and tokenizers have errors of their own for a full disk
+    finally:
+        for left in (half, old): shutil.rmtree(left, ignore_errors=True)
     return folder
+
+# %% ../nbs/01_models.ipynb #models-write-whole
+def write_whole(path:str|Path, text:str):
+    "Write a text file that appears when it is complete; until then, and when the disk is full, what was there stays."
+    path = Path(path); aside = path.with_name(f".{path.name[:200]}-{os.getpid()}")
+    try: aside.write_text(text, encoding="utf-8"); os.replace(aside, path)
+    finally: aside.unlink(missing_ok=True)
 
 # %% ../nbs/01_models.ipynb #models-head
 def plain_head(model) -> bool:
@@ -410,7 +467,7 @@ def start_from(
 ) -> LM: # a copy in float32
     "A copy to train, after the numbers have been checked; ValueError names the wrong one."
     for key, value in positive.items():
-        if value is not None and not value > 0: raise ValueError(f"{key} must be above 0, not {value}")
+        if value is not None and not 0 < value < float("inf"): raise ValueError(f"{key} must be above 0{' and finite' if value == float('inf') else ''}, not {value}")
     lm = load(base)
     if getattr(lm.model, "is_quantized", False) and not lora: raise ModelError(f"{lm.name} has weights of 4 bits, which no step could change; lora=True (--lora) trains an adapter on them")
     lm = lm.copy(name)
@@ -511,20 +568,51 @@ def fingerprint(
     for row in rows: digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
 
+# %% ../nbs/01_models.ipynb #models-alone
+@contextmanager
+def alone(
+    folder:str|Path,      # made when it does not exist
+    what:str="training",  # as the error names it
+):
+    "A lock on a folder that ends with the process; FileExistsError when another process holds it."
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try: import fcntl
+    except ModuleNotFoundError: yield; return                # no such locks on this system
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise FileExistsError(f"another {what} is at work in {folder}; wait until it ends, or choose another folder") from None
+        except OSError: pass                                 # a file system without locks
+        yield
+    finally: fcntl.flock(held, fcntl.LOCK_UN); os.close(held)   # also where a child process has inherited it
+
+# %% ../nbs/01_models.ipynb #models-last-checkpoint
 WHOLE = "whole.json"   # the last file of a checkpoint
+
+def checkpoints(folder:str|Path) -> list[Path]: # the newest first
+    "The checkpoints in a folder, by their step."
+    return sorted((p for p in Path(folder).glob("checkpoint-*") if p.name[11:].isdecimal()), key=lambda p: -int(p.name[11:]))
+
+def _made(path:Path) -> dict: # of WHOLE
+    try: made = json.loads((path / WHOLE).read_text(encoding="utf-8"))
+    except ValueError as e: made = e
+    if not isinstance(made, dict): raise ValueError(f"{path / WHOLE} is damaged; delete {path}, and the checkpoint before it is used")
+    return made
 
 def last_checkpoint(
     folder,        # of the run; None when no checkpoint is kept
     resume:bool,   # go on from there?
     run:dict,      # what decides the result, as written into WHOLE
 ) -> str|None: # folder of the newest whole checkpoint; None starts at the beginning
-    "Where a run goes on. ValueError when the checkpoint belongs to another run, FileExistsError when a new run would overwrite it."
+    "Where a run goes on. ValueError when the checkpoint belongs to another run, FileExistsError when a new run would overwrite it, or another is at work."
     if not folder and resume: raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
-    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1])) if folder else []
+    if folder and Path(folder).exists() and processes()[0] == 0:
+        with alone(folder): pass
+    found = checkpoints(folder) if folder else []
     if found and not resume: raise FileExistsError(f"{folder} holds {found[0].name} of an earlier run; resume=True (--resume) goes on from it, another folder begins a new one")
     for path in found:
         if not (path / WHOLE).exists(): warnings.warn(f"{path} was cut off while it was written, and is skipped", stacklevel=3); continue
-        made = json.loads((path / WHOLE).read_text(encoding="utf-8"))
+        made = _made(path)
         if other := [f"{k} was {made.get(k)} and is {v}" for k, v in run.items() if made.get(k) != v]:
             raise ValueError(f"{path} belongs to another run ({'; '.join(other)}); call with the same settings, or choose another output_dir")
         return str(path)
@@ -544,7 +632,7 @@ class LengthSampler:
 # %% ../nbs/01_models.ipynb #models-guarded
 @lru_cache
 def guarded(trainer_class): # -> a subclass of a trainer of trl or transformers
-    "The trainer with the four rules: repeatable order, finite loss, whole checkpoints."
+    "The trainer with the rules: repeatable order, finite loss, whole checkpoints."
     import torch
     class Guarded(trainer_class):
         def _get_train_sampler(self, train_dataset=None):
@@ -569,12 +657,21 @@ def guarded(trainer_class): # -> a subclass of a trainer of trl or transformers
             own = [getattr(p, "to_local", lambda: p)() for p in model.parameters() if p.requires_grad]           # of a slice, this process's part
             finite = torch.tensor(all(torch.isfinite(p).all() for p in own), device=self.accelerator.device)
             if not self.accelerator.gather(finite).all(): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
+            limit, self.args.save_total_limit = self.args.save_total_limit, None      # transformers would delete by the clock; `train` does it by the step
             try: super()._save_checkpoint(model, trial)
             except Exception as e:
                 raise TrainingError(f"step {self.state.global_step}: the checkpoint could not be written ({e}). The one before it is whole; mend this, and resume=True goes on from there") from e
+            finally: self.args.save_total_limit = limit
     return Guarded
 
 # %% ../nbs/01_models.ipynb #models-train-loop
+def _delete_old(folder:Path, limit:int|None, best:str|None):
+    "All checkpoints but the newest and the best, up to `limit` of them."
+    import shutil
+    found = checkpoints(folder)
+    first = [p for p in found if p == found[0] or p.name == Path(best or "").name]
+    for old in [*first, *(p for p in found if p not in first)][max(limit, len(first)):] if limit else (): shutil.rmtree(old, ignore_errors=True)
+
 def train(
     trainer,                # of a guarded class
     checkpoint:str|None,    # go on from here
@@ -590,6 +687,7 @@ def train(
             if not args.should_save: return
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / f".{WHOLE}").write_text(json.dumps(run), encoding="utf-8"); os.replace(folder / f".{WHOLE}", folder / WHOLE)
+            _delete_old(Path(args.output_dir), args.save_total_limit, state.best_model_checkpoint)
         def on_step_end(self, args, state, control, **kw):
             if asked: control.should_save = control.should_training_stop = True
     def ask(*_):
@@ -599,7 +697,8 @@ def train(
     for p in trainer.model.parameters(): p.data = p.data.float() if p.requires_grad else p.data      # trl makes adapters of 4-bit models bfloat16, where small steps are lost
     listening = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))   # a job in the background ignores Ctrl-C
     before = signal.signal(signal.SIGINT, ask) if listening else None
-    try: trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        with alone(trainer.args.output_dir) if keep and processes()[0] == 0 else nullcontext(): trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         if listening: signal.signal(signal.SIGINT, before)
     if asked: raise KeyboardInterrupt(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the same call with resume=True (--resume) goes on from there")

@@ -18,7 +18,7 @@ def _config(config): # -> transformers config
         return AutoConfig.for_model(given.pop("model_type"), **given)
     if isinstance(config, (str, Path)):
         from ftguide.models import SHIPPED, checkpoint
-        return AutoConfig.from_pretrained(str(checkpoint(config)) if config in SHIPPED else str(config))
+        return AutoConfig.from_pretrained(str(checkpoint(config)) if config in SHIPPED else str(config), trust_remote_code=False)
     return config.model.config if hasattr(config, "tokenizer") else config
 
 def _empty(config): # -> transformers causal LM on the meta device

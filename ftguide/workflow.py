@@ -5,6 +5,7 @@
 # %% ../nbs/09_workflow.ipynb #workflow-imports
 from __future__ import annotations
 import json, math, os, shutil, sys, time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -164,8 +165,7 @@ def _check(material:Material, base, student, epochs, beta, temperature, alpha, d
     "The material, when nothing about the whole journey has to be refused: each stage's `preflight`, before the first one starts."
     from ftguide.data import fit, preflight
     from ftguide.models import load
-    for name, value, good, says in (("epochs", epochs, epochs > 0, "above 0"), ("distill_epochs", distill_epochs, distill_epochs > 0, "above 0"), ("beta", beta, beta > 0, "above 0"),
-                                    ("temperature", temperature, temperature > 0, "above 0"), ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")):
+    for name, value, good, says in (*((k, v, 0 < v < math.inf, "above 0" + " and finite" * (v == math.inf)) for k, v in dict(epochs=epochs, distill_epochs=distill_epochs, beta=beta, temperature=temperature).items()), ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")):
         if not good: raise ValueError(f"{name} must be {says}, not {value}")
     if not stages_of(material): raise ValueError("nothing to learn from: no SFT rows, no pairs, no corpus")
     start = load(base)
@@ -261,7 +261,7 @@ def over_seeds(values:list[float]): # -> Score
 
 # %% ../nbs/09_workflow.ipynb #workflow-run
 def run(
-    out:str|Path,               # folder for everything; FileExistsError when it holds something else
+    out:str|Path,               # folder for everything; FileExistsError when it holds something else, or another run is at work
     base="tiny", student="tiny-small",
     sft=None, pairs=None, corpus=None, # files or rows; the built-in example when all three are None
     *,
@@ -273,25 +273,31 @@ def run(
     **knobs,                    # of `journey`
 ) -> list[Stage]:
     "The whole journey, written to a folder: models, report.json, report.html."
+    from ftguide.models import alone
     out = Path(out)
     taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and out.is_dir():
+        with alone(out, "run"): pass
     if taken and not resume: raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out" + (", or go on with what is there: --resume" if (out / "report.json").is_file() else ""))
     example = sft is None and pairs is None and corpus is None
     material = built_in(lang, seed, **(size or {})) if example else own(sft, pairs, corpus, seed)
     about = _about(material, base, student, example, lang, seed, knobs)
-    kept, stages = _finished(out, about, base) if taken else {}, []
     def begin(name):
         if watching(): say(f"… {name}")
-    steps = journey(material, base, student, seed=seed, begin=begin, kept=kept, **knobs)
-    say(f"{'built-in example' if example else 'your data'}: " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in about["rows"].items()))
-    for stage in steps:
-        stages.append(stage)
-        if stage.name not in kept:
-            if stage.name in FOLDERS: _keep(stage, stages, out, about)
-            out.mkdir(parents=True, exist_ok=True); _write(out, about, stages)
-        say(_line(stage) + (" | from the stopped run" if stage.name in kept else ""))
-        if said := verdict(stages): say(f"{'':>10} | {said}")
-    _write(out, about, stages); html(out)
+    with ExitStack() as lock:
+        if taken and out.is_dir(): lock.enter_context(alone(out, "run"))   # before what it may be writing is cleared away
+        kept, stages = _finished(out, about, base) if taken else {}, []
+        steps = journey(material, base, student, seed=seed, begin=begin, kept=kept, **knobs)
+        if not taken: lock.enter_context(alone(out, "run"))            # the folder is made when nothing has to be refused any more
+        say(f"{'built-in example' if example else 'your data'}: " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in about["rows"].items()))
+        for stage in steps:
+            stages.append(stage)
+            if stage.name not in kept:
+                if stage.name in FOLDERS: _keep(stage, stages, out, about)
+                _write(out, about, stages)
+            say(_line(stage) + (" | from the stopped run" if stage.name in kept else ""))
+            if said := verdict(stages): say(f"{'':>10} | {said}")
+        _write(out, about, stages); html(out)
     return stages
 
 # %% ../nbs/09_workflow.ipynb #workflow-run-parts
@@ -389,7 +395,7 @@ def careful(command):
 
 def _fail(e, code:int):
     if os.environ.get("FTGUIDE_DEBUG"): raise e
-    if code != 2 or os.environ.get("RANK", "0") == "0": typer.echo(f"error: {e.args[0] if isinstance(e, KeyError) and e.args else e}", err=True)
+    if code != 2 or os.environ.get("RANK", "0") == "0": typer.echo("error: " + " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).splitlines()), err=True)
     raise typer.Exit(code)
 
 BASE = typer.Option("tiny", help="Model to start from: tiny, a folder, or a hub name.")
@@ -613,6 +619,7 @@ def votes_command(
 ):
     "What people think: numbers by version; pairs, thumbs, exports and backups of a store."
     from ftguide.feedback import Feedback, pairs_from, thumbs_from
+    from ftguide.models import write_whole
     if not store.is_file(): raise FileNotFoundError(f"no store {store}")
     if taken := [p for p in (pairs, thumbs, export) if p and p.exists()]: raise FileExistsError(f"{taken[0]} exists; choose another file")
     votes = Feedback(store)
@@ -623,7 +630,7 @@ def votes_command(
     for path, make in ((pairs, pairs_from), (thumbs, thumbs_from)):
         if path:
             rows, left_out = make(votes, min_votes)
-            path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+            write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
             typer.echo(f"{len(rows):,} rows in {path}; votes left out: {', '.join(f'{why} {n:,}' for why, n in left_out.items()) or 'none'}. Look at it with `ftguide check`")
     if export: typer.echo(f"all rows in {votes.export(export, personal)}")
     if backup: typer.echo(f"copied to {votes.backup()}")
@@ -647,7 +654,8 @@ def deploy_command(
 ):
     "Put a model into service as a new version, if its report meets the gate."
     from ftguide.serve import Gate, deploy
-    gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, never_ended, rows)
+    try: gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, never_ended, rows)
+    except TypeError as e: raise ValueError(str(e)) from None            # nan and inf are numbers to the command line
     typer.echo(f"in service: {deploy(model, folder, _report(report), gate, data=[str(d) for d in data] if data else None, license=license, base=base)}")
 
 @app.command("versions", epilog="Example:  ftguide versions models/ads")

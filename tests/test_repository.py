@@ -98,6 +98,47 @@ def test_settings_and_constraints_agree():
             assert all(re.search(rf"^{key}:", cell, re.M) for key in json.loads(values)), f"{profile}: {stem} has no such parameter"
 
 
+KINDS = dict(int=int, float=(int, float), str=str, bool=bool, list=list, tuple=(list, tuple), dict=dict)   # JSON has no tuples, and 3 is a number too
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_profiles_give_parameters_of_the_right_type(path):
+    "Every parameter says its type; the chapter's own value and those of the profiles have it, in lists too."
+    ini = configparser.ConfigParser(); ini.read(ROOT / "settings.ini", encoding="utf-8")
+    cell = next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+    lines = [n for n in ast.parse(cell).body]
+    assert all(isinstance(n, ast.AnnAssign) and n.annotation.id in KINDS for n in lines), "a line of the cell is no typed parameter"
+    own = {n.target.id: (n.annotation.id, ast.literal_eval(n.value)) for n in lines}
+    def fits(value, kind, like): return isinstance(value, KINDS[kind]) and (kind == "bool") == isinstance(value, bool) and (kind not in ("list", "tuple") or {type(x) for x in value} <= {type(x) for x in like} | ({int} if float in map(type, like) else set()))
+    for source in ({k: v for k, (_, v) in own.items()}, *(json.loads(ini[p].get(path.stem, "{}")) for p in ("tiny", "full"))):
+        for key, value in source.items(): assert fits(value, *own[key]), f"{key} = {value!r} is no {own[key][0]} like {own[key][1]!r}"
+
+
+SECRETS = {   # none of these may be in a file
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a token": r"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|xox[baprs]-[\w-]{10,}|eyJ[\w-]{15,}\.eyJ[\w-]{15,})",
+    "a password in an address": r"https?://[^\s/@:\"']+:[^\s/@\"']+@",
+    "somebody's folder": r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)(?!runner\b|ana\b)[A-Za-z][\w.-]*",
+    "a package index": r"(?:extra-)?index[-_]url|https?://[\w.-]*(?:artifactory|nexus|jfrog|devpi)|/simple/",
+    "a host of a private network": r"\b(?:192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d+\.\d+\b|\b[\w-]+\.(?:internal|corp|lan|intranet)\b",
+    "an e-mail address": r"[\w.+-]+@(?!example\.|users\.noreply\.)[\w-]+\.[\w.-]*[a-z]",
+}
+
+
+def test_no_secret_path_or_host_in_any_file():
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if done.returncode: pytest.skip("not a git checkout")
+    here = [re.escape(str(p)) for p in (ROOT, Path(sys.prefix), Path.home()) if len(p.parts) > 2]
+    found = []
+    for path in filter(Path.is_file, (ROOT / name for name in done.stdout.decode().split("\0") if name)):
+        text = path.read_bytes()
+        if b"\0" in text[:8000] or path.suffix == ".safetensors" or path == Path(__file__): continue
+        text = re.sub(r'"image/(?:png|svg\+xml)": *(?:"[^"]*"|\[[^\]]*\])', "", text.decode("utf-8"))
+        for what, pattern in {**SECRETS, "this checkout's path": "|".join(here) or r"(?!)"}.items():
+            found += [f"{path.relative_to(ROOT)}: {what}: {m[0][:60]}" for m in re.finditer(pattern, text)]
+    assert not found, "\n".join(found[:20])
+
+
 def test_checkpoints_are_small_and_safe():
     files = [p for p in (ROOT / "ftguide/checkpoints").rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 12e6

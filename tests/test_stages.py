@@ -5,20 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftguide.dpo import align_dpo
+from ftguide.dpo import align_dpo, align_kto
 from ftguide.distill import distill
 from ftguide.models import LM, ModelError, completion_logps, load, ready, reply, save
 from ftguide.sft import finetune_sft
 
 ROWS = [dict(prompt=f"How much is {i} + 1?", completion=str(i + 1)) for i in range(24)]
 PAIRS = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="no idea") for r in ROWS]
+THUMBS = [dict(r, label=i % 3 > 0) for i, r in enumerate(ROWS)]
 
 
 def weights(lm): return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 
 
-@pytest.mark.parametrize("stage", [lambda: finetune_sft("tiny-small", ROWS, epochs=1), lambda: align_dpo("tiny-small", PAIRS), lambda: distill("tiny", "tiny-small", ROWS, epochs=1)],
-                         ids=["sft", "dpo", "distill"])
+@pytest.mark.parametrize("stage", [lambda: finetune_sft("tiny-small", ROWS, epochs=1), lambda: align_dpo("tiny-small", PAIRS), lambda: align_kto("tiny-small", THUMBS), lambda: distill("tiny", "tiny-small", ROWS, epochs=1),
+                                   lambda: distill("tiny", "tiny-small", ROWS, epochs=1, on_policy=True, max_new_tokens=4, batch_size=4)], ids=["sft", "dpo", "kto", "distill", "on-policy"])
 def test_same_seed_same_weights(stage):
     before = weights(load("tiny-small")); a, b = stage(), stage()
     assert torch.equal(weights(a), weights(b))
