@@ -4,7 +4,7 @@
 
 # %% ../nbs/08c_improve.ipynb #improve-imports
 from __future__ import annotations
-import json, math, os, shutil, time
+import json, math, shutil, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,8 +83,8 @@ def _state(folder:Path) -> dict: # holdout, rows, used, tried, measured, months
 
 def _keep(path:Path, content):
     "Write JSON in one step."
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    aside.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"); os.replace(aside, path)
+    from ftguide.models import write_whole
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 def _frozen(folder:Path, rows:list, state:dict, new_holdout:bool):
     "Freeze the hold-out at the first call; ValueError when it is another one later."
@@ -134,14 +134,12 @@ class Month:
 
 # %% ../nbs/08c_improve.ipynb #improve-work
 @contextmanager
-def _alone(work:Path):
+def _one_month(work:Path):
     "A lock that ends with the process; ValueError when another process holds it."
+    from ftguide.serve import _alone
     work.mkdir(parents=True, exist_ok=True)
-    try: import fcntl
-    except ImportError: yield; return
-    with open(work.with_name(work.name + ".lock"), "w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e: raise ValueError(f"another `improve` is at work in {work}; wait for it to end") from e
+    with _alone(work.with_name(work.name + ".lock"), wait=False) as mine:      # beside the folder, which is deleted at the end
+        if not mine: raise ValueError(f"another `improve` is at work in {work}; wait for it to end")
         yield
 
 def _begun(work:Path, version:str, resume:bool) -> dict|None: # pairs, dropped, seen of a month that was cut off
@@ -188,7 +186,7 @@ def improve(
     if min_pairs < 1: raise ValueError(f"min_pairs must be 1 or more, not {min_pairs}")
     folder, rows = Path(folder), read(holdout, "sft")
     now, work = current(folder), Path(output_dir or folder / ".improving")
-    with _alone(work):
+    with _one_month(work):
         state = _state(folder); _frozen(folder, rows, state, new_holdout); _after_crash(folder, work, state)
         begun = _begun(work, now.name, resume)
         if begun is None:

@@ -685,8 +685,7 @@ def train(
     class Keeper(TrainerCallback):
         def on_save(self, args, state, control, **kw):
             if not args.should_save: return
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / f".{WHOLE}").write_text(json.dumps(run), encoding="utf-8"); os.replace(folder / f".{WHOLE}", folder / WHOLE)
+            write_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE, json.dumps(run))
             _delete_old(Path(args.output_dir), args.save_total_limit, state.best_model_checkpoint)
         def on_step_end(self, args, state, control, **kw):
             if asked: control.should_save = control.should_training_stop = True
