@@ -1,7 +1,7 @@
 "The page of `ftguide serve`, in Chromium and over HTTP: asked, voted on, attacked, and visited by twenty at once."
 import json, os, shutil, socket, sqlite3, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +18,9 @@ from ftguide.page import Desk, Limits, PageError, Served, Visitor, Writer, _Page
 from ftguide.serve import Gate, deploy
 from ftguide.workflow import app
 
+try: from selenium.common.exceptions import StaleElementReferenceException as Stale
+except ImportError: Stale = ()                                            # the tests in a browser are skipped
+
 SCRIPT = "<script>document.title = 'stolen'</script><img src=x onerror=\"document.title='stolen'\">"
 NAME = "<img src=x onerror=alert(1)>${document.title='stolen'}{{x}}"     # a folder may be called so
 LOAD_S = float(os.environ.get("FTGUIDE_LOAD_SECONDS", 8))
@@ -28,10 +31,11 @@ def free_port():
 
 
 def wait(what, seconds=60):
-    "What `what` returns as soon as it is true."
+    "What `what` returns as soon as it is true; an element that the page has just drawn anew is looked for again."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := what(): return found
+        with suppress(Stale):
+            if found := what(): return found
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s")
 
@@ -245,7 +249,19 @@ def test_password_disk_full_and_rate(tmp_path):
 def by(browser, id): return browser.find_element("id", id)
 def field(browser, id): return browser.find_element("css selector", f"#{id} textarea, #{id} input")
 def says(browser, panel): return by(browser, f"{panel}-say").text
-def tab(browser, name): wait(lambda: [e for e in browser.find_elements("xpath", f"//button[@role='tab' and normalize-space()='{name}']") if e.is_displayed()])[0].click()
+def press(browser, id): wait(lambda: by(browser, id).click() or True)
+
+
+def fill(browser, id, text):
+    def all_of_it(): field(browser, id).clear(); field(browser, id).send_keys(text); return True
+    wait(all_of_it)
+
+
+def tab(browser, name):
+    def click():
+        for e in browser.find_elements("xpath", f"//button[@role='tab' and normalize-space()='{name}']"):
+            if e.is_displayed(): e.click(); return True
+    wait(click)
 
 
 def opened(browser, site):
@@ -255,16 +271,15 @@ def opened(browser, site):
 
 
 def asked(browser, panel, prompt):
-    field(browser, f"{panel}-prompt").clear(); field(browser, f"{panel}-prompt").send_keys(prompt); by(browser, f"{panel}-go").click()
-    button = by(browser, f"{panel}-{'up' if panel == 'ask' else 'a'}")
-    wait(button.is_enabled)
+    fill(browser, f"{panel}-prompt", prompt); press(browser, f"{panel}-go")
+    wait(lambda: by(browser, f"{panel}-{'up' if panel == 'ask' else 'a'}").is_enabled())
 
 
 def test_ask_vote_and_watch_the_numbers(browser, site):
     opened(browser, site); before = len(site.store.rows())
     asked(browser, "ask", SCRIPT)
     assert field(browser, "ask-answer-0").get_attribute("value") == reply(load("tiny-small"), SCRIPT, 24)
-    field(browser, "ask-note").send_keys(SCRIPT); by(browser, "ask-up").click()
+    fill(browser, "ask-note", SCRIPT); press(browser, "ask-up")
     wait(lambda: says(browser, "ask").startswith("Thank you"))
     assert not by(browser, "ask-up").is_enabled()
     row = site.store.rows()[-1]
@@ -280,7 +295,7 @@ def test_compare_and_hostile_names(browser, site):
     asked(browser, "compare", "Hi")
     shown = [field(browser, f"compare-answer-{i}").get_attribute("value") for i in (0, 1)]
     assert set(shown) == {reply(load(m), "Hi", 24) for m in ("tiny", "tiny-small")}
-    by(browser, "compare-b").click(); wait(lambda: says(browser, "compare").startswith("Thank you"))
+    press(browser, "compare-b"); wait(lambda: says(browser, "compare").startswith("Thank you"))
     row = site.store.rows()[-1]
     assert [row["a"], row["b"]] == shown and row["chosen"] == "b"
     tab(browser, "Numbers"); wait(lambda: NAME in browser.find_element("css selector", ".numbers").text)
@@ -317,7 +332,7 @@ def test_everything_has_a_name_and_fits_a_telephone(browser, site):
 def test_no_foreign_request_and_no_error(browser, site):
     for kind in ("browser", "performance"): browser.get_log(kind)
     browser.get(site.url); wait(lambda: browser.find_elements("id", "ask-go"))
-    asked(browser, "ask", "Who listens?"); by(browser, "ask-up").click(); wait(lambda: says(browser, "ask").startswith("Thank you"))
+    asked(browser, "ask", "Who listens?"); press(browser, "ask-up"); wait(lambda: says(browser, "ask").startswith("Thank you"))
     messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
     urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
     assert len(urls) > 5 and not [u for u in urls if not u.startswith((site.url, "data:", "blob:"))]
@@ -328,7 +343,7 @@ def test_a_version_deployed_meanwhile_answers_the_next_question(browser, site):
     opened(browser, site); put(site.folder, "tiny")
     asked(browser, "ask", "Who are you?")
     assert field(browser, "ask-answer-0").get_attribute("value") == reply(load("tiny"), "Who are you?", 24)
-    by(browser, "ask-up").click(); wait(lambda: says(browser, "ask").startswith("Thank you"))
+    press(browser, "ask-up"); wait(lambda: says(browser, "ask").startswith("Thank you"))
     assert site.store.rows()[-1]["version"] == "v2"
 
 
