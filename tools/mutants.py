@@ -35,8 +35,9 @@ def prepared(modules:list):
     for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT / name, SCRATCH / name)
     for path in (SCRATCH / "ftguide").glob("*.py"):
         if path.stem in modules: path.write_text(marked(path.read_text(encoding="utf-8"), TARGETS[path.stem].split()), encoding="utf-8")
-    settings = (SCRATCH / "pyproject.toml").read_text(encoding="utf-8")
-    (SCRATCH / "pyproject.toml").write_text(settings.replace("[tool.mutmut]", f"[tool.mutmut]\nonly_mutate = {json.dumps([f'ftguide/{m}.py' for m in modules])}"), encoding="utf-8")
+    chosen = dict(only_mutate=[f"ftguide/{m}.py" for m in modules], pytest_add_cli_args_test_selection=sorted({f"tests/{'test_checks' if m == 'data' else 'test_losses'}.py" for m in modules}))
+    settings = (SCRATCH / "pyproject.toml").read_text(encoding="utf-8") + "".join(f"{k} = {json.dumps(v)}\n" for k, v in chosen.items())      # [tool.mutmut] stands last
+    (SCRATCH / "pyproject.toml").write_text(settings, encoding="utf-8")
 
 
 def run(share:float):
