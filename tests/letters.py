@@ -9,9 +9,9 @@ class Letters:
     eos_token, eos_token_id, pad_token_id, model_max_length, chat_template = ".", 46, 0, 40, "letters"
     end, asks, sure = ".", "a:", True     # what ends a message, what stands before an answer, does a message begin in the same way whatever follows?
 
-    def apply_chat_template(self, messages, tokenize=False, add_generation_prompt=False, return_dict=False):
-        assert return_dict is False
-        if messages and isinstance(messages[0], list): return [self.apply_chat_template(m, tokenize, add_generation_prompt) for m in messages]
+    def apply_chat_template(self, messages, tokenize=False, add_generation_prompt=False, return_dict=True):     # as transformers has it
+        assert not tokenize or return_dict is False
+        if messages and isinstance(messages[0], list): return [self.apply_chat_template(m, tokenize, add_generation_prompt, return_dict) for m in messages]
         if any(m["role"] == "judge" for m in messages): raise ValueError("no judges")
         text = ("" if self.sure else str(len(messages))) + "".join(m["role"][0] + ":" + m["content"] + self.end for m in messages) + (self.asks if add_generation_prompt else "")
         return [ord(c) for c in text] if tokenize else text

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import datasketch, phonenumbers, pyarrow as pa, pyarrow.parquet as pq, pytest, rapidfuzz, scipy.stats, stdnum.br.cpf, stdnum.luhn, torch      # once, not in the first check
 
 import ftguide.data as chapter, ftguide.models
-from ftguide.data import DataError, Finding, Findings, Span, check, different_tokens, fit, lengths, movable, normal, personal_data, preflight, rare_words, read, similarity, spans, stream, twins
+from ftguide.data import DataError, Finding, Findings, Span, check, different_tokens, fit, lengths, movable, normal, personal_data, preflight, prepare, rare_words, read, similarity, spans, split, stream, to_trl, twins
 from ftguide.models import LM, ModelError
 from letters import Letters
 
@@ -380,6 +380,41 @@ def test_missing_libraries_are_named(monkeypatch):
     for gone in (["scipy"], ["datasketch", "stdnum"], ["phonenumbers", "rapidfuzz"]):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in gone else real(name))
         with pytest.raises(ModuleNotFoundError, match=f"needs {', '.join(gone)}: pip install"): check([HI])
+
+
+# what the trainers get
+
+def test_split_keeps_prompts_together_and_tasks_in_proportion():
+    rows = [dict(prompt=f"q{i}", completion="x") for i in range(20)]
+    assert [len(p) for p in split(rows)] == [16, 2, 2] and split(rows) == split(rows, seed=0) != split(rows, seed=1) == split(rows, seed=1)
+    assert sorted(r["prompt"] for p in split(rows) for r in p) == sorted(r["prompt"] for r in rows) and all(p == [r for r in rows if r in p] for p in split(rows))
+    assert [len(p) for p in split(rows, (1.0, 0.0))] == [20, 0] and [len(p) for p in split(rows[:10], (0.26, 0.74))] == [3, 7]
+    for seed in range(9): assert sum(any(r["prompt"].strip().lower() == "q0" for r in p) for p in split(rows + [dict(prompt=" Q0", completion="y")] * 3, (0.5, 0.5), seed)) == 1
+    mixed = [dict(r, task="a") for r in rows] + [dict(prompt=f"b{i}", completion="x", task="b") for i in range(10)]
+    for seed in range(9): assert [[sum(r["task"] == task for r in p) for task in "ab"] for p in split(mixed, (0.5, 0.3, 0.2), seed)] == [[10, 5], [6, 3], [4, 2]]
+    for shares in ((0.5, 0.4), (1.2, -0.2), (0.5, 0.5001)): assert error(split, rows, shares) == f"shares must be 0 or more and sum to 1, not {shares}"
+
+
+def test_rows_as_trl_takes_them():
+    said = lambda role, text: [dict(role=role, content=text)]
+    assert to_trl([dict(HI, more=1)]).to_list() == prepare(model(), [HI]).to_list() == [dict(prompt=said("user", "hi"), completion=said("assistant", "yo"))]
+    assert to_trl([dict(messages=talk("a", "b"), more=1)]).to_list() == [dict(messages=talk("a", "b"))] and prepare(model(), None) is None
+    assert to_trl([dict(prompt=talk("a"), completion=said("assistant", "b"))]).to_list() == [dict(prompt=talk("a"), completion=said("assistant", "b"))]
+    pair = dict(prompt="q", chosen="a", rejected="b")
+    assert to_trl([pair], "pairs").to_list() == prepare(model(), [pair], "pairs").to_list() == [dict(prompt=said("user", "q"), chosen=said("assistant", "a"), rejected=said("assistant", "b"))]
+    assert error(to_trl, [HI, HI, dict(messages=talk("a", "b"))]) == "row 1 has prompt, completion and row 3 has messages; write all rows in one shape"
+    assert error(to_trl, [dict(messages=[dict(talk("a")[0], name=1)]), dict(messages=[dict(talk("a")[0], name=["x"])])]).startswith("the rows do not make one table: ")
+    assert "do not fit" in error(prepare, model(), [dict(HI, completion="y" * 40)]) and error(prepare, model(), [3]).startswith("row 1")
+    assert "do not fit" in error(prepare, model(), [dict(pair, chosen="y" * 40)], "pairs")
+
+
+def test_rows_of_a_stream():
+    says = "a stream has no length, so max_steps must say how many steps to take"
+    for config in ({}, dict(max_steps=0), dict(max_steps=None), dict(max_steps=-1)): assert error(chapter.head, [HI], "sft", config) == says
+    assert chapter.head(iter([HI] * 5), "sft", dict(max_steps=1), 2) == [HI] * 2 and len(chapter.head([HI] * 1005, "sft", dict(max_steps=9))) == 1000 and error(chapter.head, [HI], "pairs", dict(max_steps=1))
+    assert list(chapter.flow(model(), [HI, dict(HI, completion="y" * 32)])) == [HI, dict(HI, completion="y" * 32)] and list(chapter.flow(model(), [dict(text="x")], "corpus")) == [dict(text="x")]
+    assert error(list, chapter.flow(model(), [HI, 3])) == "row 2 of the stream: expected an object with columns, found int"
+    assert error(list, chapter.flow(model(), [HI, dict(HI, completion="y" * 33)])) == "row 2 of the stream has 41 tokens and does not fit into small's context of 40. Shorten it, or filter the stream"
 
 
 # before training

@@ -278,6 +278,14 @@ def test_a_layer_of_another_precision():
     assert [(g.dtype, g.tolist()) for g in torch.autograd.grad(loss, (states, weight, bias))] == [(torch.bfloat16, x) for x in ([[5.0] * 3] * 2, [[4.0] * 3] + [[2.0] * 3] * 3, [4.0, 2.0, 2.0, 2.0])]
 
 
+def test_gradients_under_autocast_have_the_type_of_the_weights():
+    states, head = torch.tensor([[0.5, 1.0], [1.0, 0.25]], requires_grad=True), torch.nn.Linear(2, 4)
+    teacher, targets = torch.zeros(2, 4), torch.tensor([0, 3])
+    whole = torch.autograd.grad(distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()])
+    with torch.autocast("cpu", torch.bfloat16): half = torch.autograd.grad(distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()])
+    for a, b in zip(half, whole): torch.testing.assert_close(a, b, rtol=0.05, atol=0.01); assert a.dtype == torch.float32
+
+
 def test_kept_tokens_are_the_likeliest_and_draws_from_the_others():
     torch.manual_seed(0)
     scores = torch.tensor([[0.4, 0.1, 0.3, 0.2], [0.1, 0.2, 0.3, 0.4]]).log() * 2

@@ -57,7 +57,7 @@ def report(modules:list):
     "How many of each module were killed, and the others one by one."
     from mutmut.mutation.data import SourceFileMutationData
     from mutmut.mutation.diff_apply import get_diff_for_mutant
-    from mutmut.models.results import status_by_exit_code
+    from mutmut.stats import status_by_exit_code
     left = []
     for module in modules:
         data = SourceFileMutationData(path=Path(f"ftguide/{module}.py")); data.load()
