@@ -55,7 +55,7 @@ def test_files_that_can_be_read(tmp_path):
     for separator in ",;\t": assert read(write("a.csv", f"prompt{separator}completion\nhi{separator}yo\n".encode())) == [HI]
     assert read(write("a.csv", "\ufeffprompt;completion\n\"a,b\r\nc\";é\n".encode())) == [dict(prompt="a,b\r\nc", completion="é")]
     long = "x" * 200_000
-    assert read(write("a.csv", f"prompt,completion\n{long},b\n".encode())) == [dict(prompt=long, completion="b")] and csv.field_size_limit() >= 2**31 - 1
+    assert read(write("a.csv", f"prompt,completion\n{long},b\n".encode())) == [dict(prompt=long, completion="b")] and csv.field_size_limit() == 2**31 - 1
 
 
 def test_parquet(tmp_path):
@@ -473,7 +473,7 @@ def test_templates_that_spoil_the_training():
     assert wording([HI] + [fine] * 9, odd) == ([], [])                                                       # one of ten
     odd.tokenizer.asks = "a:xx"; fine = dict(prompt="hi", completion="xx")
     assert wording([HI] * 2 + [fine] * 8, odd) == (["small: in 2 of 10 rows the prompt's tokens are others once the answer follows, so the loss starts at the wrong token. Mend the chat template"], []) and wording([HI] + [fine] * 9, odd) == ([], [])
-    assert wording([fine] * 100 + [HI] * 50, odd) == ([], [])                                                # a hundred rows show it
+    assert wording([fine] * 100 + [HI] * 50, odd) == wording([HI] * 10 + [fine] * 90 + [HI], odd) == ([], [])                                                # a hundred rows show it
     assert wording([dict(prompt="hi", completion="xx"), dict(prompt="hi", completion=None)], odd, "corpus")[0][0].startswith("small: in 1 of 2 rows the prompt's tokens are others")
 
 
@@ -486,6 +486,7 @@ def test_a_reference_that_is_another_model(monkeypatch):
     assert list(chapter._reference(lm, other)) == [says]
     more = model(); more.name = "other"; more.model.extra = torch.nn.Parameter(torch.ones(1)); assert list(chapter._reference(lm, more)) == [says.replace("1 of 1", "0 of 1")] and list(chapter._reference(more, lm)) == [says.replace("other", "small").replace("1 of 1", "1 of 2")]
     wide = model(); wide.name = "other"; wide.model.weight = torch.nn.Parameter(torch.ones(2, 5)); assert list(chapter._reference(lm, wide)) == [says]
+    monkeypatch.setattr(ftguide.models, "load", lambda name: other); assert list(chapter._reference(lm, "a/folder")) == [says.replace("other", "folder")]
     def gone(name): raise ModelError(f"no model {name}")
     monkeypatch.setattr(ftguide.models, "load", gone); assert list(chapter._reference(lm, "none")) == ["the reference cannot be loaded: no model none"]
 
@@ -515,6 +516,12 @@ def test_preflight_asks_everything(monkeypatch):
     mute = model(); mute.tokenizer.end = ""; assert "no answer ends" in error(preflight, mute, rows)
 
 
+def test_preflight_of_a_stream_looks_at_its_head(monkeypatch):
+    monkeypatch.setattr(chapter, "is_streamed", lambda data: True)
+    eight = pairs(*((f"q{i}", "a", "b") for i in range(8)))
+    assert preflight(model(), iter(eight), "dpo", config=dict(max_steps=1)) == eight and error(preflight, model(), iter(eight), "dpo") == "a stream has no length, so max_steps must say how many steps to take"
+
+
 def test_preflight_looks_at_lengths():
     lm, short, long = model(), model(positions=20), dict(HI, completion="y" * 40); short.name = "teacher"
     said = error(preflight, lm, [HI] * 8 + [long])
@@ -527,4 +534,4 @@ def test_preflight_looks_at_lengths():
     assert [str(w.message)[:38] for w in found] == ["training all the same: the only step w", "training all the same: 1 of 3 rows do "]
     packed = lambda n, positions=40: preflight(model(positions=positions), [HI] * n, config=dict(packing=True))      # ten tokens a row
     assert packed(17) and "4 rows in batches of 4" in error(packed, 16) and "4 rows in batches" in error(packed, 13) and "3 rows in batches" in error(packed, 12)
-    roomy = model(positions=5000); roomy.tokenizer.model_max_length = 5000; assert "1 rows in batches" in error(preflight, roomy, [HI] * 409, config=dict(packing=True)) and "2 rows in batches" in error(preflight, roomy, [HI] * 410, config=dict(packing=True))
+    roomy = model(positions=5000); roomy.tokenizer.model_max_length = 5000; assert "1 rows in batches" in error(preflight, roomy, [HI] * 409, config=dict(packing=True)) and "2 rows in batches" in error(preflight, roomy, [HI] * 408 + [dict(HI, completion="y" * 9)], config=dict(packing=True))
