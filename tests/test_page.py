@@ -56,7 +56,10 @@ class Server:
         assert self.process.poll() is None, self.log.read_text()
         return self
 
-    def __exit__(self, *_): self.process.kill(); self.process.wait()
+    def __exit__(self, *_):
+        self.process.terminate()                  # not killed at once: coverage still writes down which lines ran
+        try: self.process.wait(20)
+        except subprocess.TimeoutExpired: self.process.kill(); self.process.wait()
 
 
 def put(folder, name): lm = load(name); return deploy(lm, folder, Report(lm.name, lm.parameters), Gate(quality=None))
