@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['KINDS', 'RENAME', 'SHEET', 'INSTEAD', 'READERS', 'CHECKS', 'DataError', 'stream', 'read', 'Span', 'spans', 'lengths',
-           'fit', 'normal', 'rare_words', 'similarity', 'twins', 'Finding', 'Findings', 'plot_lengths', 'personal_data',
-           'check', 'split', 'to_trl', 'prepare', 'is_streamed', 'streamed', 'head', 'flow', 'feed', 'movable',
+__all__ = ['KINDS', 'RENAME', 'READERS', 'CHECKS', 'DataError', 'stream', 'read', 'Span', 'spans', 'lengths', 'fit', 'normal',
+           'rare_words', 'similarity', 'twins', 'Finding', 'Findings', 'plot_lengths', 'personal_data', 'check',
+           'split', 'to_trl', 'prepare', 'is_streamed', 'streamed', 'head', 'flow', 'feed', 'movable',
            'different_tokens', 'preflight']
 
 # %% ../nbs/03_data.ipynb #data-errors
@@ -58,8 +58,8 @@ def _json(path:Path):
     if not isinstance(rows, list): raise DataError(f"{path}: the file must hold a list of objects, not {type(rows).__name__}")
     yield from ((f"{path}, row {n}", row) for n, row in enumerate(rows, 1))
 
-SHEET = "in a spreadsheet choose Save as, CSV UTF-8"
-INSTEAD = dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), SHEET) | {".txt": "a table is named .csv, with commas, semicolons or tabs"} | dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first")
+_SHEET = "in a spreadsheet choose Save as, CSV UTF-8"
+_INSTEAD = dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SHEET) | {".txt": "a table is named .csv, with commas, semicolons or tabs"} | dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first")
 
 def _csv(path:Path):
     csv.field_size_limit(2**31 - 1)
@@ -77,7 +77,7 @@ def _csv(path:Path):
 def _encoding(path:Path) -> str:
     "Excel writes UTF-16 as well, and says so in the first two bytes."
     with open(path, "rb") as f: begins = f.read(4)
-    if begins in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"): raise DataError(f"{path}: not text but a spreadsheet or an archive; {SHEET}")
+    if begins in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"): raise DataError(f"{path}: not text but a spreadsheet or an archive; {_SHEET}")
     return "utf-16" if begins[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 def _column(written:str) -> str: # as `KINDS` spells it, where it is one of those
@@ -143,11 +143,11 @@ def _exists(path:Path, what:str="exists") -> bool:
 def _file(path:Path): # yields (where, row)
     if not _exists(path, "is_file"): raise DataError(f"no file {str(path)[:200]}")
     kind, last = path.suffix.lower(), ""
-    if kind not in READERS: raise DataError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}{'; ' * (kind in INSTEAD)}{INSTEAD.get(kind, '')}")
+    if kind not in READERS: raise DataError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}{'; ' * (kind in _INSTEAD)}{_INSTEAD.get(kind, '')}")
     try:
         for where, row in READERS[kind](path): yield where, row; last = f" (after {where.rsplit(', ', 1)[-1]})"
     except DataError: raise
-    except UnicodeDecodeError as e: raise DataError(f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8" + f" ({SHEET})" * (READERS[kind] is _csv)) from e
+    except UnicodeDecodeError as e: raise DataError(f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8" + f" ({_SHEET})" * (READERS[kind] is _csv)) from e
     except PermissionError as e: raise DataError(f"{path}: may not be read; check its permissions") from e
     except Exception as e: raise DataError(f"{path}{last}: cannot be read as {kind[1:]}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
 
@@ -596,7 +596,8 @@ def check(
     if hasattr(tokenizer, "tokenizer"): max_length, tokenizer = max_length or context_length(tokenizer), tokenizer.tokenizer
     if tokenizer is not None and max_length is None and tokenizer.model_max_length < 10**9: max_length = tokenizer.model_max_length
     s, n = _Sheet(kind, tokenizer, max_length, list(stream(test, "corpus" if kind == "pairs" else kind)) if test is not None else [], near, regions), -1
-    for n, (where, row) in enumerate(_addressed(data)): s.take(n, where, row)
+    with bar(None, "reading") as progress:
+        for n, (where, row) in enumerate(_addressed(data)): s.take(n, where, row); progress.update()
     if not s.rows: raise s.bad[0][2] if s.bad else DataError(f"{data if isinstance(data, (str, Path)) else 'the data'}: no rows")
     found = [Finding("unusable rows", "error", [i for i, _, _ in s.bad], ", ".join(w.rsplit(", ", 1)[-1] for _, w, _ in s.bad[:3]), str(s.bad[0][2])[:200], "mend or remove them; training refuses the file")] if s.bad else []
     with bar(len(s.rows) * (1 if tokenizer is None else 2), "checking") as progress:

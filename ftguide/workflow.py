@@ -568,7 +568,8 @@ def check_command(
     "What is wrong with a file, before any training. Duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors."
     from ftguide.data import check
     from ftguide.models import load
-    found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+    try: found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+    except KeyboardInterrupt: typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True); raise typer.Exit(130) from None
     typer.echo(str(found))
     if found.errors: raise typer.Exit(1)
 

@@ -125,6 +125,12 @@ def test_a_hub_that_is_not_there(tmp_path):
     assert done.stderr.startswith("error: cannot load 'some/model': the hub cannot be reached, and it is not in the local cache") and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_check_that_takes_too_long(monkeypatch, tmp_path):
+    def stop(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr("ftguide.data.check", stop)
+    assert cli("check", tmp_path / "rows.jsonl") == (130, "stopped; the first part of the file, checked alone, answers sooner")
+
+
 # ---- a kernel
 
 TRAIN = """from ftguide.all import finetune_sft, load_tasks
