@@ -33,8 +33,10 @@ def watched() -> bool:
 def hush():
     "No progress bars of transformers and datasets for work of a second; ours say what matters."
     from datasets.utils.logging import disable_progress_bar
+    from logging import getLogger
     from transformers.utils import logging
     logging.disable_progress_bar(); logging.set_verbosity_error(); disable_progress_bar()
+    getLogger("huggingface_hub.utils._http").setLevel("ERROR")               # each of its six tries would be two lines
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)   # trl still says it so
     if not watched(): os.environ["TQDM_DISABLE"] = "1"   # trl's own bars ask for nothing else
 
@@ -101,24 +103,40 @@ def load(
     source, local = _resolve(name); hush()
     with _named(name, local):
         if Path(source).is_dir() and str(name) not in SHIPPED: _plausible(Path(source))
-        knobs = dict(local_files_only=local, trust_remote_code=False)
+        knobs = dict(local_files_only=bool(local), trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, **knobs)
         model, found = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **knobs, **few_bits)
         _complete(name, found)
     return ready(LM(model.eval(), tokenizer, Path(str(name)).name))
 
 # %% ../nbs/01_models.ipynb #models-resolve
-def _resolve(name) -> tuple: # (source for transformers, only local files?)
+def _resolve(name) -> tuple: # (source for transformers, why only local files; "" when the hub is asked)
     "Where a name points to; ModelError when a folder holds no model."
     shipped = checkpoint(str(name))
-    if str(name) in SHIPPED: return str(shipped), True
+    if str(name) in SHIPPED: return str(shipped), "it is shipped"
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").exists(): raise ModelError(f"{folder} has no config.json: it is not a model folder")
         if not list(folder.glob("*.safetensors")): raise ModelError(f"{folder} has no .safetensors file; pickled weights are not read. Save it with safe_serialization")
-        return str(folder), True
-    if folder.suffix or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1: raise ModelError(f"no folder {str(name)!r}")
-    return str(name), os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON")
+        return str(folder), "it is a folder"
+    if folder.suffix or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1: raise ModelError(f"no folder {str(name)!r}{_meant(name)}")
+    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"): return str(name), "it is not in the local cache"
+    return str(name), "" if _hub_answers() else "the hub cannot be reached, and it is not in the local cache"
+
+def _hub_answers() -> bool:
+    "Asked once: the hub's own library asks six times for every file, and waits 23 seconds."
+    from huggingface_hub import constants, get_session
+    try: get_session().head(constants.ENDPOINT, timeout=5); return True
+    except Exception: return False
+
+def _meant(name) -> str: # a question, or nothing
+    "The shipped model, or the folder beside it, whose name differs by a letter or two."
+    from difflib import get_close_matches
+    path = Path(str(name))
+    try: near = [str(p) for p in path.parent.iterdir() if p.is_dir()]
+    except (OSError, ValueError): near = []
+    found = get_close_matches(str(path), [*SHIPPED, *near], 1, 0.75)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 def _four_bits() -> dict: # arguments of from_pretrained
     "NF4 blocks whose scales are quantised as well (Dettmers et al. 2023); ModelError where they cannot run."
@@ -134,15 +152,15 @@ def _first_line(e:Exception) -> str: # at most 200 characters
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 @contextmanager
-def _named(name, local:bool):
+def _named(name, local:str):
     "Turn the libraries' many errors about an unknown model into one line."
     try: yield
     except ModelError: raise
     except Exception as e:                                    # each library has errors of its own
-        where = "it is not in the local cache" if local else "the hub cannot be reached, or has no such model"
+        where = local or "the hub cannot be reached, or has no such model"
         if "custom code" in str(e): raise ModelError(f"{name} needs Python files of its own (auto_map in its config.json), and none are run here. Take a model whose architecture transformers has") from e
         if Path(str(name)).is_dir() or str(name) in SHIPPED: raise ModelError(f"cannot read the model in {name}: {_first_line(e)}") from e
-        raise ModelError(f"cannot load {str(name)!r}: {where}. Shipped models are {', '.join(SHIPPED)}; a folder also works") from e
+        raise ModelError(f"cannot load {str(name)!r}: {where}. Shipped models are {', '.join(SHIPPED)}; a folder also works{_meant(name)}") from e
 
 # %% ../nbs/01_models.ipynb #models-complete
 def _plausible(folder:Path):

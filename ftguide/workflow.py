@@ -380,6 +380,7 @@ def html(folder:str|Path) -> Path: # folder/report.html
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-base
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings=dict(help_option_names=["--help", "-h"], token_normalize_func=lambda word: word.lower().replace("_", "-")),   # --Batch_Size is understood
                   help="Customise language models: SFT, DPO, distillation, evaluation. Without files, everything runs on a built-in example.")
 
 def careful(command):
@@ -393,8 +394,16 @@ def careful(command):
         except KeyboardInterrupt as e: typer.echo(f"\n{e or 'stopped'}; finished stages are kept", err=True); raise typer.Exit(130)
     return wrapped
 
+def _version(asked:bool):
+    import ftguide
+    if asked: typer.echo(f"ftguide {ftguide.__version__}"); raise typer.Exit()
+
+@app.callback()
+def _begin(version:bool=typer.Option(False, "--version", is_eager=True, callback=_version, help="Show the version and exit.")): pass
+
 def _fail(e, code:int):
     if os.environ.get("FTGUIDE_DEBUG"): raise e
+    if isinstance(e, ModuleNotFoundError) and e.name == "gradio": e = ModuleNotFoundError("the page needs gradio: pip install 'ftguide[serve]'")
     if code != 2 or os.environ.get("RANK", "0") == "0": typer.echo("error: " + " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).splitlines()), err=True)
     raise typer.Exit(code)
 
@@ -433,6 +442,12 @@ def run_command(
 def _new(out:Path):
     "FileExistsError before any work when the folder is taken."
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out")
+
+def _free(*files):
+    "FileExistsError or FileNotFoundError before any work when a file cannot be written there."
+    for file in filter(None, files):
+        if file.exists(): raise FileExistsError(f"{file} exists; choose another file")
+        if not file.absolute().parent.is_dir(): raise FileNotFoundError(f"no folder {file.parent} for {file.name}; make it first")
 
 def _kept(lm, out:Path):
     from ftguide.models import processes, save
@@ -492,7 +507,7 @@ def distill_command(
     eval_data:Optional[Path]=typer.Option(None, help="Rows for the validation loss."), lora:bool=typer.Option(False, help="Train an adapter and merge it."), load_in_4bit:bool=FOUR_BITS,
     resume:bool=RESUME, seed:int=SEED,
 ):
-    "Teach a smaller model with a larger one's answers and probabilities."
+    "Teach a smaller model a larger one's answers and probabilities."
     from ftguide.distill import distill
     _new(out); _kept(distill(teacher, _start(student, load_in_4bit, lora), data, temperature=temperature, alpha=alpha, divergence=divergence, on_policy=on_policy, cache=cache, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
                              eval_data=eval_data, lora=lora or None, output_dir=str(_checkpoints(out)), resume=resume, seed=seed), out)
@@ -535,7 +550,7 @@ def estimate_command(
     scored:float=typer.Option(0.5, help="Share of the tokens that belong to answers."), teacher:Optional[str]=typer.Option(None, help="For distill; by default as large as the model."),
     rank:int=typer.Option(8, help="Of the LoRA adapter."), mfu:float=typer.Option(0.3, help="Share of the device's peak that is reached; an assumption."),
 ):
-    "Memory by part, hours and money of a training run, from a model's config alone."
+    "Memory by part, hours and money of a training run. Reads the model's config alone."
     from ftguide.decide import estimate, prices
     typer.echo(estimate(model, method, batch_size, sequence_length, tokens, device, epochs=epochs, scored=scored, teacher=teacher, rank=rank, mfu=mfu))
     if device in prices()["gpus"]: typer.echo(f"price of {prices()['gpus'][device]['date']}: {prices()['gpus'][device]['source']}")
@@ -550,10 +565,11 @@ def check_command(
     model:Optional[str]=typer.Option(None, help="Model whose tokenizer measures lengths and end tokens; without it, only the text is checked."),
     max_length:Optional[int]=typer.Option(None, help="Tokens of a row that training keeps; by default the model's context."),
 ):
-    "What is wrong with a file, before any training: duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors."
+    "What is wrong with a file, before any training. Duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors."
     from ftguide.data import check
     from ftguide.models import load
-    found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+    try: found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+    except KeyboardInterrupt: typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True); raise typer.Exit(130) from None
     typer.echo(str(found))
     if found.errors: raise typer.Exit(1)
 
@@ -567,7 +583,7 @@ def evaluate_command(
 ):
     "Quality with 95 % intervals, latency and cost on test rows."
     from ftguide.evaluate import evaluate, markdown
-    if out and out.exists(): raise FileExistsError(f"{out} exists; choose another file with --out")
+    _free(out)
     other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None
     report = evaluate(model, data, other, usd_per_hour=usd_per_hour)
     typer.echo(markdown([r for r in (other, report) if r]))
@@ -589,6 +605,10 @@ def reply_command(
 
 def main():
     "The `ftguide` command."
+    from typer.main import get_command
+    options = {o for c in get_command(app).commands.values() for p in c.params for o in p.opts}
+    for word in sys.argv[1:]:
+        if f"-{word}" in options and len(word) > 2: typer.echo(f"error: {word}: options have two dashes, -{word}", err=True); raise SystemExit(2)
     app()
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-serve
@@ -602,7 +622,7 @@ def serve_command(
     temperature:float=typer.Option(0.0, help="0 answers greedily; above, by chance."), max_new_tokens:int=typer.Option(96, help="Longest answer."),
     per_minute:int=typer.Option(60, help="Questions and votes from one address in a minute."), at_once:int=typer.Option(16, help="Answers written at the same time."),
 ):
-    "A page for asking and voting, and for comparing two models without knowing which is which."
+    "A page for asking and voting. With --against, for comparing two models without knowing which is which."
     from ftguide.page import Limits, serve
     try: serve(folder, against, store, host, port, password, Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once), temperature)
     except KeyboardInterrupt: typer.echo("\nThe page is closed; all votes are stored.")
@@ -617,11 +637,11 @@ def votes_command(
     personal:str=typer.Option("refuse", help="Rows with personal data in an export: refuse, mask or keep."), backup:bool=typer.Option(False, "--backup", help="Copy the store."),
     forget:Optional[str]=typer.Option(None, help="Delete all that this rater said, in backups too."),
 ):
-    "What people think: numbers by version; pairs, thumbs, exports and backups of a store."
+    "What people think, in numbers by version. Pairs, thumbs, exports and backups of a store."
     from ftguide.feedback import Feedback, pairs_from, thumbs_from
     from ftguide.models import write_whole
     if not store.is_file(): raise FileNotFoundError(f"no store {store}")
-    if taken := [p for p in (pairs, thumbs, export) if p and p.exists()]: raise FileExistsError(f"{taken[0]} exists; choose another file")
+    _free(pairs, thumbs, export)
     votes = Feedback(store)
     if forget: typer.echo(f"deleted {votes.forget(forget)} rows of {forget}")
     numbers = votes.numbers()
@@ -652,7 +672,7 @@ def deploy_command(
     data:Optional[List[Path]]=typer.Option(None, help="What it was trained on, for fingerprints in the card; can be repeated."),
     license:str=typer.Option("", help="As the hub writes it, such as apache-2.0."), base:str=typer.Option("", help="What it was made from."),
 ):
-    "Put a model into service as a new version, if its report meets the gate."
+    "Put a model into service, if its report meets the gate."
     from ftguide.serve import Gate, deploy
     try: gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, never_ended, rows)
     except TypeError as e: raise ValueError(str(e)) from None            # nan and inf are numbers to the command line
@@ -688,7 +708,7 @@ def improve_command(
     new_holdout:bool=typer.Option(False, "--new-holdout", help="Begin with another hold-out."), restart:bool=typer.Option(False, "--restart", help="Begin a month that was cut off anew, instead of going on with it."),
     seed:int=SEED,
 ):
-    "Train the next version on the votes since the last one, and deploy it if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why."
+    "Train the next version on the votes since the last one. It is deployed if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why."
     from ftguide.improve import Better, improve
     month = improve(folder, store, Better(better, by, tuple(guard or ()), margin), data, min_pairs=min_pairs, min_votes=min_votes, new_holdout=new_holdout, resume=not restart,
                     beta=beta, epochs=epochs, learning_rate=learning_rate, seed=seed)
