@@ -645,14 +645,23 @@ def head(data, kind:str, config:dict, most:int=1000) -> list[dict]:
     return read(list(islice(data, most)), kind)
 
 # %% ../nbs/03_data.ipynb #data-flow
-def flow(lm, data, kind:str="sft"): # yields rows
-    "Rows of a stream that fit the model, checked one by one; DataError names the first that does not."
+def flow(lm, data, kind:str="sft", chunk:int=64): # yields rows
+    "Rows of a stream that fit the model, tokenised `chunk` at a time; DataError names the first that does not, when its turn comes."
     from ftguide.models import context_length
-    for n, row in enumerate(data, 1):
-        row = _checked(f"row {n} of the stream", row, kind)
-        tokens, limit = lengths(lm.tokenizer, [row], kind)[0], context_length(lm)
-        if tokens > limit: raise DataError(f"row {n} of the stream has {tokens} tokens and does not fit into {lm.name}'s context of {limit}. Shorten it, or filter the stream")
-        yield row
+    limit, ends, waiting = context_length(lm), {lm.tokenizer.eos_token_id}, []
+    def fitting():
+        some = waiting.copy(); waiting.clear()
+        for (n, row), span in zip(some, _spans(lm.tokenizer, [row for _, row in some], kind, ends) if some else ()):
+            if span is None: raise DataError(f"row {n} of the stream: the chat template cannot write it; look at the order of its roles")
+            if span.length > limit: raise DataError(f"row {n} of the stream has {span.length} tokens and does not fit into {lm.name}'s context of {limit}. Shorten it, or filter the stream")
+            yield row
+    try:
+        for n, row in enumerate(data, 1):
+            waiting.append((n, _checked(f"row {n} of the stream", row, kind)))
+            if len(waiting) == chunk: yield from fitting()
+    except DataError:
+        yield from fitting(); raise                      # the rows before it come first
+    yield from fitting()
 
 def feed(lm, data, rows:list[dict], kind:str="sft"): # -> datasets.Dataset; of a stream, an IterableDataset
     "What TRL's trainers read: all rows at once, or a stream's one by one."
