@@ -1,10 +1,9 @@
 """The true architectures and sizes with random weights, on a CPU: load, two steps, save, reply, and the peak beside `estimate`.
 
 FTGUIDE_REAL=1.7B adds the 1.7B shape and longer rows: some minutes, 18 GB of memory, 6 GB of disk."""
-import json, os, shutil, subprocess, sys
+import os, shutil, sys
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
@@ -12,11 +11,9 @@ from ftguide.decide import estimate
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
 from ftguide.models import encode, load, reply, save
-from ftguide.scale import parameter_count
+from ftguide.scale import _measured, parameter_count
 from ftguide.sft import finetune_sft
 
-ROOT = Path(__file__).resolve().parent.parent
-SPACE = {}; exec(next(c.source for c in nbformat.read(ROOT / "nbs/11_scale.ipynb", 4).cells if c.id == "scale-real-child"), SPACE)   # the chapter's own measuring process
 PARAMETERS = {"135M": 134_515_008, "360M": 361_821_120, "1.7B": 1_711_376_384}
 LARGE = os.environ.get("FTGUIDE_REAL") == "1.7B"
 
@@ -32,19 +29,11 @@ if LARGE: CASES += [dict(method="sft", base="360M", size=2, length=256), dict(me
                     dict(method="distill", base="360M", teacher="1.7B", size=2, length=256)]
 
 
-def measured(folder):
-    "Makes the folders and runs every case, each in a process of its own."
-    jobs = [dict(folder=str(folder), models=SHAPES), *(dict(folder=str(folder), **case) for case in CASES)]
-    done = subprocess.run([sys.executable, "-c", SPACE["child"], json.dumps(jobs)], capture_output=True, text=True, cwd=ROOT, timeout=3500 if LARGE else 500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return map(json.loads, done.stdout.splitlines())
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="how a C library keeps memory differs; measured with glibc")
 @pytest.mark.timeout(3600 if LARGE else 600)
 def test_load_train_save_reply(tmp_path):
     try:
-        made, *seen = measured(tmp_path)
+        made, *seen = _measured(tmp_path, [dict(models=SHAPES), *CASES], 3500 if LARGE else 500)
         assert {name: parameter_count(tmp_path / name) for name in SHAPES} == {name: PARAMETERS[name] for name in SHAPES}
         assert not list(tmp_path.glob("after*")), "what was trained is gone"
     finally: shutil.rmtree(tmp_path)
@@ -54,6 +43,17 @@ def test_load_train_save_reply(tmp_path):
         print(f"{case['method']} {case['base']}: {m['bytes'] / 1e9:.2f} GB, estimate {told / 1e9:.2f} GB, {m['seconds']:.1f} s a step of {m['batch_size']} x {m['sequence_length']}, loss {m['loss']:.3f}")
         assert m["bytes"] < 24e9 and 0.75 < m["bytes"] / told < 1.25, (m, told)
         assert isinstance(m["answer"], str) and 0 < m["loss"] < 15
+
+
+def test_the_small_profile_starts_no_measurement(tmp_path, monkeypatch):
+    "settings.ini leaves the chapter's list of methods empty there: then no process is started."
+    import ftguide.scale, nbformat
+    def started(*args, **kw): raise AssertionError("a process was started")
+    monkeypatch.setattr(ftguide.scale, "_measured", started)
+    cell = next(c.source for c in nbformat.read(Path(__file__).parent.parent / "nbs/11_scale.ipynb", 4).cells if c.id == "scale-real")
+    space = dict(real_methods=[], smollm2=SHAPES, there=tmp_path, shutil=shutil); exec(cell, space)
+    assert space["made"] is None and space["seen"] == []
+    with pytest.raises(AssertionError, match="a process was started"): exec(cell, space | dict(real_methods=["sft"]))
 
 
 # ---- other families, small, with the templates and special tokens of their own

@@ -1,4 +1,6 @@
-"Streams through the three trainers: the same training as from a list, errors when their row comes, and memory that does not grow with the file."
+"""Streams through the three trainers: the same training as from a list, errors when their row comes, and memory that does not grow with the file.
+
+FTGUIDE_MILLION=1 sends 1,000,000 rows through each trainer, about half an hour and more for each; another number, so many rows."""
 import json, os, subprocess, sys
 from itertools import islice
 from pathlib import Path
@@ -6,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftguide.data import DataError, streamed
+from ftguide.data import DataError, flow, streamed
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
 from ftguide.market import load_tasks
+from ftguide.models import load
 from ftguide.sft import finetune_sft
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,15 +89,20 @@ small = LM(AutoModelForCausalLM.from_config(config), tokenizer, "micro")
 if stage == "sft": from ftguide.sft import finetune_sft as train; args, kind = (small,), "sft"
 elif stage == "dpo": from ftguide.dpo import align_dpo as train; args, kind = (small,), "pairs"
 else: from ftguide.distill import distill as train; args, kind = (small, small), "corpus"
-train(*args, streamed(file, kind), max_steps=rows // size, batch_size=size, logging_steps=10**6)
+from transformers import TrainerCallback
+class Early(TrainerCallback):
+    def on_step_end(self, args, state, control, **kw):
+        if state.global_step == int(sys.argv[5]) // size: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+train(*args, streamed(file, kind), max_steps=rows // size, batch_size=size, logging_steps=10**6, callbacks=(Early(),))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def peak_mb(stage, file, rows, batch_size=100, seconds=400):
-    done = subprocess.run([sys.executable, "-c", MEASURE, stage, str(file), str(rows), str(batch_size)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=seconds)
+def peak_mb(stage, file, rows, batch_size=100, seconds=400, early=0):
+    "The peak at the end; with `early`, also that after so many rows."
+    done = subprocess.run([sys.executable, "-c", MEASURE, stage, str(file), str(rows), str(batch_size), str(early)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=seconds)
     assert done.returncode == 0, done.stderr[-2000:]
-    return float(done.stdout.split()[-1])
+    return [float(mb) for mb in done.stdout.split()] if early else float(done.stdout.split()[-1])
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "distill"])
@@ -110,14 +118,30 @@ def test_memory_does_not_grow_with_the_file(stage, tmp_path):
     assert peak_mb(stage, file, 2000) < peak_mb(stage, tmp_path / "small.jsonl", 500) + 60
 
 
-@pytest.mark.skipif(os.environ.get("FTGUIDE_MILLION") != "1", reason="many minutes; FTGUIDE_MILLION=1 runs it")
+ROWS = {0: 0, 1: 1_000_000}.get(n := int(os.environ.get("FTGUIDE_MILLION", 0)), n)
+
+
+@pytest.mark.skipif(not ROWS, reason="many minutes; FTGUIDE_MILLION=1 runs it")
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("stage", ["sft", "dpo", "distill"])
 def test_a_million_rows_to_the_end(stage, tmp_path):
     "Every row another one, read to the last: the peak is that of the first fiftieth."
-    file = tmp_path / "million.jsonl"
+    file, answers = tmp_path / "million.jsonl", ("chosen", "rejected") if stage == "dpo" else ("completion",)
     with file.open("w", encoding="utf-8") as f:
-        for i in range(1_000_000): f.write(json.dumps(dict(prompt=f"{i}+1?", completion=str(i + 1)) if stage != "dpo" else dict(prompt=f"{i}+1?", chosen=str(i + 1), rejected=str(i))) + "\n")
-    few, all_of_them = (peak_mb(stage, file, rows, 500, 3 * 3600) for rows in (20_000, 1_000_000))
-    print(f"{stage}: {few:.0f} MB after 20,000 rows, {all_of_them:.0f} MB after 1,000,000")
+        for i in range(ROWS): f.write(json.dumps(dict(prompt=f"{i}+1?", **dict(zip(answers, (str(i + 1), str(i)))))) + "\n")
+    few, all_of_them = peak_mb(stage, file, ROWS, 500, 3.5 * 3600, early=max(ROWS // 50, 5000))
+    print(f"{stage}: {few:.0f} MB after {max(ROWS // 50, 5000):,} rows, {all_of_them:.0f} MB after {ROWS:,}")
     assert all_of_them < few + 40
+
+
+def test_rows_before_a_wrong_one_come_first():
+    "Rows are tokenised a few at a time, and nobody notices: the wrong one is named when its turn comes."
+    lm, good = load("tiny-small"), [dict(prompt=f"{i}+1?", completion=str(i + 1)) for i in range(200)]
+    assert list(flow(lm, good)) == good and list(flow(lm, [])) == []
+    for wrong, says in ((dict(prompt="a", completion=""), "row 71 of the stream: column 'completion' is empty"), (dict(prompt="a " * 5000, completion="x"), "row 71 of the stream has 5005 tokens"),
+                        (dict(prompt=[dict(role="assistant", content="a")], completion="x"), "row 71 of the stream: the chat template cannot write it")):
+        came = []
+        if "template" in says: lm = lm.copy(); lm.tokenizer.chat_template = "{% if messages[0].role != 'user' %}{{ raise_exception('order') }}{% endif %}" + lm.tokenizer.chat_template
+        with pytest.raises(DataError, match=says):
+            for row in flow(lm, [*good[:70], wrong, *good[70:]]): came.append(row)
+        assert came == good[:70]
