@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv, json, random, re, warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,28 +50,50 @@ def _jsonl(path:Path):
             try: text = line.decode("utf-8-sig" if n == 1 else "utf-8").strip()
             except UnicodeDecodeError as e: yield where, DataError(f"{where}: not UTF-8 text (byte {e.start} of the line); save the file as UTF-8")
             else:
-                if text: yield where, _parsed(text, where, 'Each line must be one object such as {"prompt": ...}')
+                if text: yield where, _parsed(text, where, 'Each line must be one object such as {"prompt": ...}' + "; a file that holds one list is named .json" * (text in ("{", "[")))
 
 def _json(path:Path):
-    rows = _parsed(path.read_text(encoding="utf-8-sig"), str(path), "The file must hold one list of objects")
+    rows = _parsed(path.read_text(encoding="utf-8-sig"), str(path), "The file must hold one list of objects; with one object a line it is named .jsonl")
     if isinstance(rows, DataError): raise rows
     if not isinstance(rows, list): raise DataError(f"{path}: the file must hold a list of objects, not {type(rows).__name__}")
     yield from ((f"{path}, row {n}", row) for n, row in enumerate(rows, 1))
 
+_SHEET = "in a spreadsheet choose Save as, CSV UTF-8"
+_INSTEAD = dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SHEET) | {".txt": "a table is named .csv, with commas, semicolons or tabs"} | dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first")
+
 def _csv(path:Path):
     csv.field_size_limit(2**31 - 1)
-    with open(path, encoding="utf-8-sig", newline="") as f:
-        header = f.readline(); f.seek(0)
-        table = csv.DictReader(f, dialect=_dialect(header))
-        _once(path, table.fieldnames or [])
-        for n, row in enumerate(table, 1):
+    with open(path, encoding=_encoding(path), newline="") as f:
+        header = f.readline()
+        if named := re.fullmatch(r"sep=(.)\s*", header): header = f.readline()      # Excel's way to name the separator
+        records = csv.reader(chain((header,), f), delimiter=named[1] if named else max(",;\t|", key=header.count), strict=True)
+        names = [_column(c) for c in next(records, [])]
+        _once(path, filter(None, names))
+        for n, fields in enumerate((r for r in _records(records) if r), 1):
             where = f"{path}, row {n}"
-            yield where, DataError(f"{where}: more fields than the header has columns; quote text that holds the separator") if None in row else row
+            if isinstance(fields, csv.Error): yield where, DataError(f"{where}: the quotes do not match ({fields}); a quote that opens a field must close it, and one inside a field is written twice")
+            elif any(map(str.strip, fields)): yield where, _record(where, names, fields)   # a spreadsheet writes empty rows as separators
 
-def _dialect(header:str):
-    "Spreadsheets write commas, semicolons or tabs: the header tells."
-    class found(csv.excel): delimiter = max(",;\t", key=header.count)
-    return found
+def _encoding(path:Path) -> str:
+    "Excel writes UTF-16 as well, and says so in the first two bytes."
+    with open(path, "rb") as f: begins = f.read(4)
+    if begins in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"): raise DataError(f"{path}: not text but a spreadsheet or an archive; {_SHEET}")
+    return "utf-16" if begins[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+def _column(written:str) -> str: # as `KINDS` spells it, where it is one of those
+    name = written.strip()
+    return name.lower() if name.lower() in {k for columns in KINDS.values() for c in columns for k in c} | RENAME.keys() else name
+
+def _records(records): # yields lists of fields; a csv.Error where there are none
+    while True:
+        try: yield next(records)
+        except StopIteration: return
+        except csv.Error as e: yield e
+
+def _record(where:str, names:list, fields:list): # -> row, or a DataError
+    "What the fields are called; columns without a name are left out when nothing stands in them."
+    if any(f.strip() for name, f in zip_longest(names, fields, fillvalue="") if not name): return DataError(f"{where}: more fields than the header has columns; quote text that holds the separator, and name every column")
+    return {name: f for name, f in zip_longest(names, fields[:len(names)]) if name}
 
 def _once(path, columns):
     "DataError when two columns have one name."
@@ -85,7 +108,7 @@ def _parquet(path:Path):
         for row in batch.to_pylist():
             n += 1; yield f"{path}, row {n}", row
 
-READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
 
 # %% ../nbs/03_data.ipynb #data-hub
 def _hub(name:str): # yields (where, row)
@@ -120,11 +143,11 @@ def _exists(path:Path, what:str="exists") -> bool:
 def _file(path:Path): # yields (where, row)
     if not _exists(path, "is_file"): raise DataError(f"no file {str(path)[:200]}")
     kind, last = path.suffix.lower(), ""
-    if kind not in READERS: raise DataError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}")
+    if kind not in READERS: raise DataError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}{'; ' * (kind in _INSTEAD)}{_INSTEAD.get(kind, '')}")
     try:
         for where, row in READERS[kind](path): yield where, row; last = f" (after {where.rsplit(', ', 1)[-1]})"
     except DataError: raise
-    except UnicodeDecodeError as e: raise DataError(f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8") from e
+    except UnicodeDecodeError as e: raise DataError(f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8" + f" ({_SHEET})" * (READERS[kind] is _csv)) from e
     except PermissionError as e: raise DataError(f"{path}: may not be read; check its permissions") from e
     except Exception as e: raise DataError(f"{path}{last}: cannot be read as {kind[1:]}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
 
@@ -573,7 +596,8 @@ def check(
     if hasattr(tokenizer, "tokenizer"): max_length, tokenizer = max_length or context_length(tokenizer), tokenizer.tokenizer
     if tokenizer is not None and max_length is None and tokenizer.model_max_length < 10**9: max_length = tokenizer.model_max_length
     s, n = _Sheet(kind, tokenizer, max_length, list(stream(test, "corpus" if kind == "pairs" else kind)) if test is not None else [], near, regions), -1
-    for n, (where, row) in enumerate(_addressed(data)): s.take(n, where, row)
+    with bar(None, "reading") as progress:
+        for n, (where, row) in enumerate(_addressed(data)): s.take(n, where, row); progress.update()
     if not s.rows: raise s.bad[0][2] if s.bad else DataError(f"{data if isinstance(data, (str, Path)) else 'the data'}: no rows")
     found = [Finding("unusable rows", "error", [i for i, _, _ in s.bad], ", ".join(w.rsplit(", ", 1)[-1] for _, w, _ in s.bad[:3]), str(s.bad[0][2])[:200], "mend or remove them; training refuses the file")] if s.bad else []
     with bar(len(s.rows) * (1 if tokenizer is None else 2), "checking") as progress:
