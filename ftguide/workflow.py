@@ -404,7 +404,8 @@ def _begin(version:bool=typer.Option(False, "--version", is_eager=True, callback
 def _fail(e, code:int):
     if os.environ.get("FTGUIDE_DEBUG"): raise e
     if isinstance(e, ModuleNotFoundError) and e.name == "gradio": e = ModuleNotFoundError("the page needs gradio: pip install 'ftguide[serve]'")
-    if code != 2 or os.environ.get("RANK", "0") == "0": typer.echo("error: " + " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).splitlines()), err=True)
+    if code == 2 and os.environ.get("RANK", "0") != "0": time.sleep(20)      # the first process says it, and its end ends this one; unless only this one fails
+    typer.echo("error: " + " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).splitlines()), err=True)
     raise typer.Exit(code)
 
 BASE = typer.Option("tiny", help="Model to start from: tiny, a folder, or a hub name.")
