@@ -5,12 +5,18 @@ from types import SimpleNamespace
 import datasketch, phonenumbers, pyarrow as pa, pyarrow.parquet as pq, pytest, rapidfuzz, scipy.stats, stdnum.br.cpf, stdnum.luhn, torch      # once, not in the first check
 
 import ftguide.data as chapter, ftguide.models
-from ftguide.data import DataError, Finding, Findings, Span, check, different_tokens, fit, lengths, movable, normal, personal_data, preflight, prepare, rare_words, read, similarity, spans, split, stream, to_trl, twins
+from ftguide.data import DataError, Finding, Findings, Span, different_tokens, fit, lengths, movable, normal, personal_data, preflight, prepare, rare_words, read, similarity, spans, split, stream, to_trl, twins
 from ftguide.models import LM, ModelError
 from letters import Letters
 
 HI = dict(prompt="hi", completion="yo")                     # u:hi.a:yo. in letters
 talk = lambda *said: [dict(role="assistant" if i % 2 else "user", content=x) for i, x in enumerate(said)]
+
+
+def check(*args, **how):
+    found = chapter.check(*args, **how)
+    assert all(type(x) is str for f in found.found for x in (f.do, f.where, f.example)) and all(f.do for f in found.found)      # every finding says what to do
+    return found
 
 
 def error(of, *args, **how):
