@@ -1,6 +1,6 @@
 """Streams through the three trainers: the same training as from a list, errors when their row comes, and memory that does not grow with the file.
 
-FTGUIDE_MILLION=1 sends 1,000,000 rows through each trainer, about half an hour and more for each; another number, so many rows."""
+FTGUIDE_MILLION=1 sends 1,000,000 rows through each trainer, half an hour to more than an hour for each; another number, so many rows."""
 import json, os, subprocess, sys
 from itertools import islice
 from pathlib import Path
