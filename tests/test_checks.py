@@ -34,18 +34,18 @@ def error(of, *args, **how):
     ("a.jsonl", json.dumps(HI) + "\n\ufeff" + json.dumps(HI), "FILE, line 2: not valid JSON (Unexpected UTF-8 BOM (decode using utf-8-sig)). Each line must be one object such as {\"prompt\": ...}"),
     ("a.jsonl", b'{"a": 1}\n12345\xff', "FILE, line 1: columns found: a; expected: prompt, completion or messages"),
     ("a.jsonl", json.dumps(HI).encode() + b"\n12345\xff", "FILE, line 2: not UTF-8 text (byte 5 of the line); save the file as UTF-8"),
-    ("a.json", '[\n{"a": }]', "FILE, line 2: not valid JSON (Expecting value). The file must hold one list of objects"),
-    ("a.json", "{", "FILE: not valid JSON (Expecting property name enclosed in double quotes). The file must hold one list of objects"),
+    ("a.json", '[\n{"a": }]', "FILE, line 2: not valid JSON (Expecting value). The file must hold one list of objects; with one object a line it is named .jsonl"),
+    ("a.json", "{", "FILE: not valid JSON (Expecting property name enclosed in double quotes). The file must hold one list of objects; with one object a line it is named .jsonl"),
     ("a.json", '{"prompt": "a"}', "FILE: the file must hold a list of objects, not dict"),
     ("a.json", json.dumps([HI, 3]), "FILE, row 2: expected an object with columns, found int"),
     ("a.json", b"\xef\xbb\xbf[\"\xff\"]", "FILE: not UTF-8 text (byte 2); save it as UTF-8"),
     ("a.csv", "prompt,completion,prompt\na,b,c\n", "FILE: column 'prompt' appears twice; rename or remove one"),
     ("a.csv", f"{'c' * 50},{'c' * 50}\na,b\n", f"FILE: column '{'c' * 40}' appears twice; rename or remove one"),
-    ("a.csv", "prompt,completion\na,b\na,b,c\n", "FILE, row 2: more fields than the header has columns; quote text that holds the separator"),
+    ("a.csv", "prompt,completion\na,b\na,b,c\n", "FILE, row 2: more fields than the header has columns; quote text that holds the separator, and name every column"),
     ("a.csv", "prompt,completion\na\n", "FILE, row 1: column 'completion' is empty; fill it or remove the row"),
     ("a.csv", "", "FILE: no rows"),
     ("a.parquet", "no parquet", "FILE: cannot be read as parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file."),
-    ("a.txt", "a", "FILE: unknown format '.txt'; there are .jsonl, .json, .csv, .parquet"),
+    ("a.txt", "a", "FILE: unknown format '.txt'; there are .jsonl, .json, .csv, .tsv, .parquet; a table is named .csv, with commas, semicolons or tabs"),
 ])
 def test_what_a_file_cannot_hold(name, data, says, tmp_path):
     (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
@@ -374,10 +374,10 @@ def test_checks_say_how_far_they_are(monkeypatch):
     import contextlib
     seen = []
     @contextlib.contextmanager
-    def bar(total, what): seen.append((total, what)); yield SimpleNamespace(update=seen.append)
+    def bar(total, what): seen.append((total, what)); yield SimpleNamespace(update=lambda n=1: seen.append(n))
     monkeypatch.setattr(ftguide.models, "bar", bar)
-    check([HI] + sft(("Zed?", "Yes."))); assert seen == [(2, "checking"), 2]
-    seen.clear(); check([HI] + sft(("Zed?", "Yes.")), Letters()); assert seen == [(4, "checking"), 2, 2]
+    check([HI] + sft(("Zed?", "Yes."))); assert seen == [(None, "reading"), 1, 1, (2, "checking"), 2]
+    seen.clear(); check([HI] + sft(("Zed?", "Yes.")), Letters()); assert seen == [(None, "reading"), 1, 1, (4, "checking"), 2, 2]
 
 
 def test_missing_libraries_are_named(monkeypatch):
