@@ -606,9 +606,10 @@ def reply_command(
 
 def main():
     "The `ftguide` command."
+    from itertools import takewhile
     from typer.main import get_command
     options = {o for c in get_command(app).commands.values() for p in c.params for o in p.opts}
-    for word in sys.argv[1:]:
+    for word in takewhile(lambda word: word != "--", sys.argv[1:]):          # what follows is text, whatever it looks like
         if f"-{word}" in options and len(word) > 2: typer.echo(f"error: {word}: options have two dashes, -{word}", err=True); raise SystemExit(2)
     app()
 

@@ -96,6 +96,9 @@ def test_capitals_underscores_and_one_dash(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ftguide", "sft", "-data", "none.jsonl"])
     with pytest.raises(SystemExit) as e: main()
     assert e.value.code == 2 and capsys.readouterr().err == "error: -data: options have two dashes, --data\n"
+    monkeypatch.setattr(sys, "argv", ["ftguide", "reply", "--model", "none/at/all", "--", "-data"])
+    with pytest.raises(SystemExit): main()
+    assert "no folder 'none/at/all'" in capsys.readouterr().err                # a question may begin with a dash
 
 
 def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, monkeypatch):
