@@ -270,19 +270,25 @@ def _generate(lm:LM, texts:list[str], max_new_tokens:int, temperature:float) -> 
     length = enc.input_ids.shape[1]
     if length >= limit: raise ModelError(f"a prompt of {length} tokens does not fit the context of {limit}; shorten it")
     enc = {k: v.to(lm.model.device) for k, v in enc.items() if k != "token_type_ids"}
-    room = min(max_new_tokens, limit - length)
-    out = lm.model.generate(**enc, max_new_tokens=room, do_sample=True, temperature=temperature, top_k=0, top_p=1.0)[:, length:] if temperature > 0 else _greedy(lm, enc, room)
+    out = _decode(lm, enc, min(max_new_tokens, limit - length), temperature)
     return [t.strip() for t in lm.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
-def _greedy(lm:LM, enc:dict, room:int): # (B, room) token ids, padding after the end
-    "Greedy decoding that goes on without the answers that have ended, each time a quarter of them have."
+def _decode(lm:LM, enc:dict, room:int, temperature:float): # (B, room) token ids, padding after the end
+    """Greedy decoding, or sampling, that goes on without the answers that have ended, each time a quarter of them have.
+
+    A token is drawn as `torch.multinomial` does: the largest probability over an exponential draw. Ended answers get their draws as well, so leaving them out changes no other."""
     import torch
     ends, pad = torch.tensor(lm.model.generation_config.eos_token_id, device=lm.model.device), lm.tokenizer.pad_token_id
-    ids, mask, cache, length = enc["input_ids"], enc["attention_mask"], None, enc["input_ids"].shape[1]
-    out, rows = ids.new_full((len(ids), room), pad), torch.arange(len(ids), device=ids.device)
+    ids, mask, cache, (count, length) = enc["input_ids"], enc["attention_mask"], None, enc["input_ids"].shape
+    out, rows = ids.new_full((count, room), pad), torch.arange(count, device=ids.device)
+    def drawn(_, scores): # (rows, V), the largest of each row is the token
+        return (scores / temperature).softmax(-1) / torch.empty(count, scores.shape[1], device=scores.device).exponential_()[rows]
+    def enough(ids, _): # (rows,) all True once a quarter has ended
+        ended = torch.isin(ids[:, length:], ends).any(1)
+        return ended | (ended.sum() * 4 >= len(ids))
     while len(rows) and ids.shape[1] < length + room:
-        enough = lambda so_far, scores: torch.isin(so_far[:, length:], ends).any(1) | (torch.isin(so_far[:, length:], ends).any(1).sum() * 4 >= len(so_far))
-        done = lm.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=length + room - ids.shape[1], do_sample=False, stopping_criteria=[enough], return_dict_in_generate=True)
+        done = lm.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=length + room - ids.shape[1], do_sample=False, return_dict_in_generate=True,
+                                 stopping_criteria=[enough], logits_processor=[drawn] if temperature > 0 else [])
         mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
         ids, cache = done.sequences, done.past_key_values
         out[rows, :ids.shape[1] - length] = ids[:, length:]
