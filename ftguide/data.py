@@ -113,13 +113,14 @@ READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parqu
 # %% ../nbs/03_data.ipynb #data-hub
 def _hub(name:str): # yields (where, row)
     "Rows of a data set of the hub: owner/name, or owner/name:split."
-    import os
+    import os, sys
     from datasets import load_dataset
     from ftguide.models import hush
     repo, _, part = name.partition(":"); hush()
+    off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
+    if not off: print(f"{name} is no file: asking the hub for it, which can take half a minute to say no", file=sys.stderr, flush=True)
     try: data = load_dataset(repo, split=part or "train")
     except Exception as e:
-        off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
         why = "the hub is switched off by HF_HUB_OFFLINE, and the local cache has none" if off else (str(e).splitlines() or [type(e).__name__])[0][:200]
         raise DataError(f"no file {name}, and no data set of that name: {why}") from e
     _once(name, data.column_names)
@@ -311,6 +312,16 @@ def similarity(a:str, b:str, rare_a:str, rare_b:str) -> float: # 0..100
     return min(fuzz.token_set_ratio(rare_a, rare_b), fuzz.ratio(a[:_SEEN], b[:_SEEN]))
 
 # %% ../nbs/03_data.ipynb #data-twins
+def _before(marks): # (N, 64) MinHash values -> (N, 16) for each text and each four of its values: the number of the last text before with the same four, or -1
+    import numpy as np
+    bands = marks.reshape(len(marks), 16, 4)
+    before = np.full(bands.shape[:2], -1)
+    for b in range(16):
+        order = np.lexsort(bands[:, b].T)                     # equal ones side by side, in their own order
+        same = (bands[order[1:], b] == bands[order[:-1], b]).all(1)
+        before[order[1:][same], b] = order[:-1][same]
+    return before
+
 def twins(
     texts:list[str],
     known:list[str]=(),  # compared with these instead of with one another
@@ -318,17 +329,22 @@ def twins(
     progress=None,       # called with the number of texts after each batch
 ) -> dict: # number of a text -> (number of the most similar earlier or known text, similarity)
     "Near duplicates: MinHash and LSH propose pairs that share rare words, `similarity` decides."
-    from datasketch import MinHash, MinHashLSH
-    every = [*known, *texts]
-    rare = rare_words(every)
-    index, found, first = MinHashLSH(num_perm=64, params=(16, 4)), {}, len(known)
+    import numpy as np
+    from datasketch import MinHash
+    every, first = [*known, *texts], len(known)
+    rare, marks, found = rare_words(every), np.empty((len(every), 64), np.uint32), {}
     for start in range(0, len(every), 1000):
         hashes = MinHash.bulk([[w.encode() for w in r.split()] for r in rare[start:start + 1000]], num_perm=64)
-        for i, mark in enumerate(hashes, start):
-            scores = [(similarity(every[i], every[j], rare[i], rare[j]), j) for j in (index.query(mark) if i >= first else ())]
-            if scores and (best := max(scores))[0] >= least: found[i - first] = (best[1], best[0])
-            if i < first or not known: index.insert(i, mark, check_duplication=False)
+        for i, mark in enumerate(hashes, start): marks[i] = mark.hashvalues
         if progress: progress(len(hashes))
+    before = _before(marks)
+    for i in range(first, len(every)):
+        proposed = set()
+        for b, j in enumerate(before[i].tolist()):
+            if known and j >= first: j = before[i, b] = before[j, b]       # the known one that this text has
+            while j >= 0: proposed.add(int(j)); j = before[j, b]
+        scores = [(similarity(every[i], every[j], rare[i], rare[j]), j) for j in proposed]
+        if scores and (best := max(scores))[0] >= least: found[i - first] = (best[1], best[0])
     return found
 
 # %% ../nbs/03_data.ipynb #data-findings
