@@ -318,7 +318,10 @@ def test_a_teacher_is_asked_once_for_a_row_while_there_is_room():
     torch.testing.assert_close(soft([5, 8], 0, 1), tables(1, 2, 3)); assert len(model.asked) == 2 and teacher.room == 4
     soft([9], 0); assert len(model.asked) == 3 and teacher.room == -28 and teacher.states == {}       # no room: from now on it is asked every time
     soft([9], 0); soft([5], 0); assert len(model.asked) == 5 and teacher.states == {}
-    teacher.begin([]); assert teacher.room == 100 and teacher.states == {}
+    one, other = [([5], [5])], [([7], [7])]
+    teacher.begin(one); assert teacher.room == 100 and teacher.states == {}                           # other rows
+    soft([5], 0); teacher.begin(list(one)); soft([5], 0); assert len(model.asked) == 6 and teacher.room == 100 - 32     # the same: the next student gets what is there
+    teacher.begin(other); assert teacher.room == 100 and teacher.states == {}
     exactly = LogitTeacher(LM(model, None, "t"), keep_bytes=32); exactly.begin([]); exactly.soft([0], batch(0)); assert exactly.room == 0 and exactly.states == {}
     assert LogitTeacher(LM(model, None, "t")).keep_bytes == 2e9 and exactly.lm.model is model
 
