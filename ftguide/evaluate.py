@@ -143,15 +143,15 @@ def usd_per_million_tokens(
 # %% ../nbs/04_evaluate.ipynb #evaluate-latency
 def latency(
     lm, prompts:list, new_tokens:int=32, n:int=12, batch_size:int=32
-) -> dict: # latency_p50_ms, latency_p95_ms for new_tokens at batch 1; tokens_per_second at batch_size
+) -> dict: # latency_p50_ms, latency_p95_ms for new_tokens at batch 1, unless n is 0; tokens_per_second at batch_size
     "Decoding time after warm-up, every answer exactly `new_tokens` long."
     import numpy as np
     from ftguide.models import tokens_per_second
     tokens_per_second(lm, prompts[:1], 1, new_tokens)   # warm-up
     ms = [1000 * new_tokens / tokens_per_second(lm, [p], 1, new_tokens, warm_up=False) for p in (prompts * n)[:n]]
     many = (prompts * batch_size)[:batch_size]
-    return dict(latency_p50_ms=float(np.quantile(ms, 0.5)), latency_p95_ms=float(np.quantile(ms, 0.95)), new_tokens=new_tokens,
-                tokens_per_second=tokens_per_second(lm, many, batch_size, new_tokens), batch_size=batch_size)
+    alone = dict(latency_p50_ms=float(np.quantile(ms, 0.5)), latency_p95_ms=float(np.quantile(ms, 0.95))) if ms else {}
+    return dict(**alone, new_tokens=new_tokens, tokens_per_second=tokens_per_second(lm, many, batch_size, new_tokens), batch_size=batch_size)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-api
 def api_price_ratio(
@@ -287,7 +287,7 @@ def evaluate(
     _healthy_logits(lm, prompts[0])
     if "quality" in metrics: _quality(report, lm, rows, prompts, dict(max_new_tokens=max_new_tokens, batch_size=batch_size), temperature, samples, progress, score or score_row)
     if against is not None: report.against = {m: bootstrap(report.rows[m], against.rows[m]) for m in report.rows if m in against.rows}
-    if {"latency", "cost"} & set(metrics): report.speed = latency(lm, prompts[:32])
+    if {"latency", "cost"} & set(metrics): report.speed = latency(lm, prompts[:32], n=12 if "latency" in metrics else 0)
     if "cost" in metrics: _cost(report, usd_per_hour, api)
     return report
 

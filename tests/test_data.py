@@ -119,6 +119,16 @@ def test_hub_name_offline_is_one_line():
     with pytest.raises(DataError, match="no data set"): check("no-such-owner/no-such-data:test")
 
 
+def test_asking_the_hub_is_said_before_it_takes_its_time(monkeypatch, capsys):
+    def slow(*args, **knobs): assert "no-such-owner/no-such-data is no file: asking the hub" in capsys.readouterr().err; raise ConnectionError("no way out")
+    monkeypatch.setattr("datasets.load_dataset", slow); monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(DataError, match="no data set of that name: no way out"): read("no-such-owner/no-such-data")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1"); capsys.readouterr()
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **knobs: 1 / 0)
+    with pytest.raises(DataError, match="switched off by HF_HUB_OFFLINE"): read("no-such-owner/no-such-data")
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name, text, says", [
     ("a.jsonl", '{"prompt": "a", "completion": "b", "prompt": "c"}', "line 1: not valid JSON (key 'prompt' appears twice)"),
     ("a.jsonl", json.dumps(ROW) + "\n" + '{"prompt": ' + "1" * 5000 + "}", "line 2: not valid JSON"),

@@ -113,6 +113,12 @@ def test_empty_and_incomplete_test_sets(small):
     with pytest.raises(ValueError, match="date"): evaluate(small, ROWS, api=dict(usd_out=1))
 
 
+def test_latency_is_measured_when_it_is_asked_for(small):
+    speeds = {m: evaluate(small, ROWS[:2], metrics=(m,)).speed for m in ("cost", "latency")}
+    assert "latency_p50_ms" not in speeds["cost"] and speeds["cost"]["usd_per_million_tokens"] > 0
+    assert speeds["latency"]["latency_p95_ms"] >= speeds["latency"]["latency_p50_ms"] > 0 and "usd_per_million_tokens" not in speeds["latency"]
+
+
 def test_a_model_with_nan_is_refused_before_it_answers(small, monkeypatch):
     broken = small.copy("broken")
     with torch.no_grad(): next(broken.model.parameters()).fill_(float("nan"))
