@@ -1,5 +1,5 @@
 "The reader and the checks, beside results counted by hand: which row, which number, which words."
-import csv, json, math, warnings
+import csv, json, math, random, warnings
 from types import SimpleNamespace
 
 import datasketch, phonenumbers, pyarrow as pa, pyarrow.parquet as pq, pytest, rapidfuzz, scipy.stats, stdnum.br.cpf, stdnum.luhn, torch      # once, not in the first check
@@ -215,6 +215,23 @@ def test_twins_name_the_nearest():
     assert twins([base, base], ["quite another sentence"]) == {}                                           # not with one another
     seen = []; twins([f"word{i}" for i in range(900)], [f"known{i}" for i in range(200)], progress=seen.append); assert seen == [1000, 100]
     many = [f"a{i} b{i} c{i} d{i}" for i in range(1001)]; assert twins(many + [many[1000], many[0]]) == {1001: (1000, 100.0), 1002: (0, 100.0)}
+
+
+def test_near_duplicates_are_proposed_as_datasketch_proposes_them():
+    import numpy as np
+    from datasketch import MinHash, MinHashLSH
+    from ftguide.data import _before
+    rng = random.Random(0); words = [f"w{i}" for i in range(60)]
+    hashes = list(MinHash.bulk([[w.encode() for w in rng.sample(words, 5)] for _ in range(400)], num_perm=64))
+    before, index = _before(np.array([h.hashvalues for h in hashes])), MinHashLSH(num_perm=64, params=(16, 4))
+    def chain(i): # every text before with a band of this one's
+        for b in range(16):
+            j = before[i, b]
+            while j >= 0: yield int(j); j = before[j, b]
+    proposed = 0
+    for i, h in enumerate(hashes):
+        assert set(chain(i)) == set(index.query(h)); proposed += len(index.query(h)); index.insert(i, h)
+    assert proposed > 100
 
 
 # findings
