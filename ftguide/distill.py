@@ -129,12 +129,12 @@ class LogitTeacher:
     "A local model with the student's tokenizer: its exact distribution at every scored token, read once while that fits."
     def __init__(self, lm, keep_bytes:float=2e9): # hidden states kept in memory
         from ftguide.models import load, placed, plain_head
-        self.lm, self.keep_bytes, self.rows, self.states = placed(load(lm)), keep_bytes, None, {}
+        self.lm, self.keep_bytes, self.rows, self.room, self.states = placed(load(lm)), keep_bytes, None, None, {}
         self.keeps = plain_head(self.lm.model)
 
     def begin(self, rows:list):
         "Forget what was kept for other rows; for the same ones it serves the next student too."
-        if rows != self.rows: self.rows, self.room, self.states = rows, (self.keep_bytes if self.keeps else 0), {}
+        if self.room is None or rows != self.rows: self.rows, self.room, self.states = rows, (self.keep_bytes if self.keeps else 0), {}
         self.lm.model.eval()
 
     def soft(self, rows:list[int], batch:dict): # -> soft labels of the scored tokens

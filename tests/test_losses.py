@@ -322,6 +322,7 @@ def test_a_teacher_is_asked_once_for_a_row_while_there_is_room():
     teacher.begin(one); assert teacher.room == 100 and teacher.states == {}                           # other rows
     soft([5], 0); teacher.begin(list(one)); soft([5], 0); assert len(model.asked) == 6 and teacher.room == 100 - 32     # the same: the next student gets what is there
     teacher.begin(other); assert teacher.room == 100 and teacher.states == {}
+    new = LogitTeacher(LM(model, None, "t"), keep_bytes=50); new.begin(None); new.soft([0], batch(0)); assert new.room == 50 - 32 and list(new.states) == [0]      # rows nobody named
     exactly = LogitTeacher(LM(model, None, "t"), keep_bytes=32); exactly.begin([]); exactly.soft([0], batch(0)); assert exactly.room == 0 and exactly.states == {}
     assert LogitTeacher(LM(model, None, "t")).keep_bytes == 2e9 and exactly.lm.model is model
 
