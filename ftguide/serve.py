@@ -5,7 +5,7 @@
 # %% ../nbs/08_serve.ipynb #serve-imports
 from __future__ import annotations
 import errno, hashlib, json, math, os, re, shutil, tempfile
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from numbers import Real
@@ -94,8 +94,10 @@ def _sweep(folder:Path):
     "Remove what crashed deployments left behind; what a living one is writing stays."
     for left in [*folder.glob(".deploying-*"), *folder.glob(".current-*")]:
         lock = left / "lock"
-        with _alone(lock, wait=False) if lock.exists() else nullcontext(True) as dead:
-            if dead: shutil.rmtree(left, ignore_errors=True)
+        try:
+            with _alone(lock, wait=False) if lock.exists() else nullcontext(True) as dead:
+                if dead: shutil.rmtree(left, ignore_errors=True)
+        except FileNotFoundError: pass                                 # its deployment has just ended and taken it away
 
 @contextmanager
 def _room(folder:Path): # OSError of one line
@@ -186,15 +188,15 @@ def deploy(
     if license and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license): raise ValueError(f"license must be written as the hub writes it, such as apache-2.0, mit or other, not {license!r}")
     if failed := gate.failures(report): raise GateError(lm.name, failed)
     known = data_fingerprints(data)
-    with _room(folder):
+    with _room(folder), ExitStack() as living:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"): _sweep(folder); aside = Path(tempfile.mkdtemp(prefix=".deploying-", dir=folder)); (aside / "lock").touch()
-        try:
-            with _alone(aside / "lock"):
-                written = save(lm, aside / "version", card=model_card(lm, report, gate, known, license, base))
-                report.save(written / "report.json")
-                with _alone(folder / ".lock"): return _arrive(folder, written, dict(gate=asdict(gate), data=known, license=license, base=base, weights=report.weights))
-        finally: shutil.rmtree(aside, ignore_errors=True)
+        with _alone(folder / ".lock"):
+            _sweep(folder); aside = Path(tempfile.mkdtemp(prefix=".deploying-", dir=folder))
+            living.callback(shutil.rmtree, aside, ignore_errors=True)
+            living.enter_context(_alone(aside / "lock"))               # held before anybody else can sweep
+        written = save(lm, aside / "version", card=model_card(lm, report, gate, known, license, base))
+        report.save(written / "report.json")
+        with _alone(folder / ".lock"): return _arrive(folder, written, dict(gate=asdict(gate), data=known, license=license, base=base, weights=report.weights))
 
 def _measured_here(report, lm):
     "ValueError unless the report measured these weights; one without a fingerprint is taken at its number of parameters."

@@ -1,10 +1,12 @@
 "Deployments at once, killed, on a full disk; the link, the card, the fingerprints, the commands."
-import json, multiprocessing, os, random, signal, sys, time
+import json, multiprocessing, os, random, shutil, signal, sys, time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from ftguide import serve
 from ftguide.data import DataError
 from ftguide.evaluate import Report, evaluate, weights_fingerprint
 from ftguide.market import load_tasks
@@ -97,6 +99,20 @@ def test_three_processes_deploy_at_once(lm, report, tmp_path):
     replaced = [json.loads((ads / v / "deployment.json").read_text())["replaces"] for v in versions(ads)]
     assert replaced == [None, *versions(ads)[:-1]] and not list(ads.glob(".deploying-*"))
     load(current(ads))
+
+
+def test_a_deployment_that_has_just_begun_is_not_swept(lm, report, tmp_path, monkeypatch):
+    "Another one sweeps at the first moment it can, and finds folders that are going away."
+    alone = serve._alone
+    @contextmanager
+    def nosy(file, wait=True):
+        with alone(file, wait) as held: yield held
+        if file.name == ".lock": serve._sweep(file.parent)
+    monkeypatch.setattr(serve, "_alone", nosy)
+    assert deploy(lm, tmp_path / "ads", report, OPEN).name == "v1" and not list((tmp_path / "ads").glob(".deploying-*"))
+    gone = tmp_path / "ads/.deploying-gone"; gone.mkdir(); (gone / "lock").touch()
+    monkeypatch.setattr(serve, "_alone", lambda file, wait=True: (shutil.rmtree(gone), alone(file, wait))[1])
+    serve._sweep(tmp_path / "ads"); assert not gone.exists()
 
 
 @pytest.mark.parametrize("at", ["save", "weights", "tokenizer", "_arrive", "_point", "replace"])
