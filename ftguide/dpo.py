@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_dpo.ipynb #dpo-imports
 from __future__ import annotations
-import json, os, random, tempfile, warnings
+import json, random, tempfile, warnings
 from functools import lru_cache
 from pathlib import Path
 
