@@ -49,8 +49,9 @@ mutants: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[mutants]"
 	@SHARE=$(SHARE) $(BIN)/python tools/mutants.py $(MODULES)
 
+# In a container one is often root, and Jupyter then does not start unless told to.
 lab: $(READY)
-	@$(BIN)/jupyter lab nbs
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
 outputs: $(READY)
 	@for nb in nbs/*.ipynb; do echo $$nb; TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0 $$nb || exit 1; done
