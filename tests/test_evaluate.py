@@ -1,5 +1,5 @@
 "What the evaluation chapter should not carry: refused comparisons, broken models, hostile answers in a browser, a server, 200 prompts one by one."
-import csv, json, math, random, shutil, subprocess, sys, threading, time, urllib.request, warnings
+import csv, json, math, random, sys, threading, urllib.request, warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -292,71 +292,31 @@ def test_a_spreadsheet_of_another_country_is_read(tmp_path):
 
 # ---- the page in a browser
 
-BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")) if b), None)
-
-
-class Tab:
-    "A headless browser's page, driven through its debugging port."
-    def __init__(self, url, profile, downloads):
-        import websocket
-        self.process = subprocess.Popen([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port = self.wait(lambda: (profile / "DevToolsActivePort").read_text().splitlines()[0] if (profile / "DevToolsActivePort").exists() else None)
-        page = self.wait(lambda: next((t for t in json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json")) if t["type"] == "page"), None))
-        self.socket, self.n, self.events = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60), 0, []
-        self.call("Network.enable"); self.call("Page.enable"); self.call("Runtime.enable")
-        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
-        self.call("Page.navigate", url=url); self.ready()
-
-    @staticmethod
-    def wait(ask, seconds=60):
-        end = time.time() + seconds
-        while time.time() < end:
-            try:
-                if (found := ask()): return found
-            except OSError: pass
-            time.sleep(0.05)
-        raise TimeoutError(f"the browser did not answer in {seconds} s")
-
-    def call(self, method, **params):
-        self.n += 1; self.socket.send(json.dumps(dict(id=self.n, method=method, params=params)))
-        while (said := json.loads(self.socket.recv())).get("id") != self.n: self.events.append(said)
-        assert "error" not in said, said
-        return said["result"]
-
-    def js(self, code):
-        done = self.call("Runtime.evaluate", expression=code, returnByValue=True)
-        assert "exceptionDetails" not in done, done
-        return done["result"].get("value")
-
-    def ready(self): self.wait(lambda: self.js("document.readyState === 'complete' && !!document.getElementById('save')"))
-    def close(self):
-        self.socket.close(); self.process.terminate(); self.process.wait(20)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on this machine")
-def test_ten_rows_in_a_browser(tmp_path):
-    pytest.importorskip("websocket", reason="needs websocket-client to drive the browser")
+def test_ten_rows_in_a_browser(tmp_path, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
     page, key = sheet(tmp_path); items = json.loads(key.read_text(encoding="utf-8"))["items"]
     downloads = tmp_path / "downloads"; downloads.mkdir()
-    tab = Tab(page.as_uri(), tmp_path / "profile", downloads)
-    try:
-        assert tab.js("document.querySelectorAll('fieldset').length") == 10 and tab.js("document.title") == "Which answer is better?"
-        assert tab.js("document.getElementById('done').textContent") == "0 of 10 answered"
-        shown = {i: tab.js(f"[...document.getElementById('{i}').querySelectorAll('pre')].map(p => p.textContent)") for i in items}
-        plain = lambda t: t.replace("\r\n", "\n")
-        assert all(shown[i] == [plain(r[k]) for k in ("prompt", "left", "right")] for i, r in items.items())   # seen as written, not as HTML
-        chosen = {i: ("left", "right", "tie")[n % 3] for n, i in enumerate(items)}
-        for i, c in chosen.items(): tab.js(f"document.querySelector('#{i} input[value={c}]').closest('label').click()")
-        first = next(iter(items))
-        tab.js(f"(e => {{ e.value = '=cmd, \"x\"'; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.querySelector('#{first} input[type=text]'))")
-        assert tab.js("document.getElementById('done').textContent") == "10 of 10 answered"
-        tab.call("Page.reload"); tab.wait(lambda: tab.js("!!document.getElementById('done') && document.getElementById('done').textContent === '10 of 10 answered'"))
-        tab.js("document.getElementById('save').click()")
-        saved = tab.wait(lambda: next((p for p in downloads.iterdir() if p.suffix == ".csv" and p.stat().st_size), None))
-        asked = [e["params"]["request"]["url"] for e in tab.events if e.get("method") == "Network.requestWillBeSent"]
-        assert not [u for u in asked if not u.startswith(("file:", "blob:", "data:"))] and not [e for e in tab.events if e.get("method") in ("Page.javascriptDialogOpening", "Runtime.exceptionThrown")]
-    finally: tab.close()
+    for kind in ("browser", "performance"): browser.get_log(kind)
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", dict(behavior="allow", downloadPath=str(downloads)))
+    js, wait = browser.execute_script, WebDriverWait(browser, 60).until
+    done = lambda: js("return document.getElementById('done').textContent")
+    browser.get(page.as_uri())
+    assert js("return document.querySelectorAll('fieldset').length") == 10 and browser.title == "Which answer is better?" and done() == "0 of 10 answered"
+    shown = {i: js("return [...document.getElementById(arguments[0]).querySelectorAll('pre')].map(p => p.textContent)", i) for i in items}
+    plain = lambda t: t.replace("\r\n", "\n")
+    assert all(shown[i] == [plain(r[k]) for k in ("prompt", "left", "right")] for i, r in items.items())   # seen as written, not as HTML
+    chosen = {i: ("left", "right", "tie")[n % 3] for n, i in enumerate(items)}
+    for i, c in chosen.items(): js("document.querySelector(arguments[0]).closest('label').click()", f"#{i} input[value={c}]")
+    first = next(iter(items))
+    browser.find_element("css selector", f"#{first} input[type=text]").send_keys('=cmd, "x"')
+    assert done() == "10 of 10 answered"
+    browser.refresh(); assert done() == "10 of 10 answered"
+    browser.find_element("id", "save").click()
+    saved = wait(lambda _: next((p for p in downloads.iterdir() if p.suffix == ".csv" and p.stat().st_size), None))
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked and not [u for u in asked if not u.startswith(("file:", "blob:", "data:"))]
+    assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] and not [e for e in events if e["method"] == "Page.javascriptDialogOpening"]
     rows = list(csv.DictReader(saved.read_text(encoding="utf-8-sig").splitlines()))
     assert {r["id"]: r["better"] for r in rows} == chosen and next(r["comment"] for r in rows if r["id"] == first) == "'=cmd, \"x\""
     found = read_sheet(saved, key)
