@@ -1,8 +1,12 @@
-"Shared by all tests: no network, no telemetry, no progress bars; what shares a fixture runs in one process."
+"Shared by all tests: no network, no telemetry, no progress bars, the same made-up examples every time; what shares a fixture runs in one process."
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("seeded", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("hunt", parent=settings.get_profile("seeded"), derandomize=False)   # pytest --hypothesis-profile=hunt: other examples every time
+settings.load_profile("seeded")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TQDM_DISABLE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="false")
 
 

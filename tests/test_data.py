@@ -3,14 +3,14 @@ import csv, json, random, string, subprocess, sys, warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ftguide.data import KINDS, DataError, Findings, check, normal, personal_data, preflight, read, similarity, rare_words, spans, split, stream, to_trl, twins
 from ftguide.market import load_tasks
 from ftguide.models import LM, encode, load
 
 TASKS = ("ad", "extraction", "sentiment", "summary", "arithmetic")
-FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=150)
 ROW = {"prompt": "How much is 2 + 2?", "completion": "4"}
 
 any_text = st.text(st.characters(), max_size=40)   # lone surrogates and control characters included

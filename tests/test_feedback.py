@@ -196,7 +196,7 @@ def test_files_that_are_no_store(tmp_path):
 
 # ---- what is kept
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(min_size=1), st.text(), st.text(), st.text())
 def test_any_text_comes_back_as_it_was(prompt, answer, rater, note):
     with closing(Feedback(Path(STORES) / "any.db")) as store:
@@ -270,7 +270,7 @@ def made(rows):
     return [dict(id=i, kind=k, prompt=p, rater=who, **(dict(answer=a, up=s > 0) if k == "vote" else dict(a=a, b=b, chosen={1: "a", 0: "tie", -1: "b"}[s]))) for i, (k, p, a, b, s, who) in enumerate(rows, 1)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ROWS, st.integers(1, 3), st.booleans(), st.sampled_from([0.0, 0.4]))
 def test_every_row_has_one_fate_and_pairs_make_no_circle(rows, min_votes, weighted, min_margin):
     rows = made(rows); pairs, lost = pairs_from(rows, min_votes, min_margin, weighted)

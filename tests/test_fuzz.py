@@ -3,7 +3,7 @@ import json, os, shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -76,7 +76,7 @@ def test_the_commands_begin(name):
     done = run(name, *BASE[name]); assert done.exit_code != 2 or "stopped by the test" in done.output, done.output
 
 
-@settings(max_examples=int(os.environ.get("FTGUIDE_FUZZ", 150)), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("FTGUIDE_FUZZ", 150)))
 @given(st.sampled_from(FLAGS), nonsense())
 def test_any_flag_takes_any_nonsense(flag, value):
     name, param = flag
@@ -85,6 +85,6 @@ def test_any_flag_takes_any_nonsense(flag, value):
     else: run(name, *BASE[name], param.opts[0], value)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(st.lists(nonsense() | st.sampled_from([*COMMANDS, *{o for _, p in FLAGS for o in p.opts}]), max_size=5))
 def test_any_line_of_nonsense(words): run(*words)
