@@ -126,9 +126,11 @@ CHILD = """
 import sys, time
 from test_improve import *
 from transformers import TrainerCallback
-class Slow(TrainerCallback):
-    def on_step_end(self, args, state, control, **kw): print(state.global_step, flush=True); time.sleep(0.05)
-improve(sys.argv[1], sys.argv[2], GATE, HOLDOUT, callbacks=(Slow(),), **KNOBS)
+class Wait(TrainerCallback):
+    def on_step_end(self, args, state, control, **kw):
+        print(state.global_step, flush=True)
+        if state.global_step == 16: time.sleep(120)
+improve(sys.argv[1], sys.argv[2], GATE, HOLDOUT, callbacks=(Wait(),), **KNOBS)
 """
 
 

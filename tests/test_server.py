@@ -69,13 +69,15 @@ def test_a_text_teacher_outlives_its_server(saved, tmp_path):
     (lm, folder), port, log, file = saved, free_port(), tmp_path / "log", tmp_path / "answers.jsonl"
     prompts = [r["prompt"] for r in load_tasks("test", 40, tasks=("summary", "extraction"), seed=4)]
     teacher, servers = TextTeacher(Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=60, retries=12, at_once=2)), [serve(folder, port, log)]
+    over = threading.Event()
     def restart():
-        while not file.exists() or len(file.read_bytes().splitlines()) < 5: time.sleep(0.02)
+        while not file.exists() or len(file.read_bytes().splitlines()) < 5:
+            if over.wait(0.02): return
         servers[0].kill(); servers[0].wait(); servers.append(serve(folder, port, log))
     thread = threading.Thread(target=restart); thread.start()
     try: rows = teacher.label([dict(prompt=p) for p in prompts], file, max_new_tokens=48)
     finally:
-        thread.join()
+        over.set(); thread.join()
         for server in servers: server.kill(); server.wait()
     assert len(servers) == 2 and [r["completion"] for r in rows] == reply(lm, prompts, 48)
     assert teacher.bill["requests"] == 40 and teacher.bill["output_tokens"] > 40 and len(file.read_text(encoding="utf-8").splitlines()) == 40

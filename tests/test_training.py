@@ -18,25 +18,24 @@ CHILD = """
 import sys, json
 from test_training import STAGES
 from transformers import TrainerCallback
-class Slow(TrainerCallback):
+class Wait(TrainerCallback):
     def on_step_end(self, args, state, control, **kw):
-        import time; print(state.global_step, flush=True); time.sleep(0.05)
+        import time; print(state.global_step, flush=True)
+        if state.global_step == int(sys.argv[3]): time.sleep(float(sys.argv[4]))
 stage, rows, knobs = STAGES[sys.argv[1]]
-stage("tiny-small", rows, output_dir=sys.argv[2], resume=sys.argv[3] == "resume", callbacks=(Slow(),), **knobs)
+stage("tiny-small", rows, output_dir=sys.argv[2], callbacks=(Wait(),), **knobs)
 """
 
 
 def weights(lm): return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 
 
-def started(stage, folder, resume="new"):
-    return subprocess.Popen([sys.executable, "-c", CHILD, stage, str(folder), resume], cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def started(stage, folder, step, seconds=120):
+    "A training in a process of its own, when it has taken so many steps; it waits there for so many seconds."
+    child = subprocess.Popen([sys.executable, "-c", CHILD, stage, str(folder), str(step), str(seconds)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))   # a background job ignores it
-
-
-def until(child, step):
     for line in child.stdout:
-        if int(line) >= step: return
+        if int(line) == step: return child
     raise AssertionError(child.stderr.read())
 
 
@@ -45,9 +44,9 @@ def until(child, step):
 def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
     "Killed in the second epoch, between two checkpoints: 60 steps, a checkpoint every 10th."
     make, rows, knobs = STAGES[stage]
-    child = started(stage, tmp_path); until(child, 37); child.kill(); child.wait()
+    child = started(stage, tmp_path, 37); child.kill(); child.wait()
     whole = sorted(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}"))
-    assert whole and whole[-1] in (30, 40)
+    assert whole and whole[-1] == 30
     resumed, plain = make("tiny-small", rows, output_dir=tmp_path, resume=True, **knobs), make("tiny-small", rows, **knobs)
     assert (weights(resumed) - weights(plain)).abs().max() <= 1e-6
     losses = lambda lm: {h["step"]: h["loss"] for h in lm.history if "loss" in h}
@@ -56,7 +55,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path):
-    child = started("sft", tmp_path); until(child, 13); child.send_signal(signal.SIGINT)
+    child = started("sft", tmp_path, 13, seconds=5); child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode != 0 and "resume=True (--resume) goes on from there" in err
     assert max(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")) >= 13
@@ -104,8 +103,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
 def test_full_disk_keeps_the_checkpoint_before(tmp_path):
     "No file may grow past a limit that is set after the first checkpoint: writing the second fails as on a full disk."
-    code = CHILD.replace("print(state.global_step, flush=True); time.sleep(0.05)", "import resource; state.global_step == 15 and resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))")
-    child = subprocess.run([sys.executable, "-c", code, "sft", str(tmp_path), "new"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    code = CHILD.replace("print(state.global_step, flush=True)", "import resource; state.global_step == 15 and resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))")
+    child = subprocess.run([sys.executable, "-c", code, "sft", str(tmp_path), "0"], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert child.returncode != 0 and "step 20: the checkpoint could not be written" in child.stderr, child.stderr
     assert [p.parent.name for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")] == ["checkpoint-10"]
 
