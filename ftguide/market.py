@@ -186,9 +186,19 @@ def _lexicon(lang:str) -> frozenset:
     "Every ordinary word of the marketplace; any other word in an ad is an invented name."
     groups = [SENTENCES[lang], OPINIONS[lang].values(), [OPENINGS[lang]], CLAUSES[lang].values(), [CALM[lang], HYPE[lang], EXTRAS[lang], COLOURS[lang]],
               [MATERIALS if lang == "en" else tuple(MATERIALS.values())], [KINDS if lang == "en" else tuple(k[0] for k in KINDS.values())],
-              [KEYS[lang].values()], [("a", "an", "and", "e", "o", "um", "uma", "l", "ml", "cm", "mm", "months", "meses", "com", "with")]]
+              [KEYS[lang].values()], [("a", "an", "and", "e", "o", "um", "uma", "l", "ml", "cm", "mm", "month", "months", "mes", "mês", "meses", "com", "with")]]
     texts = [t for group in groups for options in group for t in ([options] if isinstance(options, str) else options)]
     return frozenset(w for t in texts for w in re.findall(r"\w+", re.sub(r"\{\w+\}", " ", t).lower()))
+
+def _as_written(claim:str) -> str:
+    "A claim as a sheet spells it: capitals, the space before a unit and the plural make no other claim of it."
+    parts = re.fullmatch(r"(\d+)[ -]?(\D+)", claim.lower())
+    return f"{parts[1]} {dict(month='months', mes='meses', mês='meses').get(parts[2], parts[2])}" if parts else claim.lower()
+
+def _different(values:list) -> list: # each once, in order
+    first = {}
+    for v in values: first.setdefault(_as_written(v), v)
+    return list(first.values())
 
 def claims(
     text:str,       # an ad
@@ -199,12 +209,12 @@ def claims(
     words = {f: "|".join(map(re.escape, sorted(values, key=len, reverse=True))) for f, values in
              dict(colour=COLOURS[lang], extra=EXTRAS[lang], material=MATERIALS if lang == "en" else MATERIALS.values()).items()}
     found = {f: re.findall(rf"\b(?:{w})\b", text, flags=re.I) for f, w in words.items()}
-    found["size"] = re.findall(r"(?<![\w-])\d+ ?(?:ml|cm|mm|l)\b", text)
-    found["warranty"] = re.findall(rf"\b\d+ {months}\b", text)
+    found["size"] = re.findall(r"(?<![\w-])\d+[ -]?(?:ml|cm|mm|l)\b", text, flags=re.I)
+    found["warranty"] = re.findall(rf"\b\d+[ -]?{months}\b", text, flags=re.I)
     found["model"] = re.findall(r"\b[^\W\d_]+-\d+\b", text)
     plain = re.sub(r"\b[^\W\d_]+-\d+\b", " ", text)
     found["brand"] = [w for w in re.findall(r"\b[^\W\d_]+\b", plain) if w.lower() not in _lexicon(lang)]
-    return {f: list(dict.fromkeys(v.strip() for v in found[f])) for f in FIELDS}
+    return {f: _different(found[f]) for f in FIELDS}
 
 # %% ../nbs/02_market.ipynb #market-score
 def score_ad(
@@ -213,8 +223,8 @@ def score_ad(
 ) -> dict: # stated, right, wrong (counts), truth, completeness, hype (0..1 each; truth is None when nothing is stated)
     "Compare what an ad states with the truth."
     stated = claims(text, p.lang); truth = p.attributes()
-    right = sum(any(v.lower() == truth[f].lower() for v in vs) for f, vs in stated.items())
-    wrong = sum(v.lower() != truth[f].lower() for f, vs in stated.items() for v in vs)
+    same = [_as_written(v) == _as_written(truth[f]) for f, vs in stated.items() for v in vs]
+    right, wrong = sum(same), len(same) - sum(same)
     shouts = sum(w.isupper() and len(w) > 1 for w in re.findall(r"[^\W\d_]+", text)) + text.count("!")
     return dict(stated=right + wrong, right=right, wrong=wrong, truth=right / (right + wrong) if right + wrong else None,
                 completeness=right / len(FIELDS), hype=min(shouts / 6, 1.0))
@@ -263,6 +273,7 @@ def digest(p:Product, positive:bool) -> str:
 
 def task_row(task:str, p:Product, rng:random.Random) -> dict: # prompt, completion, task, lang, product
     "One labelled example of a task."
+    if task not in TASKS: raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
     ask, positive = ASK[p.lang][task], rng.random() < 0.5
     if task == "ad": prompt, completion = ask.format(sheet(p)), seller_ad(p, rng)
     elif task == "extraction": prompt, completion = ask.format(describe(p, rng)), catalogue_row(p)
@@ -270,10 +281,9 @@ def task_row(task:str, p:Product, rng:random.Random) -> dict: # prompt, completi
     elif task == "summary":
         prompt = ask.format(f"{describe(p, rng)}\n\n{review(p, positive, rng)}")
         completion = digest(p, positive)
-    elif task == "arithmetic":
+    else:
         a, b = rng.randint(10, 999), rng.randint(10, 999)
         prompt, completion = ask.format(f"{a} + {b}"), str(a + b)
-    else: raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
     return dict(prompt=prompt, completion=completion, task=task, lang=p.lang, product=asdict(p))
 
 # %% ../nbs/02_market.ipynb #market-load
@@ -289,6 +299,8 @@ def load_tasks(
     "Labelled rows of the marketplace, equal shares of each task."
     _check_lang(lang)
     if split not in SPLITS: raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if unknown := [t for t in ([tasks] if isinstance(tasks, str) else tasks) if t not in TASKS]: raise ValueError(f"unknown task {unknown[0]!r}; there are {', '.join(TASKS)}")
+    if isinstance(tasks, str) or not tasks: raise ValueError(f"tasks must be a tuple such as ({tasks or TASKS[0]!r},)")
     rng = random.Random(f"tasks-{split}-{lang}-{seed}")
     return [task_row(tasks[i % len(tasks)], make_product(rng, lang, unseen=split == "test"), rng) for i in range(n)]
 

@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_models.ipynb #models-imports
 from __future__ import annotations
-import copy, json, os, sys, warnings
+import copy, json, os, re, sys, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -107,21 +107,30 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, **knobs)
         model, found = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **knobs, **few_bits)
         _complete(name, found)
-    return ready(LM(model.eval(), tokenizer, Path(str(name)).name))
+    return ready(LM(model.eval(), tokenizer, Path(str(name)).name, _log(Path(source) / "history.json")))
 
 # %% ../nbs/01_models.ipynb #models-resolve
 def _resolve(name) -> tuple: # (source for transformers, why only local files; "" when the hub is asked)
     "Where a name points to; ModelError when a folder holds no model."
     shipped = checkpoint(str(name))
     if str(name) in SHIPPED: return str(shipped), "it is shipped"
-    folder = Path(name)
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         if not (folder / "config.json").exists(): raise ModelError(f"{folder} has no config.json: it is not a model folder")
         if not list(folder.glob("*.safetensors")): raise ModelError(f"{folder} has no .safetensors file; pickled weights are not read. Save it with safe_serialization")
         return str(folder), "it is a folder"
-    if folder.suffix or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1: raise ModelError(f"no folder {str(name)!r}{_meant(name)}")
+    if folder.is_file(): raise ModelError(f"{name} is a file; a model is a folder with config.json, .safetensors and a tokenizer")
+    if not re.fullmatch(r"\w[\w-]*|\w[\w.-]*/\w[\w.-]*", str(name)): raise ModelError(f"no folder {str(name)!r}{_meant(name)}")   # the hub's names: gpt2, owner/name-1.7B
     if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"): return str(name), "it is not in the local cache"
     return str(name), "" if _hub_answers() else "the hub cannot be reached, and it is not in the local cache"
+
+def _log(file:Path) -> list[dict]: # of the training that `save` wrote beside the weights; empty where there is none
+    if not file.is_file(): return []
+    try: log = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError): log = None
+    if isinstance(log, list) and all(isinstance(h, dict) for h in log): return log
+    warnings.warn(f"{file} is no training log and is left out")
+    return []
 
 def _hub_answers() -> bool:
     "Asked once: the hub's own library asks six times for every file, and waits 23 seconds."
@@ -240,13 +249,14 @@ def reply(
     if not temperature >= 0: raise ValueError(f"temperature must be 0 or more, not {temperature}")
     if not max_new_tokens >= 1: raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
     texts = [prompt_text(lm.tokenizer, p) if template else p for p in prompts]
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    answers = [""] * len(texts)
+    order, alone = sorted(range(len(texts)), key=lambda i: len(texts[i])), _cramped(lm, texts, max_new_tokens)
+    fit = [i for i in order if i not in alone]
+    answers, done = [""] * len(texts), 0
     with _sampling(lm, seed):
-        for start in range(0, len(order), batch_size):
-            chunk = order[start:start + batch_size]
+        for chunk in [fit[n:n + batch_size] for n in range(0, len(fit), batch_size)] + [[i] for i in order if i in alone]:
             for i, answer in zip(chunk, _generate(lm, [texts[i] for i in chunk], max_new_tokens, temperature)): answers[i] = answer
-            if progress: progress(min(start + batch_size, len(order)))
+            done += len(chunk)
+            if progress: progress(done)
     return answers
 
 # %% ../nbs/01_models.ipynb #models-generate
@@ -263,6 +273,12 @@ def _sampling(lm:LM, seed:int):
 def context_length(lm:LM) -> int:
     "How many tokens the model can attend to."
     return min(getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 10**9, lm.tokenizer.model_max_length or 10**9)
+
+def _cramped(lm:LM, texts:list[str], max_new_tokens:int) -> set: # numbers of the texts
+    "Texts too long for a whole answer: in a batch they would end the others' answers with theirs."
+    room = context_length(lm) - max_new_tokens
+    maybe = [i for i, t in enumerate(texts) if len(t.encode("utf-8")) > room]          # no token is shorter than a byte
+    return {i for i in maybe if len(lm.tokenizer(texts[i], add_special_tokens=False).input_ids) > room}
 
 def _generate(lm:LM, texts:list[str], max_new_tokens:int, temperature:float) -> list[str]:
     limit = context_length(lm)
@@ -367,6 +383,7 @@ def completion_logps(
 ): # (N,) summed log-probability of each completion, nats; and (N,) number of scored tokens
     "How probable each completion is after its prompt (the sum that DPO, Rafailov et al. 2023 eq. 7, needs)."
     import torch
+    if len(prompts) != len(completions): raise ValueError(f"every prompt needs one completion: {len(prompts)} prompts, {len(completions)} completions")
     rows = [encode(lm.tokenizer, p, c) for p, c in zip(prompts, completions)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     sums, counts = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.long)
