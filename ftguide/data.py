@@ -27,7 +27,7 @@ KINDS = {  # kind of data -> the alternatives of columns it may have
     "pairs": (("prompt", "chosen", "rejected"),),
     "corpus": (("prompt",), ("text",)),
 }
-RENAME = {"input": "prompt", "output": "completion"}
+RENAME = {"instruction": "prompt", "input": "prompt", "output": "completion"}
 
 # %% ../nbs/03_data.ipynb #data-json
 def _unique(pairs:list) -> dict:
@@ -157,18 +157,37 @@ def _checked(where:str, row, kind:str) -> dict:
     "The row with its columns renamed; DataError when it cannot be used."
     if isinstance(row, DataError): raise row
     if not isinstance(row, dict): raise DataError(f"{where}: expected an object with columns, found {type(row).__name__}")
-    row = {k if RENAME.get(k) is None or RENAME[k] in row else RENAME[k]: v for k, v in row.items()}
+    given, (row, names) = row, _renamed(row)
     columns = next((c for c in KINDS[kind] if all(k in row for k in c)), None)
     if columns is None:
         wanted = " or ".join(", ".join(c) for c in KINDS[kind])
-        raise DataError(f"{where}: columns found: {', '.join(str(k)[:40] for k in list(row)[:20]) or 'none'}; expected: {wanted}")
+        raise DataError(f"{where}: columns found: {', '.join(str(k)[:40] for k in list(given)[:20]) or 'none'}; expected: {wanted}")
     other = {k for c in KINDS[kind] for k in c if k not in columns}   # a row in two shapes counts as the first
     row = {k: v for k, v in row.items() if k not in other}
-    for k in columns + (("completion",) if kind == "corpus" and "completion" in row else ()): _filled(where, k, row[k])
+    for k in columns + (("completion",) if kind == "corpus" and "completion" in row else ()): _filled(where, names.get(k, k), row[k])
+    for k in columns[1:]:
+        if isinstance(row[k], list): row[k] = _alone(where, names.get(k, k), row["prompt"], row[k]); _filled(where, names.get(k, k), row[k])
     if columns == ("messages",) and not any(m["role"] == "assistant" and m["content"].strip() for m in row["messages"]):
         raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
     if kind == "pairs" and _text(row["chosen"]) == _text(row["rejected"]): raise DataError(f"{where}: chosen and rejected are the same; there is nothing to prefer")
     return row
+
+def _renamed(row:dict) -> tuple: # the row with the names of `KINDS`, {such a name: the one it had}
+    "Alpaca's `instruction` and the `input` it is about are one prompt; its `input` is empty where there is none."
+    row, names = dict(row), {}
+    asked, about = row.get("instruction"), row.get("input")
+    if "prompt" not in row and isinstance(asked, str) and (about is None or isinstance(about, str)):
+        row.pop("input", None); row["instruction"] = f"{asked}\n\n{about}" if asked.strip() and about and about.strip() else asked if asked.strip() else about
+    for old, new in RENAME.items():
+        if old in row and new not in row: row[new] = row.pop(old); names[new] = old
+    return row, names
+
+def _alone(where:str, column:str, prompt, answer):
+    "An answer in messages without the prompt that some data sets repeat before it; DataError when it begins with another turn."
+    asked = _turn(prompt, "user")
+    if len(asked) < len(answer) and all((a["role"], a["content"]) == (m["role"], m["content"]) for a, m in zip(asked, answer)): answer = answer[len(asked):]
+    if answer[0]["role"] == "user": raise DataError(f"{where}: column {column!r} begins with a message of the user that is not the prompt; it must hold the answer alone")
+    return answer
 
 def _filled(where:str, column:str, value):
     "DataError unless a value is text or messages that say something, in characters that exist."
@@ -283,12 +302,17 @@ def normal(text:str) -> str:
     return " ".join(text.casefold().split())
 
 def _asked(row:dict) -> str:
-    "The prompt as text: of a conversation, what stands before the first answer."
+    "The prompt as text: of a conversation, what stands before the first answer to a user (a greeting answers nobody)."
     if "prompt" in row: return _text(row["prompt"])
     if "messages" not in row and "text" not in row: raise DataError(f"a row has no prompt, messages or text, only {', '.join(str(k)[:40] for k in row) or 'nothing'}; read() checks rows")
     if "messages" not in row: return row["text"]
-    first = next(i for i, m in enumerate(row["messages"]) if m["role"] == "assistant")
-    return _text(row["messages"][:first])
+    roles = [m["role"] for m in row["messages"]]
+    asked = roles.index("user") if "user" in roles and "assistant" in roles[roles.index("user"):] else 0
+    return _text(row["messages"][:roles.index("assistant", asked)])
+
+def _turns(row:dict, kind:str) -> list[tuple]: # (is it an answer?, text) of all that a row says, in order
+    if "messages" in row and kind == "sft": return [(m["role"] == "assistant", m["content"]) for m in row["messages"]]
+    return [(False, _asked(row)), *((True, t) for t in _answered(row, kind))]
 
 def _answered(row:dict, kind:str) -> list[str]:
     "The answers as text."
@@ -416,7 +440,7 @@ def _copies(s:_Sheet):
     yield from s.finding("near duplicates", "warning", pairs, "keep one of each, unless the difference is the point", example)
     if s.kind == "sft":
         answers = defaultdict(lambda: defaultdict(list))
-        for i, (q, a) in enumerate(zip(s.asked, s.said)): answers[q][tuple(a)].append(i)
+        for r, a, i in zip(s.rows, s.said, range(len(s.rows))): answers[" → ".join(normal(t) for is_answer, t in _turns(r, s.kind) if not is_answer)][tuple(a)].append(i)
         against = [i for by in answers.values() if len(by) > 1 for rows in by.values() for i in rows]
         example = next((f"{_short(q)} → {' / '.join(_short(a[0], 30) for a in list(by)[:3])}" for q, by in answers.items() if len(by) > 1), "")
         yield from s.finding("contradictory answers", "warning", against, "decide which answer is right; if all are, they belong in preference pairs", example)
@@ -505,7 +529,7 @@ def _number(written:str, regions:tuple) -> str|None:
 def _personal(s:_Sheet):
     kinds, rows = Counter(), []
     for i, r in enumerate(s.rows):
-        found = personal_data("\n".join([_asked(r), *_answered(r, s.kind)]), s.regions)
+        found = personal_data("\n".join(t for _, t in _turns(r, s.kind)), s.regions)
         kinds.update(what for what, _ in found)
         if found: rows.append(i)
     yield from s.finding("personal data", "warning", rows, "replace it by invented data; a model can repeat what it was trained on", ", ".join(f"{k}: {n}" for k, n in kinds.most_common()))
@@ -568,7 +592,7 @@ class _Sheet:
         said = _answered(row, self.kind)
         self.rows.append(row); self.number.append(n); self.where.append(where)
         self.asked.append(normal(_asked(row))); self.said.append([normal(t) for t in said])
-        self.whole.append(" → ".join([self.asked[-1], *self.said[-1]]))
+        self.whole.append(" → ".join(normal(t) for _, t in _turns(row, self.kind)))
 
     def finding(self, name:str, severity:str, rows, do:str, example="") -> list: # of one Finding, or of none
         rows = sorted(set(rows))
@@ -638,6 +662,7 @@ def split(
         place |= {q: ((i + 0.5) / len(own), i, name) for i, q in enumerate(own)}   # each task spread evenly over 0..1
     order = sorted(task, key=place.get)
     cuts = [round(sum(shares[:i]) * len(order)) for i in range(len(shares) + 1)]
+    if (empty := [i for i, share in enumerate(shares) if share and cuts[i] == cuts[i + 1]]) and rows: warnings.warn(f"part {empty[0] + 1} of the split, of share {shares[empty[0]]:g}, is empty: the rows have {len(order)} different prompts")
     side = {q: i for i in range(len(shares)) for q in order[cuts[i]:cuts[i + 1]]}
     return tuple([r for r in rows if side[normal(_asked(r))] == i] for i in range(len(shares)))
 
@@ -746,7 +771,7 @@ def _steps(n:int, epochs:float, batch_size:int, config:dict) -> tuple: # (steps,
 def _pace(lm, n:int, method:str, learning_rate, epochs, batch_size, config:dict):
     "Problems of a training that would change nothing."
     steps, warm = _steps(n, epochs, batch_size, config)
-    if method == "distill": warm = 0
+    if method == "distill" or config.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau"): warm = 0     # schedules without warm-up
     if steps == 0: yield f"no step would be made: {n} rows in batches of {config.get('per_device_train_batch_size', batch_size)} with {', '.join(f'{k}={v}' for k, v in config.items() if k in ('dataloader_drop_last', 'max_steps')) or f'{epochs} epochs'}. Give more rows, a smaller batch_size, or leave that setting out"
     elif steps == 1 and warm and config.get("max_steps", -1) < 0: yield f"the only step would have the learning rate 0, because warm-up begins there: {n} rows in batches of {batch_size}. Take more epochs, a smaller batch_size, or warmup_steps=0"
     if not learning_rate or getattr(lm.model, "is_quantized", False): return

@@ -14,7 +14,7 @@ FUZZ = settings(max_examples=150)
 ROW = {"prompt": "How much is 2 + 2?", "completion": "4"}
 
 any_text = st.text(st.characters(), max_size=40)   # lone surrogates and control characters included
-names = st.sampled_from(["prompt", "completion", "chosen", "rejected", "messages", "text", "input", "output", "task", ""]) | any_text
+names = st.sampled_from(["prompt", "completion", "chosen", "rejected", "messages", "text", "instruction", "input", "output", "task", ""]) | any_text
 message = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]) | any_text, "content": any_text | st.none()})
 values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | any_text | st.lists(message, max_size=3),
                       lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3), max_leaves=6)
@@ -184,6 +184,50 @@ print(n, peak() - before)"""
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "many.jsonl"], capture_output=True, text=True, check=True)
     n, grown = map(int, done.stdout.split())
     assert n == 1_000_000 and grown < 20_000 * (1 if sys.platform != "darwin" else 1000)   # kB; bytes on a Mac
+
+
+SAID = lambda *turns: [dict(role=role, content=text) for role, text in turns]
+
+
+def test_alpacas_columns_are_one_prompt(tmp_path):
+    rows = [dict(instruction="Translate to French.", input="Good morning", output="Bonjour."), dict(instruction="Name a colour.", input="", output="blue"), dict(instruction="Name a size.", input=None, output="30 cm")]
+    assert [r["prompt"] for r in read(rows)] == ["Translate to French.\n\nGood morning", "Name a colour.", "Name a size."]
+    (tmp_path / "a.csv").write_text("Instruction;Input;Output\nAdd.;2 and 3;5\nSay no.;;no\n")
+    assert [(r["prompt"], r["completion"]) for r in read(tmp_path / "a.csv")] == [("Add.\n\n2 and 3", "5"), ("Say no.", "no")]
+    assert read([dict(instruction="be brief", prompt="Hi", completion="Ho")])[0]["prompt"] == "Hi"
+    for row, says in ((dict(instruction=" ", input="", output="x"), "column 'instruction' is empty"), (dict(input="", output="x"), "column 'input' is empty"), (dict(input="a", output=3), "column 'output' must be text"),
+                      (dict(instruction="a", response="b"), "columns found: instruction, response; expected: prompt, completion")):
+        with pytest.raises(DataError, match=says): read([row])
+
+
+def test_a_prompt_repeated_in_the_answers_is_taken_out_of_them(tiny):
+    "UltraFeedback's columns: the answers are whole conversations."
+    pair = dict(prompt="Ad?", chosen=SAID(("user", "Ad?"), ("assistant", "A mug.")), rejected=SAID(("user", "Ad?"), ("assistant", "no")))
+    plain = dict(prompt="Ad?", chosen=SAID(("assistant", "A mug.")), rejected=SAID(("assistant", "no")))
+    assert read([pair], "pairs") == [plain] and read([dict(pair, prompt=SAID(("user", "Ad?")))], "pairs")[0]["chosen"] == plain["chosen"]
+    assert read([dict(prompt="Ad?", completion=pair["chosen"])]) == [dict(prompt="Ad?", completion=plain["chosen"])]
+    assert spans(tiny.tokenizer, read([pair], "pairs"), "pairs") == spans(tiny.tokenizer, [dict(prompt="Ad?", chosen="A mug.", rejected="no")], "pairs")
+    with pytest.raises(DataError, match="row 1: column 'chosen' begins with a message of the user that is not the prompt"): read([dict(pair, prompt="Another?")], "pairs")
+    with pytest.raises(DataError, match="row 1: column 'rejected' is empty"): read([dict(pair, rejected=SAID(("user", "Ad?"), ("assistant", " ")))], "pairs")
+
+
+def test_every_turn_of_a_conversation_counts():
+    talk = lambda second, last: dict(messages=SAID(("user", "Hello, I need help."), ("assistant", "Of course."), ("user", second), ("assistant", last)))
+    rows = [talk("Where is my blue mug?", "In the post."), talk("How large is the kettle?", "In the post."), talk("How large is the kettle?", "Two litres."), talk("I am ana.b@example.com, CPF 529.982.247-25", "Thank you.")]
+    found = check(rows)
+    assert "exact duplicates" not in found and found["contradictory answers"].rows == [1, 2] and found["personal data"].rows == [3]
+    assert check([*rows[:1], *rows[:1]])["exact duplicates"].rows == [1]
+
+
+def test_a_greeting_is_no_answer():
+    rows = [dict(messages=SAID(("system", "Be kind."), ("assistant", "Hello! What can I do?"), ("user", f"How much is {i} + {i}?"), ("assistant", str(2 * i)))) for i in range(100)]
+    assert [len(part) for part in split(rows)] == [80, 10, 10]
+    found = check(rows[:80], test=rows[80:])
+    assert "train/test leakage" not in found and "contradictory answers" not in found
+
+
+def test_a_split_without_rows_is_said():
+    with pytest.warns(UserWarning, match="part 2 of the split, of share 0.1, is empty: the rows have 2 different prompts"): assert split([dict(prompt=f"Q{i % 2}", completion="A") for i in range(20)])[1] == []
 
 
 def test_two_shapes(tmp_path):
@@ -382,5 +426,6 @@ def test_trainers_ask_preflight(small):
     with pytest.raises(ValueError, match="float32, whose"): finetune_sft(small, ROWS, learning_rate=1e-12)
     same = lambda a, b: all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
     with pytest.warns(UserWarning, match="learning rate 0"): assert same(finetune_sft(small, ROWS[:4], epochs=1, force=True), small)   # it does fail silently
+    assert not same(finetune_sft(small, ROWS[:4], epochs=1, lr_scheduler_type="constant"), small)                                # a schedule without warm-up
     with pytest.warns(UserWarning, match="not the model"): history = align_dpo(tuned, PAIRS, precompute_ref_log_probs=False, force=True).history
     assert abs(next(h["loss"] for h in history if "loss" in h) - 0.6931) > 0.001
