@@ -6,7 +6,7 @@
 from __future__ import annotations
 import json, math, os, random, re, shutil, sqlite3, threading, time, weakref
 from collections import Counter, defaultdict
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,13 +21,13 @@ class FeedbackError(ValueError):
     def __init__(self, message:str=""): super().__init__(" ".join(str(message).splitlines()).encode("utf-8", "backslashreplace").decode())
 
 @contextmanager
-def _plainly(path:Path):
+def _plainly(path:Path, lost:str="This entry is not kept, all before it are; free some space and send it again"):
     "SQLite's errors as one line that says what to do."
     try: yield
     except OSError as e: raise FeedbackError(f"{path}: {e.strerror or e}; it must be a file in a folder that may be written, with room on the disk") from e
     except sqlite3.Error as e:
         said = str(e)
-        if "full" in said or "disk I/O" in said: raise FeedbackError(f"{path}: no room on the disk ({said}). This entry is not kept, all before it are; free some space and send it again") from e
+        if "full" in said or "disk I/O" in said: raise FeedbackError(f"{path}: no room on the disk ({said}). {lost}") from e
         if "locked" in said: raise FeedbackError(f"{path}: others have been writing for {PATIENCE_S} seconds ({said}); send it again") from e
         if "readonly" in said: raise FeedbackError(f"{path}: may not be written; check the permissions of the file and its folder") from e
         if "unable to open" in said: raise FeedbackError(f"{path}: cannot be opened; it must be a file in a folder that may be written") from e
@@ -108,7 +108,7 @@ class Feedback:
         up:bool,            # True for 👍
         rater:str="",       # who; empty = unknown
         note:str="",
-        key:str|None=None,  # of this click: sent again, it counts once
+        key:str|None=None,  # of this click: sent again, it counts once; empty = unknown. FeedbackError when it comes with another click
     ) -> int: # id of the row
         "Keep a thumb; it is on the disk when this returns."
         if not isinstance(up, bool): raise FeedbackError(f"up must be True or False, not {up!r}")
@@ -153,9 +153,16 @@ def _add(self, kind, prompt, answer, version, other, other_version, says, rater,
     for name, value in dict(prompt=prompt, answer=answer, version=version, rater=rater, note=note, key="" if key is None else key).items(): _text(name, value)
     if not prompt.strip(): raise FeedbackError("prompt is empty: nobody asked anything")
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    added = self._all(f"INSERT INTO feedback ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO NOTHING RETURNING id",
-                      (kind, prompt, answer, version, other, other_version, says, rater, note, key, now))
-    return added[0][0] if added else self._all("SELECT id FROM feedback WHERE key = ?", (key,))[0][0]
+    said = kind, prompt, answer, version, other, other_version, says, rater, note, key or None, now
+    while True:                                                         # twice when the row of the key is deleted in between
+        for id, in self._all(f"INSERT INTO feedback ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO NOTHING RETURNING id", said): return id
+        for kept in self._all(f"SELECT id, {', '.join(_COLUMNS)} FROM feedback WHERE key = ?", (key,)): return _sent_again(_row(None, *said), _row(*kept))
+
+def _sent_again(new:dict, kept:dict) -> int: # id of the row that is there
+    "FeedbackError when a key comes with another click: it would be lost without a word."
+    if other := [k for k in new if k not in ("id", "time") and new[k] != kept.get(k)]:
+        raise FeedbackError(f"key {new['key'][:60]!r} is that of row {kept['id']}, which has another {', '.join(other)}; a key stands for one click, so give this one its own")
+    return kept["id"]
 
 Feedback._all, Feedback._add = _all, _add
 
@@ -174,7 +181,7 @@ if hasattr(os, "register_at_fork"): os.register_at_fork(before=_before_fork, aft
 
 # %% ../nbs/08a_feedback.ipynb #feedback-numbers
 def _numbers(self) -> dict: # votes, choices, share_up, win_rate, by_version
-    "Counts; the share of thumbs up, and how often each version was preferred, as `Score` with a 95 % interval (None where nobody voted)."
+    "Counts of all clicks, also of those a later one replaces; the share of thumbs up, and how often each version was preferred, as `Score` with a 95 % interval (None where nobody voted)."
     from ftguide.evaluate import wilson
     share = lambda right, n: wilson(right, n) if n else None
     thumbs = {v: (up, n) for v, up, n in self._all("SELECT version, sum(says > 0), count(*) FROM feedback WHERE kind = 'vote' GROUP BY version")}
@@ -190,8 +197,32 @@ def _numbers(self) -> dict: # votes, choices, share_up, win_rate, by_version
 Feedback.numbers = _numbers
 
 # %% ../nbs/08a_feedback.ipynb #feedback-backups
+def _folder(path:Path) -> Path: return path.with_name(path.name + ".backups")
+
 def _backups(path:Path) -> list[Path]: # newest first
-    return sorted(path.with_name(path.name + ".backups").glob("*.db"), key=lambda p: p.stem, reverse=True)
+    return sorted(_folder(path).glob("*.db"), key=lambda p: p.stem, reverse=True)
+
+@contextmanager
+def _among_backups(path:Path): # yields their folder
+    "Alone among the backups of a store; what a `backup` that was killed left unfinished is deleted."
+    from ftguide.models import alone
+    folder, end = _folder(path), time.monotonic() + PATIENCE_S
+    try: folder.mkdir(exist_ok=True)
+    except OSError as e: raise FeedbackError(f"{folder}: {e.strerror}; it must be a folder that may be written") from e
+    if not os.access(folder, os.W_OK): raise FeedbackError(f"{folder}: may not be written; check its permissions")
+    with ExitStack() as held:
+        while True:
+            try: held.enter_context(alone(folder, "backup")); break
+            except FileExistsError:
+                if time.monotonic() > end: raise FeedbackError(f"{folder}: another backup has been at work for {PATIENCE_S} seconds; try again when it has ended") from None
+                time.sleep(random.uniform(0.01, 0.05))
+        for left in _unfinished(folder):
+            try: left.unlink()
+            except OSError: pass                                        # `forget` names it
+        yield folder
+
+def _unfinished(folder:Path) -> list[Path]: # of `backup`: a hidden name and the number of its process; and SQLite's own files beside it
+    return [p for p in sorted(folder.iterdir()) if re.fullmatch(r"\..+-\d+(-journal|-wal|-shm)?", p.name)]
 
 def _after(there:list[Path], name:str) -> str:
     "The name, or one just after the newest backup's when the clock was put back: the newest is the one that sorts last."
@@ -212,13 +243,14 @@ def _backup(self,
     keep:int=5, # older ones are deleted
 ) -> Path: # the new file, in a folder beside the store
     "Copy the store while others go on writing."
-    folder = self.path.with_name(self.path.name + ".backups"); folder.mkdir(exist_ok=True)
-    name = _after(_backups(self.path), datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")); aside, done = folder / f".{name}-{os.getpid()}", folder / f"{name}.db"
-    try:
-        with _plainly(aside), closing(_open(self.path)) as db, closing(sqlite3.connect(aside)) as copy: db.backup(copy); copy.execute("PRAGMA journal_mode = DELETE")
-        os.replace(aside, done)
-    finally: aside.unlink(missing_ok=True)
-    for old in _backups(self.path)[max(keep, 1):]: old.unlink()
+    with _plainly(self.path, "No backup is made, the store is as it was; free some space and try again"), _among_backups(self.path) as folder:
+        name = _after(_backups(self.path), datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")); aside, done = folder / f".{name}-{os.getpid()}", folder / f"{name}.db"
+        try:
+            with closing(_open(self.path)) as db, closing(sqlite3.connect(aside)) as copy: db.backup(copy); copy.execute("PRAGMA journal_mode = DELETE")
+            os.replace(aside, done)
+        finally: aside.unlink(missing_ok=True)
+        for old in _backups(self.path)[max(keep, 1):]:
+            for end in ("", "-wal", "-shm"): old.with_name(old.name + end).unlink(missing_ok=True)
     return done
 
 Feedback.backup = _backup
@@ -231,10 +263,14 @@ def restore(
     path = Path(path)
     if backup is None: backup = next((b for b in _backups(path) if _good(b)), None)
     if backup is None or not _good(Path(backup)): raise FeedbackError(f"{path}: {'no backup beside it can be read' if backup is None else f'{backup} cannot be read'}; nothing was changed")
-    aside = path.with_name(f".{path.name}.{os.getpid()}"); shutil.copyfile(backup, aside)
-    for end in ("", "-wal", "-shm"):
-        if (old := path.with_name(path.name + end)).exists(): os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _plainly(path):
+            shutil.copyfile(backup, aside)
+            for end in ("", "-wal", "-shm"):
+                if (old := path.with_name(path.name + end)).exists(): os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
+            os.replace(aside, path)
+    finally: aside.unlink(missing_ok=True)
     return Feedback(path)
 
 # %% ../nbs/08a_feedback.ipynb #feedback-export
@@ -297,15 +333,23 @@ def _forget(self,
     while self._all("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] and time.monotonic() < end: time.sleep(0.05)    # the log still holds the text until it is emptied
     log = self.path.with_name(self.path.name + "-wal")
     left = [log] if log.exists() and log.stat().st_size else []
-    left += [b for b in _backups(self.path) if not _forgotten(b, rater)] + sorted(self.path.parent.glob(f"{self.path.name}.damaged*"))
+    left += [p for p in sorted(self.path.parent.iterdir()) if p.name.startswith(f"{self.path.name}.damaged") or re.fullmatch(rf"\.{re.escape(self.path.name)}\.\d+", p.name)]   # of `restore`
+    try: left += _kept_in_backups(self.path, rater)
+    except FeedbackError as e: raise FeedbackError(f"{deleted} rows of {rater!r} are deleted, but not from the backups: {e}") from e
     if left: raise FeedbackError(f"{deleted} rows of {rater!r} are deleted, but they may still be in {', '.join(map(str, left))}; delete these files")
     return deleted
+
+def _kept_in_backups(path:Path, rater:str) -> list[Path]: # files that may still hold what a rater said
+    if not _folder(path).is_dir(): return []
+    with _among_backups(path) as folder:
+        left = [b for b in _backups(path) if not _forgotten(b, rater)]
+        return left + sorted({*_unfinished(folder), *(p for p in folder.iterdir() if p.name.endswith(("-wal", "-journal")) and p.stat().st_size)})   # logs that outlived their backup
 
 def _forgotten(path:Path, rater:str) -> bool:
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)) as db:
             db.execute("PRAGMA secure_delete = ON"); db.execute("DELETE FROM feedback WHERE rater = ?", (rater,))
-        return True
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]     # a backup that somebody looks at has a log too
     except sqlite3.Error: return False
 
 Feedback.forget = _forget

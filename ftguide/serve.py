@@ -20,7 +20,7 @@ AT_LEAST = ("quality", "tokens_per_second", "rows")   # every other limit is an 
 @dataclass(frozen=True)
 class Gate:
     "What a model must reach before it is deployed; None asks nothing."
-    quality:float|None = 0.75                # at least; `Report.quality`: 0..1, or a ratio if evaluated `against` another report
+    quality:float|None = 0.75                # at least; `Report.quality`, the mean of all metrics: 0..1, or of their ratios if evaluated `against` another report
     tokens_per_second:float|None = None      # at least, at the batch size of the report
     latency_p95_ms:float|None = None         # at most, one answer at a time
     usd_per_million_tokens:float|None = None # at most
@@ -73,11 +73,17 @@ def versions(folder:str|Path) -> list[str]: # "v1", "v2", …; empty when nothin
 
 def current(folder:str|Path) -> Path: # give it to `load`
     "Folder of the version in service; FileNotFoundError when there is none."
+    name, there = _named(folder), versions(folder)
+    if name in there: return Path(folder) / name
+    what = f"nothing is deployed in {folder}: it has no link named 'current'" if name is None else f"{Path(folder) / 'current'} names {name!r}, which is no complete version"
+    ways = f"; there are {', '.join(there)}, and `rollback` puts the one that you name with to= (--to) into service" if there else "; there are none" if name is not None else ""
+    raise FileNotFoundError(what + ways)
+
+def _named(folder:str|Path) -> str|None: # None when there is no link
+    "What the link says, whether there is such a version or not."
     pointer = Path(folder) / "current"
-    if not pointer.is_symlink() and not pointer.is_file(): raise FileNotFoundError(f"nothing is deployed in {folder}: it has no link named 'current'")
-    name = os.readlink(pointer).rstrip("/") if pointer.is_symlink() else pointer.read_text(encoding="utf-8").strip()
-    if name not in versions(folder): raise FileNotFoundError(f"{pointer} names {name!r}, which is no complete version; there are {', '.join(versions(folder)) or 'none'}")
-    return Path(folder) / name
+    if pointer.is_symlink(): return os.readlink(pointer).rstrip("/")
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
 # %% ../nbs/08_serve.ipynb #serve-lock
 @contextmanager
@@ -115,8 +121,14 @@ def data_fingerprints(
     "What a model was trained on, without saying it; DataError for a file that cannot be read."
     if data is None: return []
     if isinstance(data, (str, Path)): data = [data]
-    if not isinstance(data, dict): data = {str(Path(x).name): x for x in data} if isinstance(data, (list, tuple)) and all(isinstance(x, (str, Path)) for x in data) else {"rows": data}
+    if not isinstance(data, dict): data = _named_files(data) if isinstance(data, (list, tuple)) and all(isinstance(x, (str, Path)) for x in data) else {"rows": data}
     return [dict(name=name, **_fingerprinted(x)) for name, x in data.items()]
+
+def _named_files(files:list) -> dict: # name -> file
+    "Files by name; where names are the same, by as much of the path as tells them apart. A file given twice is one."
+    paths = {Path(os.path.abspath(f)).parts[1:]: f for f in files}       # without the root
+    alone = lambda end: sum(p[-len(end):] == end for p in paths) == 1
+    return {"/".join(next((p[-k:] for k in range(1, len(p)) if alone(p[-k:])), p)): f for p, f in paths.items()}
 
 def _fingerprinted(source) -> dict: # rows, sha256
     from ftguide.data import DataError, _addressed
@@ -221,13 +233,23 @@ def rollback(
 ) -> Path: # folder of the version that is current now
     "Put an earlier version back into service; ValueError when there is none. No version is deleted."
     folder = Path(folder)
-    current(folder)
+    if not versions(folder): current(folder)                            # which says that there is nothing
     with _alone(folder / ".lock"): return _back(folder, to)
 
 def _back(folder:Path, to:str|None) -> Path:
-    now, there = current(folder), versions(folder)
-    to = to or json.loads((now / "deployment.json").read_text(encoding="utf-8"))["replaces"]
-    if to is None: raise ValueError(f"{now.name} replaced nothing, so there is no way back from it; name a version: {', '.join(there)}")
+    there = versions(folder)
+    if to is None: to = _replaced(folder, there)
     if to not in there: raise ValueError(f"{folder} has no complete version {to!r}; there are {', '.join(there)}")
     _point(folder, to)
     return folder / to
+
+def _replaced(folder:Path, there:list[str]) -> str:
+    "What the version in service replaced; its record says so, also where its weights are gone."
+    if (name := _named(folder)) is None: current(folder)                # which says that there is no link
+    record = folder / name / "deployment.json"
+    try: to = json.loads(record.read_text(encoding="utf-8"))["replaces"]
+    except (OSError, ValueError, KeyError, TypeError):
+        if name not in there: current(folder)                           # which says that the link leads nowhere
+        raise ValueError(f"{record} does not say what {name} replaced; name a version with to= (--to): {', '.join(there)}") from None
+    if to is None: raise ValueError(f"{name} replaced nothing, so there is no way back from it; name a version with to= (--to): {', '.join(there)}")
+    return to

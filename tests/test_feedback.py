@@ -72,6 +72,28 @@ def test_a_key_counts_once(tmp_path):
     assert Feedback(path).numbers()["votes"] == 10
 
 
+def test_an_empty_key_is_no_key(store):
+    assert store.vote("q", "a", "v1", True, "ana", key="") != store.vote("q", "a", "v1", True, "bo", key="") and [r["key"] for r in store.rows()] == [None, None]
+
+
+@pytest.mark.parametrize("other, says", [
+    (lambda s: s.vote("q", "a", "v1", False, "ana", key="k"), "up"), (lambda s: s.vote("q2", "b", "v1", True, "ana", key="k"), "prompt, answer"), (lambda s: s.vote("q", "a", "v1", True, "bo", "note", key="k"), "rater, note"),
+    (lambda s: s.choose("q", "a", "b", "v1", "v2", "a", "ana", key="k"), "kind, a, b, version_a, version_b, chosen")])
+def test_a_key_that_comes_with_another_click(store, other, says):
+    first = store.vote("q", "a", "v1", True, "ana", key="k")
+    with pytest.raises(FeedbackError, match=f"key 'k' is that of row {first}, which has another {says}; a key stands for one click"): other(store)
+    assert store.vote("q", "a", "v1", True, "ana", key="k") == first and [r["up"] for r in store.rows()] == [True]
+
+
+def test_a_click_whose_row_was_forgotten_at_that_moment_is_kept(store, monkeypatch):
+    store.vote("q", "a", "v1", True, "ana", key="k"); real = Feedback._all
+    def forgotten(self, sql, values=()):
+        if "WHERE key" in sql: monkeypatch.undo(); self.forget("ana")
+        return real(self, sql, values)
+    monkeypatch.setattr(Feedback, "_all", forgotten)
+    assert store.vote("q", "a", "v1", True, "ana", key="k") == store.rows()[0]["id"] and len(store.rows()) == 1
+
+
 CHILD = """import sys; from ftguide.feedback import Feedback
 store, n = Feedback(sys.argv[1]), 0
 while True:
@@ -123,9 +145,15 @@ s = Feedback(sys.argv[1]); s.vote("q", "a", "v1", True); resource.setrlimit(reso
 n = 1
 try:
     while True: s.vote("q", "a" * 5000, "v1", True); n += 1
-except FeedbackError as e: print(n, e)"""
+except FeedbackError as e: print(n, e)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 100_000))
+try: s.backup()
+except FeedbackError as e: print(e)"""
     done = python(code, tmp_path / "v.db"); n, said = done.stdout.split(" ", 1)
-    assert done.returncode == 0 and "no room on the disk" in said and said.count("\n") == 1, done.stderr
+    assert done.returncode == 0 and "no room on the disk" in said and said.count("\n") == 2, done.stderr
+    vote, backup = said.splitlines()
+    assert vote.endswith("This entry is not kept, all before it are; free some space and send it again") and backup.startswith(f"{tmp_path / 'v.db'}: no room") and backup.endswith("No backup is made, the store is as it was; free some space and try again")
+    assert not list((tmp_path / "v.db.backups").iterdir())
     assert Feedback(tmp_path / "v.db").numbers()["votes"] == int(n)
 
 
@@ -141,6 +169,8 @@ def test_damage_is_reported_and_the_backup_offered(store, harm):
     with pytest.raises(FeedbackError, match=r"damaged, or not a store of feedback .*no backup beside it; `backup\(\)` makes one"): Feedback(store.path)
     store.path.write_bytes(good); copy = store.backup(); store.close(); spoil()
     with pytest.raises(FeedbackError, match=f"The newest backup is {copy}; `restore"): Feedback(store.path)
+    with pytest.raises(FeedbackError, match=f"^{store.path}: damaged, or not a store of feedback .*The newest backup is {copy}; `restore"): store.backup()
+    assert list(copy.parent.iterdir()) == [copy]
     assert restore(store.path).numbers()["votes"] == 200
 
 
@@ -156,6 +186,50 @@ def test_backups_are_kept_few_and_hold_what_was_there(store):
     for n in range(8): store.vote("q", f"a{n}", "v1", True); last = store.backup(keep=3)
     there = sorted(last.parent.iterdir())
     assert len(there) == 3 and there[-1] == last and Feedback(last).numbers()["votes"] == 8
+
+
+def backing_up(path, told, go):
+    "A backup that is whole and not yet renamed: it waits there, or is killed."
+    real = os.replace
+    def replace(*a):
+        told.set()
+        if go is None: os.kill(os.getpid(), signal.SIGKILL)
+        go.wait(60); real(*a)
+    os.replace = replace; Feedback(path).backup()
+
+
+def beginning(store, go=None):
+    context = multiprocessing.get_context("fork"); told, go = context.Event(), go and context.Event()
+    child = context.Process(target=backing_up, args=(store.path, told, go)); child.start(); assert told.wait(60)
+    return child, go
+
+
+@pytest.mark.parametrize("then", [lambda s: s.backup(), lambda s: s.forget("Ana Souza")])
+def test_what_a_killed_backup_left_is_deleted(store, then):
+    store.vote("q", "a", "v1", True, "Ana Souza"); store.vote("q", "a", "v1", True, "bo"); whole = store.backup()
+    child, _ = beginning(store); child.join(60)
+    half = [p for p in whole.parent.iterdir() if p != whole]
+    assert child.exitcode == -signal.SIGKILL and len(half) == 1 and b"Ana Souza" in half[0].read_bytes()
+    mine = whole.parent / ".gitignore"; mine.write_text("*"); log = half[0].with_name(half[0].name + "-journal"); log.write_bytes(b"Ana Souza")
+    then(store)
+    assert whole.exists() and mine.exists() and not half[0].exists() and not log.exists()
+
+
+def test_what_a_living_backup_writes_stays(store, monkeypatch):
+    store.vote("q", "a", "v1", True, "Ana Souza"); child, go = beginning(store, go=True)
+    half = list(feedback._folder(store.path).iterdir()); assert len(half) == 1
+    monkeypatch.setattr(feedback, "PATIENCE_S", 0)
+    with pytest.raises(FeedbackError, match="another backup has been at work for 0 seconds; try again"): store.backup()
+    with pytest.raises(FeedbackError, match="1 rows of 'Ana Souza' are deleted, but not from the backups: .*another backup"): store.forget("Ana Souza")
+    assert half[0].exists()
+    go.set(); child.join(60); monkeypatch.undo()
+    assert child.exitcode == 0 and store.forget("Ana Souza") == 0
+    left = list(half[0].parent.iterdir()); assert len(left) == 1 and b"Ana Souza" not in left[0].read_bytes()
+
+
+def test_a_folder_of_backups_that_is_a_file(store):
+    feedback._folder(store.path).write_text("mine")
+    with pytest.raises(FeedbackError, match=r"votes.db.backups: File exists; it must be a folder"): store.backup()
 
 
 def old_file(path, version=1):
@@ -261,6 +335,21 @@ def test_forget_names_what_it_cannot_clean(store):
     assert store.rows() == []
 
 
+def test_forget_names_copies_of_a_store_whatever_its_name(tmp_path):
+    store = Feedback(tmp_path / "a[1].db"); store.vote("q", "a", "v1", True, "Ana"); copy = store.backup()
+    there = [tmp_path / "a[1].db.damaged", tmp_path / ".a[1].db.4711", copy.with_name("20260101-120000-000000.db-wal")]      # a restored store's, of a `restore` that was killed, of a backup that is gone
+    for p in there: p.write_bytes(b"Ana")
+    (tmp_path / ".b.db.4711").write_bytes(b"Ana")
+    with pytest.raises(FeedbackError) as e: store.forget("Ana")
+    assert sorted(str(e.value).split("may still be in ")[1].removesuffix("; delete these files").split(", ")) == sorted(map(str, there))
+
+
+def test_forget_cleans_a_backup_that_somebody_looks_at(store):
+    store.vote("q", "a", "v1", True, "Ana Souza"); copy = store.backup(); looks = Feedback(copy); assert len(looks.rows()) == 1
+    assert store.forget("Ana Souza") == 1 and not [p for p in copy.parent.iterdir() if b"Ana Souza" in p.read_bytes()] and looks.rows() == []
+    looks.close()
+
+
 # ---- what votes become
 
 ROWS = st.lists(st.tuples(st.sampled_from(["vote", "choice"]), st.sampled_from("pq"), st.sampled_from(["x", "y", "z", "w", " "]), st.sampled_from(["x", "y", "z"]), st.sampled_from([-1, 0, 1]), st.sampled_from(["", "ana", "bo", "cy", "di"])), max_size=40)
@@ -352,7 +441,7 @@ print(len(Feedback.numbers.__doc__) > 0, box.children[0].value)""")
     NotebookClient(nb, kernel_name="python3", timeout=100).execute()
     assert "application/vnd.jupyter.widget-view+json" in nb.cells[0].outputs[0]["data"]
     rows = Feedback(tmp_path / "v.db").rows()
-    assert len(rows) == 21 and len({r["prompt"] for r in rows}) == 20 and {r["version"] for r in rows} == {"v7"} and rows[0]["note"] == "why"
+    assert Feedback(tmp_path / "v.db").numbers()["votes"] == len(rows) == 21 and len({r["prompt"] for r in rows}) == 20 and {r["version"] for r in rows} == {"v7"} and rows[0]["note"] == "why"
     thumbs, lost = thumbs_from(rows)
     assert len(thumbs) == 20 and sum(t["label"] for t in thumbs) == 9 and lost == {"replaced": 1}
 

@@ -60,6 +60,24 @@ def test_where_links_do_not_exist_a_text_file_does(lm, report, tmp_path, monkeyp
 def test_a_link_that_leads_nowhere(lm, report, tmp_path, name):
     deploy(lm, tmp_path, report, OPEN); (tmp_path / "current").unlink(); (tmp_path / "current").symlink_to(name) if name else (tmp_path / "current").write_text(name)
     with pytest.raises(FileNotFoundError, match="which is no complete version; there are v1"): current(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there are v1, and `rollback` puts the one that you name with to= \(--to\) into service"): rollback(tmp_path)
+    assert rollback(tmp_path, to="v1") == current(tmp_path) == tmp_path / "v1"
+
+
+def test_the_way_back_from_a_version_that_is_broken(lm, report, tmp_path):
+    for n in range(3):
+        deploy(lm, tmp_path, report, OPEN)
+        if n == 1: rollback(tmp_path)                                   # v3 replaces v1
+    next((tmp_path / "v3").glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="no complete version 'v3'; there are v1, v2"): rollback(tmp_path, to="v3")
+    assert rollback(tmp_path, to="v2") == current(tmp_path) == tmp_path / "v2"
+    (tmp_path / "current").unlink(); (tmp_path / "current").symlink_to("v3")
+    assert rollback(tmp_path) == current(tmp_path) == tmp_path / "v1"   # what its record says, not the one before it
+    (tmp_path / "current").unlink(); (tmp_path / "current").symlink_to("v2"); (tmp_path / "v2/deployment.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"v2/deployment.json does not say what v2 replaced; name a version with to= \(--to\): v1, v2"): rollback(tmp_path)
+    shutil.rmtree(tmp_path / "v2")
+    with pytest.raises(FileNotFoundError, match="names 'v2', which is no complete version; there are v1, and"): rollback(tmp_path)
+    assert cli("rollback", tmp_path, "--to", "v1") == (0, f"in service: {tmp_path / 'v1'}")
 
 
 def test_the_folder_loads_in_transformers(lm, report, tmp_path):
@@ -123,6 +141,15 @@ def test_killed_at_a_point_leaves_the_old_version_in_service(lm, report, tmp_pat
     assert reply(load(ads / "current"), "Hi", 4) == reply(lm, "Hi", 4)
     deploy(lm, ads, report, OPEN)
     assert current(ads).name == versions(ads)[-1] and not list(ads.glob(".deploying-*")) and not list(ads.glob(".current-*"))
+
+
+def test_a_first_deployment_killed_before_the_link_can_be_put_into_service(lm, report, tmp_path):
+    ads = tmp_path / "ads"; c = child("_point", ads, lm, report, 1); c.join(60)
+    assert c.exitcode == -signal.SIGKILL and versions(ads) == ["v1"] and not os.path.lexists(ads / "current")
+    for command in ("rollback", "versions"):
+        code, said = cli(command, ads)
+        assert code == 2 and said.startswith("error: nothing is deployed in") and said.endswith("there are v1, and `rollback` puts the one that you name with to= (--to) into service") and "\n" not in said
+    assert cli("rollback", ads, "--to", "v1") == (0, f"in service: {ads / 'v1'}") and current(ads).name == "v1"
 
 
 @pytest.mark.parametrize("seed", range(max(3, KILLS)))
@@ -203,7 +230,7 @@ def test_a_card_says_what_is_not_known(lm, report, tmp_path):
     with pytest.raises(ValueError, match="license must be written as the hub writes it"): deploy(lm, tmp_path, report, OPEN, license="Apache 2.0!")
 
 
-def test_fingerprints_of_data(tmp_path):
+def test_fingerprints_of_data(tmp_path, monkeypatch):
     rows = [dict(prompt="é", completion="b"), dict(prompt="c", completion="\ud800")]
     one = data_fingerprints(rows)[0]
     assert one["rows"] == 2 and one == data_fingerprints({"rows": [dict(reversed(list(r.items()))) for r in rows]})[0] and one["sha256"] != data_fingerprints(rows[::-1])[0]["sha256"]
@@ -211,6 +238,11 @@ def test_fingerprints_of_data(tmp_path):
     a.write_text('{"prompt": "x", "chosen": "y", "rejected": "z"}\n'); b.write_text("input,output\n1,2\n3,4\n")
     assert [(d["name"], d["rows"]) for d in data_fingerprints([a, str(b)])] == [("a.jsonl", 1), ("b.csv", 2)] and data_fingerprints(None) == []
     with pytest.raises(DataError, match="no file"): data_fingerprints(tmp_path / "none.jsonl")
+    same = [tmp_path / f for f in ("x/en/train.jsonl", "x/pt/train.jsonl", "y/pt/train.jsonl", "x/valid.jsonl", "x/y/../en/train.jsonl")]; (tmp_path / "x/y").mkdir(parents=True)
+    for n, f in enumerate(same[:4]): f.parent.mkdir(parents=True, exist_ok=True); f.write_text(f'{{"prompt": "{n}", "completion": "b"}}\n')
+    found = data_fingerprints(same)
+    assert [d["name"] for d in found] == ["en/train.jsonl", "x/pt/train.jsonl", "y/pt/train.jsonl", "valid.jsonl"] and len({d["sha256"] for d in found}) == 4
+    monkeypatch.chdir(tmp_path / "x"); assert [d["name"] for d in data_fingerprints(["valid.jsonl", "en/train.jsonl", "pt/train.jsonl"])] == ["valid.jsonl", "en/train.jsonl", "pt/train.jsonl"]
     a.write_text("{broken")
     with pytest.raises(DataError, match="line 1: not valid JSON"): data_fingerprints([a])
 
