@@ -5,7 +5,7 @@
 # %% ../nbs/01_models.ipynb #models-imports
 from __future__ import annotations
 import copy, json, os, re, sys, warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -625,7 +625,9 @@ def alone(
         except BlockingIOError: raise FileExistsError(f"another {what} is at work in {folder}; wait until it ends, or choose another folder") from None
         except OSError: pass                                 # a file system without locks
         yield
-    finally: fcntl.flock(held, fcntl.LOCK_UN); os.close(held)   # also where a child process has inherited it
+    finally:
+        with suppress(OSError): fcntl.flock(held, fcntl.LOCK_UN) # also where a child process has inherited it
+        os.close(held)
 
 # %% ../nbs/01_models.ipynb #models-last-checkpoint
 WHOLE = "whole.json"   # the last file of a checkpoint
