@@ -4,8 +4,8 @@
 
 # %% ../nbs/09_workflow.ipynb #workflow-imports
 from __future__ import annotations
-import json, math, os, shutil, sys, time
-from contextlib import ExitStack
+import json, math, os, shutil, sys, time, warnings
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -50,15 +50,37 @@ def own(
     sft=None, pairs=None, corpus=None, # files or rows; None leaves the stage out
     seed:int=0,
 ) -> Material:
-    "Material from a user's files: 80/10/10 of the SFT rows, 90/10 of the pairs; prompts never stand on two sides."
+    "Material from a user's files: 80/10/10 of the SFT rows, 90/10 of the pairs; what is asked in a test is learnt in no stage."
     from ftguide.data import DataError, read, split
     m = Material()
     if sft is None and pairs is None and corpus is None: raise DataError("nothing to learn from: give at least one of the SFT rows, the pairs and the corpus")
     if sft is not None: m.train, m.valid, m.test = split(read(sft, "sft"), seed=seed)
-    if pairs is not None: m.pairs, m.held_pairs = split(read(pairs, "pairs"), (0.9, 0.1), seed=seed)
-    if corpus is not None: m.corpus = read(corpus, "corpus")
     if sft is not None and not m.test: raise DataError(f"{len(m.train)} different prompts are too few to set some aside for the test; give at least 10")
+    if pairs is not None: m.pairs, m.held_pairs = _apart(read(pairs, "pairs"), m, seed)
+    if corpus is not None:
+        rows = read(corpus, "corpus"); m.corpus = _not_asked(rows, m.valid + m.test + m.held_pairs)
+        if not m.corpus: raise DataError(f"all {len(rows)} prompts of the corpus are asked in a test; give others")
+        if gone := len(rows) - len(m.corpus): warnings.warn(f"{gone} of {len(rows)} corpus rows ask what a test asks, and are left out")
     return m
+
+def _not_asked(rows:list, elsewhere:list) -> list:
+    "The rows whose prompt stands nowhere else."
+    from ftguide.data import _asked, normal
+    known = {normal(_asked(r)) for r in elsewhere}
+    return [r for r in rows if normal(_asked(r)) not in known]
+
+def _apart(pairs:list, m:Material, seed:int) -> tuple: # (pairs to learn from, held-out pairs)
+    "A tenth of the prompts held out: those that SFT's test and validation ask, then new ones, then some that SFT has learnt."
+    from ftguide.data import DataError, _asked, normal, split
+    prompts = lambda rows: len({normal(_asked(r)) for r in rows})
+    rest = _not_asked(pairs, m.valid + m.test); kept = set(map(id, rest)); held = [p for p in pairs if id(p) not in kept]
+    if not rest: raise DataError(f"all {len(pairs)} pairs are about prompts of the SFT rows' test; give pairs about others as well")
+    fresh = _not_asked(rest, m.train); missing = round(prompts(pairs) / 10) - prompts(held)
+    pool = fresh if prompts(fresh) > missing else rest
+    if missing <= 0: return rest, held
+    share = missing / prompts(pool)
+    more = split(pool, (1 - share, share), seed=seed)[1]
+    return _not_asked(rest, more), held + more
 
 # %% ../nbs/09_workflow.ipynb #workflow-stage
 @dataclass
@@ -96,7 +118,7 @@ def journey(
 ) -> Iterator[Stage]: # each stage is made when it is asked for; ValueError or DataError at once for what can be refused
     "Base, SFT, DPO, distillation: train, evaluate, wait to be asked for the next."
     from ftguide.models import load
-    m, kept = _check(replace(material), base, student, epochs, beta, temperature, alpha, distill_epochs), kept or {}
+    m, kept = _check(replace(material), base, student, epochs, beta, temperature, alpha, distill_epochs, seed, usd_per_hour), kept or {}
     make = {"base": lambda _: load(base).copy(), "SFT": lambda lm: _sft(lm, m, epochs, seed), "DPO": lambda lm: _dpo(lm, m, beta, seed),
             "distilled": lambda lm: _distil(lm, student, m, temperature, alpha, distill_epochs, seed)}
     def trained(name, last):
@@ -145,10 +167,11 @@ def _distil(teacher, student, m, temperature, alpha, epochs, seed):
 
 def _reference(teacher, m) -> list[dict]:
     "Prompts of the corpus set aside, with the teacher's answers as the reference."
+    from ftguide.data import _asked, normal
     from ftguide.models import reply
-    asked = [r for r in m.corpus if "prompt" in r]
+    asked = list({normal(_asked(r)): r for r in reversed(m.corpus) if "prompt" in r}.values())[::-1]   # each prompt once
     if len(asked) < 10: return []
-    held, m.corpus = asked[:len(asked) // 10], asked[len(asked) // 10:] + [r for r in m.corpus if "prompt" not in r]
+    held = asked[:len(asked) // 10]; m.corpus = _not_asked(m.corpus, held)
     return [dict(prompt=r["prompt"], completion=a) for r, a in zip(held, reply(teacher, [r["prompt"] for r in held])) if a]
 
 def _judge(lm, m, against, usd_per_hour, speed):
@@ -161,11 +184,12 @@ def _judge(lm, m, against, usd_per_hour, speed):
     return report
 
 # %% ../nbs/09_workflow.ipynb #workflow-check
-def _check(material:Material, base, student, epochs, beta, temperature, alpha, distill_epochs) -> Material:
+def _check(material:Material, base, student, epochs, beta, temperature, alpha, distill_epochs, seed, usd_per_hour) -> Material:
     "The material, when nothing about the whole journey has to be refused: each stage's `preflight`, before the first one starts."
     from ftguide.data import fit, preflight
     from ftguide.models import load
-    for name, value, good, says in (*((k, v, 0 < v < math.inf, "above 0" + " and finite" * (v == math.inf)) for k, v in dict(epochs=epochs, distill_epochs=distill_epochs, beta=beta, temperature=temperature).items()), ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")):
+    for name, value, good, says in (*((k, v, 0 < v < math.inf, "above 0" + " and finite" * (v == math.inf)) for k, v in dict(epochs=epochs, distill_epochs=distill_epochs, beta=beta, temperature=temperature).items()), ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1"),
+                                    ("seed", seed, 0 <= seed < 2**32, "between 0 and 2**32 - 1"), ("usd_per_hour", usd_per_hour, 0 <= usd_per_hour < math.inf, "0 or more, and finite")):
         if not good: raise ValueError(f"{name} must be {says}, not {value}")
     if not stages_of(material): raise ValueError("nothing to learn from: no SFT rows, no pairs, no corpus")
     start = load(base)
@@ -209,15 +233,18 @@ def go_on(
     from ftguide.evaluate import bootstrap, difference
     for m in (metric, *(watch or ())): after.score(m), before.score(m)
     gain, changed = bootstrap(after.rows[metric], before.rows[metric], how=how), difference(after, before).scores
+    floor, asked = at_least, f"more than {at_least:g}"
     fell = {m: changed[m] for m in (changed if watch is None else watch) if m in after.rows and m != metric and changed[m].high < -may_fall}
     sign = "" if how == "ratio" else "+"
     said = f"{metric} {'is' if how == 'ratio' else 'changed by'} {gain.value:{sign}.3f} [{gain.low:{sign}.3f}, {gain.high:{sign}.3f}]{' times that' if how == 'ratio' else ' from that'} of {before.name}"
-    asked = f"more than {at_least:g}"
+    if how == "ratio" and math.isnan(gain.value):        # a share that may be 0 has no ratio; a > c·b is asked as a - c·b > 0
+        gain, floor, asked = bootstrap(after.rows[metric], [(at_least * x, n) for x, n in before.rows[metric]], how="difference"), 0.0, "more than 0"
+        said = f"{metric} is {after.score(metric).value:.3f} against {before.score(metric).value:.3f} of {before.name}, too near 0 for a ratio; less {at_least:g} times the latter it is {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     if gain.n < rows: return Verdict(False, f"{said}, but {gain.n} rows are too few to say anything; take {rows - gain.n} more and look again.", gain, tuple(fell), rows - gain.n)
     if fell: return Verdict(False, f"{said}, but " + ", ".join(f"{m} has clearly fallen ({s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}])" for m, s in fell.items()) + ".", gain, tuple(fell))
-    if gain.low > at_least: return Verdict(True, f"{said}; asked was {asked}, and nothing watched has clearly fallen.", gain)
-    if gain.high < at_least: return Verdict(False, f"{said}; asked was {asked}, and the whole interval lies below.", gain)
-    more = _rows_that_tell(gain, at_least)
+    if gain.low > floor: return Verdict(True, f"{said}; asked was {asked}, and nothing watched has clearly fallen.", gain)
+    if gain.high < floor: return Verdict(False, f"{said}; asked was {asked}, and the whole interval lies below.", gain)
+    more = _rows_that_tell(gain, floor)
     return Verdict(False, f"{said}; asked was {asked}, which the interval holds. " + (f"About {more:,} more test rows would tell, if it stays so." if more else "No number of rows would tell."), gain, (), more)
 
 # %% ../nbs/09_workflow.ipynb #workflow-asked
@@ -254,9 +281,9 @@ def over_seeds(values:list[float]): # -> Score
     "Mean of independent runs with its 95 % interval (Student's t)."
     import statistics
     from ftguide.evaluate import Score
+    from scipy.stats import t
     n, mean = len(values), statistics.mean(values)
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}.get(n, 2.0)
-    half = t * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
+    half = t.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
     return Score(mean, mean - half, mean + half, n)
 
 # %% ../nbs/09_workflow.ipynb #workflow-run
@@ -443,17 +470,25 @@ def run_command(
 def _new(out:Path):
     "FileExistsError before any work when the folder is taken."
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out")
+    if other := [p.name for p in _checkpoints(out).glob("*") if not _ours(p)]: raise FileExistsError(f"{_checkpoints(out)} holds {other[0]}, which no training wrote; move it, or choose another folder with --out")
+
+def _ours(path:Path) -> bool: # of what a training writes beside its model
+    return path.name == "README.md" or path.name.startswith("checkpoint-")
 
 def _free(*files):
     "FileExistsError or FileNotFoundError before any work when a file cannot be written there."
     for file in filter(None, files):
+        if [f and f.absolute() for f in files].count(file.absolute()) > 1: raise ValueError(f"{file} is named twice; give every output a file of its own")
         if file.exists(): raise FileExistsError(f"{file} exists; choose another file")
         if not file.absolute().parent.is_dir(): raise FileNotFoundError(f"no folder {file.parent} for {file.name}; make it first")
 
 def _kept(lm, out:Path):
     from ftguide.models import processes, save
     if processes()[0] > 0: return                        # one of several processes writes
-    save(lm, out); shutil.rmtree(_checkpoints(out), ignore_errors=True); typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
+    save(lm, out)
+    for made in filter(_ours, _checkpoints(out).glob("*")): shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
+    with suppress(OSError): _checkpoints(out).rmdir()
+    typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
 
 def _checkpoints(out:Path) -> Path: # beside the model, until it is finished
     return out.with_name(out.name + ".checkpoints")
@@ -569,6 +604,7 @@ def check_command(
     "What is wrong with a file, before any training. Duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors."
     from ftguide.data import check
     from ftguide.models import load
+    if max_length is not None and (max_length < 1 or not model): raise ValueError("--max-length counts tokens, so it needs --model" if not model else f"--max-length must be 1 or more, not {max_length}")
     try: found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
     except KeyboardInterrupt: typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True); raise typer.Exit(130) from None
     typer.echo(str(found))
@@ -588,7 +624,7 @@ def evaluate_command(
     other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None
     report = evaluate(model, data, other, usd_per_hour=usd_per_hour)
     typer.echo(markdown([r for r in (other, report) if r]))
-    if other: typer.echo("\nratio to " + other.name + ": " + ", ".join(f"{m} {s}" for m, s in report.against.items()))
+    if other: typer.echo(f"\nratio to {other.name}: " + (", ".join(f"{m} {s}" for m, s in report.against.items()) or "none, its scores are too near 0"))
     if out: report.save(out)
 
 @app.command("reply", epilog='Example:  ftguide reply --model models/student "How much is 2 + 2?"')

@@ -1,10 +1,11 @@
 "The journey: a rule for going on, stages one at a time, and a run that was killed and goes on to the same models."
-import json, os, random, shutil, subprocess, sys
+import json, os, random, shutil, subprocess, sys, warnings
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from ftguide.data import DataError
 from ftguide.evaluate import Report
 from ftguide.models import load
 from ftguide.workflow import app, built_in, go_on, journey, over_seeds, own, run, stages_of, standing, verdict
@@ -59,6 +60,82 @@ def test_the_rows_it_asks_for_do_tell():
     assert share(1) > 0.45 and share(4) > 0.85
 
 
+def test_a_score_of_nothing_has_no_ratio():
+    nothing, little, much = report("teacher", sold=[0] * 40), report("teacher", sold=[1] + [0] * 39), report("student", sold=[1] * 20 + [0] * 20)
+    for before in (nothing, little):
+        said = go_on(much, before, "sold", 0.75, "ratio")
+        assert said.go and "too near 0 for a ratio; less 0.75 times the latter it is +0." in str(said), said
+    both = go_on(nothing, report("student", sold=[0] * 40), "sold", 0.75, "ratio")
+    assert not both.go and "nan" not in str(both)
+
+
+# what a test asks is learnt in no stage
+
+def asked(rows): return {r["prompt"].casefold() for r in rows}
+
+
+@pytest.mark.parametrize("first, count, held", [(0, 100, 20), (0, 50, 10), (0, 150, 20), (100, 100, 10), (95, 100, 10)])
+def test_what_a_test_asks_is_learnt_in_no_stage(first, count, held):
+    "Pairs and corpus about the SFT rows' prompts, about some of them, about others as well, about others only."
+    sft = [dict(prompt=f"Question {i}", completion=f"Answer {i}") for i in range(100)]
+    pairs = [dict(prompt=f"question {i}", chosen="good", rejected=f"bad {n}") for i in range(first, first + count) for n in range(2)]
+    corpus = [dict(prompt=f"QUESTION {i}") for i in range(first, first + count)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always"); m = own(sft, pairs, corpus, seed=3)
+    tests = asked(m.valid + m.test + m.held_pairs)
+    assert not asked(m.valid + m.test) & asked(m.train + m.pairs)
+    assert not asked(m.pairs) & tests and not asked(m.corpus) & tests and len(m.pairs) + len(m.held_pairs) == len(pairs)
+    assert abs(len(asked(m.held_pairs)) - held) <= 3 and len(asked(m.pairs)) >= 0.7 * count
+    if first == 100: assert not asked(m.held_pairs) & asked(m.train)
+    assert [str(w.message) for w in caught] == [f"{count - len(m.corpus)} of {count} corpus rows ask what a test asks, and are left out"]
+
+
+def test_material_that_only_repeats_the_test():
+    sft = [dict(prompt=f"Question {i}", completion="A") for i in range(40)]; m = own(sft)
+    with pytest.raises(DataError, match="all 4 pairs are about prompts of the SFT rows' test"): own(sft, [dict(prompt=r["prompt"], chosen="a", rejected="b") for r in m.test])
+    with pytest.raises(DataError, match="all 4 prompts of the corpus are asked in a test"): own(sft, corpus=[dict(prompt=r["prompt"]) for r in m.test])
+
+
+def test_the_teachers_reference_is_not_learnt():
+    from ftguide.workflow import Material, _reference
+    m = Material(corpus=[dict(prompt=f"How much is {i % 20} + 1?") for i in range(60)] + [dict(text="a text")])
+    held = _reference(load("tiny-small"), m)
+    assert len(held) == 2 and not asked(held) & asked(m.corpus[:-1]) and len(m.corpus) == 55
+
+
+def test_conversations_through_the_whole_journey(tmp_path):
+    "Rows of messages: trained, judged, and shown in the report."
+    talk = lambda i: [dict(role="system", content="Be <brief>."), dict(role="user", content=f"How much is {i} + {i}?"), dict(role="assistant", content=str(2 * i))]
+    run(tmp_path / "run", "tiny-small", sft=[dict(messages=talk(i)) for i in range(40)], speed=False, say=lambda line: None)
+    shown = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "Be &lt;brief&gt;." in shown and "How much is" in shown
+
+
+@pytest.mark.parametrize("knobs, says", [(dict(seed=-1), "seed must be between 0"), (dict(usd_per_hour=-1), "usd_per_hour must be 0 or more"), (dict(usd_per_hour=float("nan")), "usd_per_hour must be 0 or more")])
+def test_settings_are_refused_before_anything_is_written(tmp_path, knobs, says):
+    with pytest.raises(ValueError, match=says): run(tmp_path / "run", **{**KNOBS, **knobs})
+    assert not (tmp_path / "run").exists()
+
+
+# what the command leaves alone
+
+def test_a_folder_beside_the_model_is_not_swept_away(tmp_path):
+    rows = tmp_path / "rows.jsonl"; rows.write_text("".join(json.dumps(dict(prompt=f"Q{i}", completion="A")) + "\n" for i in range(16)), encoding="utf-8")
+    beside = tmp_path / "m.checkpoints"; beside.mkdir(); (beside / "notes.txt").write_text("mine")
+    train = lambda: CliRunner().invoke(app, ["sft", "--base", "tiny-small", "--data", str(rows), "--out", str(tmp_path / "m"), "--epochs", "1"])
+    done = train(); assert done.exit_code == 2 and "m.checkpoints holds notes.txt, which no training wrote" in done.output and (beside / "notes.txt").read_text() == "mine"
+    (beside / "notes.txt").unlink(); done = train()
+    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not beside.exists(), done.output
+
+
+@pytest.mark.parametrize("args, says", [(["votes", "v.db", "--pairs", "x.jsonl", "--thumbs", "x.jsonl"], "x.jsonl is named twice"), (["check", "rows.jsonl", "--max-length", "5"], "--max-length counts tokens, so it needs --model"),
+                                        (["check", "rows.jsonl", "--model", "tiny-small", "--max-length", "0"], "--max-length must be 1 or more, not 0")])
+def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
+    from ftguide.feedback import Feedback
+    monkeypatch.chdir(tmp_path); Feedback("v.db"); (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n')
+    done = CliRunner().invoke(app, args); assert done.exit_code == 2 and says in done.output and not (tmp_path / "x.jsonl").exists(), done.output
+
+
 # stages, one at a time
 
 def test_a_stage_is_made_when_it_is_asked_for():
@@ -83,6 +160,7 @@ def test_stages_follow_the_material():
     assert stages_of(built_in("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
     assert stages_of(own(corpus=[dict(prompt="Hi")])) == ["distilled"]
     assert str(over_seeds([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"   # 2 ± 4.303 · 1 / √3
+    assert over_seeds(list(range(11))).high == pytest.approx(5 + 2.228 * 11**0.5 / 11**0.5, abs=0.001)
 
 
 # a run that is killed, and the same run left alone, in Portuguese
