@@ -15,11 +15,11 @@ __all__ = ['SIZES', 'CONTEXT', 'VOCABULARY', 'SPECIALS', 'CHAT_TEMPLATE', 'PHRAS
            'row_probe', 'held_out_perplexity']
 
 # %% ../nbs/13_tiny.ipynb #tiny-sizes
-SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` of the pages, share of packed rows
+SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` and `orders` of the pages, share of packed rows
     "tiny":       dict(hidden_size=160, num_hidden_layers=6, num_attention_heads=5, intermediate_size=432,
-                       phases=((2600, 2e-3, 0.0, 0.2), (450, 1e-3, 0.5, 0.3), (900, 1e-3, 0.5, 0.3), (900, 1.2e-3, 0.6, 0.25))),
+                       phases=((2600, 2e-3, 0.0, 0.0, 0.2), (450, 1e-3, 0.5, 0.0, 0.3), (900, 1e-3, 0.5, 0.0, 0.3), (900, 1.2e-3, 0.6, 0.6, 0.25))),
     "tiny-small": dict(hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=136,
-                       phases=((3000, 3e-3, 0.0, 0.2), (600, 1.5e-3, 0.5, 0.3), (700, 1.5e-3, 0.6, 0.25))),
+                       phases=((3000, 3e-3, 0.0, 0.0, 0.2), (600, 1.5e-3, 0.5, 0.0, 0.3), (700, 1.5e-3, 0.6, 0.6, 0.25))),
 }
 CONTEXT, VOCABULARY = 512, 1024
 SPECIALS = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
@@ -77,18 +77,18 @@ def make_model(name:str, tokenizer, seed:int=0): # -> LlamaForCausalLM, random w
     return model
 
 # %% ../nbs/13_tiny.ipynb #tiny-stream
-def pages(seed:int=0, shop:float=0.0):
-    "An endless stream of documents in both languages: product pages, one order in five, one till receipt in ten; `shop` as in `page`."
+def pages(seed:int=0, shop:float=0.0, orders:float=0.0):
+    "An endless stream of documents in both languages: product pages, one order in five, one till receipt in ten; `shop` as in `page`, `orders` as in `order`."
     rng = random.Random(f"pages-{seed}")
     while True:
         lang, chance = rng.choice(("en", "pt")), rng.random()
-        yield order(lang, rng, shop) if chance < 0.2 else receipt(rng, 8) if chance < 0.3 else page(make_product(rng, lang), rng, shop)
+        yield order(lang, rng, orders) if chance < 0.2 else receipt(rng, 8) if chance < 0.3 else page(make_product(rng, lang), rng, shop)
 
 # %% ../nbs/13_tiny.ipynb #tiny-rows
-def rows(tokenizer, batch_size:int, packed:bool=False, seed:int=0, shop:float=0.0): # yields (ids, labels), (B, T) each
+def rows(tokenizer, batch_size:int, packed:bool=False, seed:int=0, shop:float=0.0, orders:float=0.0): # yields (ids, labels), (B, T) each
     "One document a row, padded; or, `packed`, documents one after another in rows as long as the context."
     import torch
-    stream, pad, end, ids = pages(seed, shop), tokenizer.pad_token_id, tokenizer.eos_token_id, []
+    stream, pad, end, ids = pages(seed, shop, orders), tokenizer.pad_token_id, tokenizer.eos_token_id, []
     while True:
         if packed:
             while len(ids) < batch_size * CONTEXT: ids += tokenizer(next(stream)).input_ids + [end]
@@ -115,6 +115,7 @@ def pretrain(
     batch_size:int=24,       # documents a batch
     packed:float=0.2,        # last share of the steps, on rows as long as the context
     shop:float=0.0,          # chance of each of the shop's own texts on a page
+    orders:float=0.0,        # chance that a line of an order tells another attribute than the colour
     seed:int=0,              # of the pages
     report=None,             # called as report(step, loss in nats per token)
 ) -> list[dict]: # one row a step: step, loss
@@ -122,7 +123,7 @@ def pretrain(
     import torch
     decay = [p for p in model.parameters() if p.ndim > 1]; rest = [p for p in model.parameters() if p.ndim == 1]
     opt = torch.optim.AdamW([dict(params=decay, weight_decay=0.1), dict(params=rest, weight_decay=0.0)], lr=learning_rate, betas=(0.9, 0.98))
-    alone, together = rows(tokenizer, batch_size, False, seed, shop), rows(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop)
+    alone, together = rows(tokenizer, batch_size, False, seed, shop, orders), rows(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders)
     history = []
     model.train()
     for step in range(steps):
@@ -172,8 +173,8 @@ def make_tiny(
         phases, model, history = SIZES[name]["phases"], make_model(name, tokenizer, seed), []
         total = sum(steps for steps, *_ in phases)
         with bar(total, name) as progress:
-            for i, (steps, rate, shop, packed) in enumerate(phases):
-                history += pretrain(model, tokenizer, steps, rate, packed=packed, shop=shop, seed=seed + 100 * i, report=lambda step, loss: progress.update(1))
+            for i, (steps, rate, shop, orders, packed) in enumerate(phases):
+                history += pretrain(model, tokenizer, steps, rate, packed=packed, shop=shop, orders=orders, seed=seed + 100 * i, report=lambda step, loss: progress.update(1))
         probes[name] = copy_probe(model, tokenizer)
         lm = LM(model.half(), tokenizer, name, [dict(step=i, loss=h["loss"]) for i, h in enumerate(history)][::10])
         card = (f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {total:,} steps on pages of an invented "

@@ -32,3 +32,13 @@ def test_unknown_tasks(tasks, says):
 def test_unknown_task_row():
     import random
     with pytest.raises(ValueError, match="unknown task 'ads'"): task_row("ads", MUG, random.Random(0))
+
+
+def test_orders_tell_more_than_colours_only_where_it_is_asked():
+    from itertools import islice
+    from ftguide.market import COLOURS
+    from ftguide.tiny import SIZES, pages
+    said = lambda orders: {line.rsplit(", ", 1)[1] for text in islice(pages(200, 0.5, orders), 300) if text.startswith(("You ordered:", "Seu pedido:")) for line in text.splitlines() if line.startswith("- ")}
+    colours = {*COLOURS["en"], *COLOURS["pt"]}
+    assert said(0.0) <= colours and not said(0.6) <= colours
+    assert all([bool(phase[3]) for phase in size["phases"]] == [False] * (len(size["phases"]) - 1) + [True] for size in SIZES.values())   # as the shipped models were trained
