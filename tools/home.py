@@ -5,21 +5,21 @@ from measured import beside, journey
 
 
 def case(seen) -> str:
-    c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}
-    alt = f"Shoppers who buy against cost: base model {c['base']:.0f} of 100, after SFT {c['SFT']:.0f}, after DPO {c['DPO']:.0f} at the same cost, distilled {c['distilled']:.0f} at a lower one."
-    over = f"means of {seen['seeds']} runs with 95 % intervals" if seen["seeds"] > 1 else "one run, 95 % intervals"
+    c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}; u = {s: seen[s]["usd"] for s in c}
+    alt = f"Shoppers who buy against cost: base model {c['base']:.0f} of 100, after SFT {c['SFT']:.0f}, after DPO {c['DPO']:.0f}, distilled {c['distilled']:.0f}. The model is the same up to DPO, so what differs in its cost is this machine; the distilled one costs {u['DPO'] / u['distilled']:.1f} times less than DPO's."
+    over = f"buyers: means of {seen['seeds']} runs, in the picture with 95 % intervals; speed and cost: the first run" if seen["seeds"] > 1 else "one run, in the picture with 95 % intervals"
     return f"""![{alt}](theme/journey.svg)
 
 Ads of the base model sell to {c['base']:.0f} of 100 simulated shoppers, after SFT to {c['SFT']:.0f}, after DPO to {c['DPO']:.0f}. A model with {seen['smaller']:.1f} times fewer parameters, distilled from that one, writes {seen['faster']:.1f} times as many tokens per second and sells to {c['distilled']:.0f}
-({over}; quality and cost were measured in [the whole journey](09_workflow.ipynb), and a gate decides whether that is good enough to [deploy](08_serve.ipynb))."""
+({over}; measured in [the whole journey](09_workflow.ipynb), and a gate decides whether that is good enough to [deploy](08_serve.ipynb))."""
 
 
 def caso(seen) -> str:
-    c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}
+    c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}; u = {s: seen[s]["usd"] for s in c}
     comma = lambda x: f"{x:.1f}".replace(".", ",")
     size, speed = comma(seen["smaller"]), comma(seen["faster"])
-    alt = f"Compradores e custo: modelo base {c['base']:.0f} em 100, depois do SFT {c['SFT']:.0f}, depois do DPO {c['DPO']:.0f} pelo mesmo custo, destilado {c['distilled']:.0f} por menos."
-    over = f"médias de {seen['seeds']} execuções, com intervalos de 95 %" if seen["seeds"] > 1 else "uma execução, com intervalos de 95 %"
+    alt = f"Compradores e custo: modelo base {c['base']:.0f} em 100, depois do SFT {c['SFT']:.0f}, depois do DPO {c['DPO']:.0f}, destilado {c['distilled']:.0f}. Até o DPO o modelo é o mesmo, e o que muda no custo é a máquina; o destilado custa {comma(u['DPO'] / u['distilled'])} vezes menos que o do DPO."
+    over = f"compradores: médias de {seen['seeds']} execuções, na figura com intervalos de 95 %; velocidade e custo: a primeira" if seen["seeds"] > 1 else "uma execução, na figura com intervalos de 95 %"
     return f"""![{alt}](../theme/journey-pt.svg)
 
 Os anúncios do modelo base vendem a {c['base']:.0f} de 100 compradores simulados; depois do SFT, a {c['SFT']:.0f}; depois do DPO, a {c['DPO']:.0f}. Um modelo com {size} vezes menos parâmetros, destilado dele, escreve {speed} vezes mais tokens por segundo e vende a {c['distilled']:.0f}
