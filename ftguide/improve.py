@@ -53,14 +53,16 @@ class Better:
         return [line for m, bound in self.bounds().items() if (line := _kept_out(m, found[m], bound))] + self.limits.failures(new)
 
     def hopeless(self, new, old) -> bool:
-        "Is a number clearly on the wrong side, so that more rows would not help?"
+        "Did the votes do harm: is a number clearly below the one in service, and below what is asked? Limits do not count, for they may say more about the machine than about the votes."
         found = _compared(new, old, self.bounds())
-        return any(found[m].high <= bound for m, bound in self.bounds().items()) or bool(self.limits.failures(new))
+        return any(found[m].high < min(bound, 0.0) and found[m].n >= _FEW for m, bound in self.bounds().items())
 
 # %% ../nbs/08c_improve.ipynb #improve-gate-parts
 def _compared(new, old, metrics) -> dict: # metric -> Score of the paired difference
     from ftguide.evaluate import bootstrap
     return {m: bootstrap(new.rows[m], old.rows[m], how="difference") for m in metrics}
+
+_FEW = 6   # rows; of fewer, all may be worse by luck more than once in twenty times (sign test)
 
 def _signed(s) -> str: return f"{s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}]"
 
@@ -68,12 +70,13 @@ def _kept_out(metric:str, s, bound:float) -> str: # empty when the lower end is 
     "What is wrong with one difference, and what would help."
     if s.low > bound: return ""
     says = f"{metric} {_signed(s)} on {s.n} rows, and the lower end must be above {bound:+.3f}"
-    if s.high <= bound: return f"{says}: it is {'worse' if s.value < bound else 'no better'}, and more rows would not change that"
+    if s.low == s.high == 0: return f"{says}: both versions score the same on every row; more votes may change that"
+    if s.high < bound: return f"{says}: it {'is' if s.n >= _FEW else 'looks'} {'worse' if s.high < 0 else 'less than that'}, " + ("and more rows would not change that" if s.n >= _FEW else f"but {s.n} rows are too few to tell")
     rows = rows_to_tell(s, bound)
     return f"{says}: " + (f"if the difference stays, {rows:,} rows would tell" if rows else "more rows would hardly help, more votes may")
 
 # %% ../nbs/08c_improve.ipynb #improve-state
-STATE = "improve.json"   # beside the versions: the hold-out's fingerprint, the last vote used, and every month's outcome
+STATE = "improve.json"   # beside the versions: the hold-out's fingerprint, the last vote used, the pairs that were tried in vain, and every month's outcome
 
 def _state(folder:Path) -> dict: # holdout, rows, used, tried, measured, months
     empty = dict(holdout=None, rows=0, used=dict(id=0, time=""), tried=None, measured=None, months=[])
@@ -86,23 +89,24 @@ def _keep(path:Path, content):
     from ftguide.models import write_whole
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=1))
 
-def _frozen(folder:Path, rows:list, state:dict, new_holdout:bool):
-    "Freeze the hold-out at the first call; ValueError when it is another one later."
+def _frozen(rows:list, state:dict, new_holdout:bool):
+    "Freeze the hold-out at the first call that waits or trains; ValueError when it is another one later."
     from ftguide.models import fingerprint
     now = fingerprint(rows)
     if state["holdout"] not in (None, now) and not new_holdout:
         raise ValueError(f"the hold-out is not the one of the months before ({len(rows)} rows, fingerprint {now}; it was {state['rows']} rows, {state['holdout']}): give the same rows, or say new_holdout=True (--new-holdout) to begin with these")
-    if state["holdout"] != now: state.update(holdout=now, rows=len(rows), tried=None); _keep(folder / STATE, state)
+    if state["holdout"] != now: state.update(holdout=now, rows=len(rows), tried=None)
 
 # %% ../nbs/08c_improve.ipynb #improve-votes
 def _new_pairs(store, used:dict, holdout:list, min_votes:int, weighted:bool) -> tuple: # (pairs, dropped by reason, the last vote seen)
     "Pairs from the votes that no month has used; a prompt of the hold-out is not trained on."
     from ftguide.data import normal
+    from ftguide.evaluate import _asked, _shown
     from ftguide.feedback import Feedback, pairs_from
     rows = (store if isinstance(store, Feedback) else Feedback(_there(store))).rows()
     fresh = [r for r in rows if r["id"] > used["id"] or r["time"] > used["time"]]
     pairs, dropped = pairs_from(fresh, min_votes=min_votes, weighted=weighted)
-    held = {normal(r["prompt"]) for r in holdout if isinstance(r.get("prompt"), str)}
+    held = {normal(text) for asked in map(_asked, holdout) for text in (_shown(asked), *(m["content"] for m in asked[-1:] if isinstance(m, dict)))}   # a conversation as a whole, and its last question
     kept = [p for p in pairs if normal(p["prompt"]) not in held]
     if len(kept) < len(pairs): dropped = {**dropped, "prompt of the hold-out": len(pairs) - len(kept)}
     return kept, dropped, {k: max([used[k], *(r[k] for r in fresh)]) for k in used}
@@ -125,41 +129,47 @@ class Month:
     differences:dict = field(default_factory=dict)    # metric -> Score, new minus old, paired
     report:object = field(default=None, repr=False)   # Report of the new version
     lm:object = field(default=None, repr=False)       # the new version, deployed or not
+    note:str = ""                                     # about a month that was cut off, when this call does not go on with it
 
     def __str__(self):
         head = f"{self.before} -> {self.after}" if self.outcome == "deployed" else f"{self.before} stays ({self.outcome})"
         told = [f"{m} {_signed(s)}" for m, s in self.differences.items()]
         lost = [f"left out: {n} {why}" for why, n in self.dropped.items()]
-        return "\n".join([f"{head}: {self.pairs:,} new pairs" + "".join(f", {t}" for t in told), *(f"  {line}" for line in [*self.failures, *lost])])
+        return "\n".join([f"{head}: {self.pairs:,} new pairs" + "".join(f", {t}" for t in told), *(f"  {line}" for line in [*self.failures, *lost, self.note] if line)])
 
 # %% ../nbs/08c_improve.ipynb #improve-work
 @contextmanager
-def _one_month(work:Path):
+def _one_month(folder:Path):
     "A lock that ends with the process; ValueError when another process holds it."
     from ftguide.serve import _alone
-    work.mkdir(parents=True, exist_ok=True)
-    with _alone(work.with_name(work.name + ".lock"), wait=False) as mine:      # beside the folder, which is deleted at the end
-        if not mine: raise ValueError(f"another `improve` is at work in {work}; wait for it to end")
+    with _alone(folder / ".improving.lock", wait=False) as mine:
+        if not mine: raise ValueError(f"another `improve` is at work in {folder}; wait for it to end")
         yield
 
-def _begun(work:Path, version:str, resume:bool) -> dict|None: # pairs, dropped, seen of a month that was cut off
-    "What an interrupted call left, if it can go on; everything else in the folder is cleared away."
-    file = work / "month.json"
-    try: month = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError): month = {}
-    if resume and month.get("version") == version: return month
-    shutil.rmtree(work, ignore_errors=True); work.mkdir(parents=True)
+def _work(folder:Path, output_dir) -> Path: # of this month only, and deleted at its end
+    "A folder of our own, also in one that somebody else uses."
+    from ftguide.models import fingerprint
+    return folder / ".improving" if output_dir is None else Path(output_dir) / f".improving-{fingerprint([str(folder.resolve())])[:8]}"
+
+def _begun(work:Path, asked:dict, resume:bool) -> tuple: # pairs, dropped, seen of a month that was cut off, or None; why it does not go on
+    "What an interrupted call left, if it was to make the same pairs."
+    if not resume: shutil.rmtree(work, ignore_errors=True)
+    try: month = json.loads((work / "month.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError): return None, ""
+    was = month.get("asked", {})
+    if was == asked: return month, ""
+    return None, ", ".join(f"{k} was {was[k]}, is {v}" for k, v in asked.items() if k != "votes" and was.get(k, v) != v)
 
 def _after_crash(folder:Path, work:Path, state:dict):
-    "A call that was cut off between `deploy` and its last line: the votes of the version now in service are used."
-    from ftguide.serve import current
-    try: served, made, month = ((p).read_text(encoding="utf-8") for p in (current(folder) / "report.json", work / "report.json", work / "month.json"))
+    "A call that was cut off between `deploy` and its last line: the votes of the version that it deployed are used, whether that one still serves or not."
+    from ftguide.serve import versions
+    try: made, month = ((work / name).read_text(encoding="utf-8") for name in ("report.json", "month.json"))
     except FileNotFoundError: return
-    if served == made: _close(folder, work, state, json.loads(month)["seen"], dict(outcome="deployed", after=current(folder).name))
+    for name in versions(folder):
+        if (folder / name / "report.json").read_text(encoding="utf-8") == made: return _close(folder, work, state, dict(used=json.loads(month)["seen"], tried=None), dict(outcome="deployed", after=name))
 
-def _close(folder:Path, work:Path, state:dict, seen:dict, line:dict, used:bool=True):
-    state.update({"used": seen, "tried": None} if used else {"tried": seen})
-    state["months"].append(dict(time=time.strftime("%Y-%m-%d %H:%M"), **line))
+def _close(folder:Path, work:Path, state:dict, votes:dict, line:dict):
+    state.update(votes); state["months"].append(dict(time=time.strftime("%Y-%m-%d %H:%M"), **line))
     _keep(folder / STATE, state); shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/08c_improve.ipynb #improve-improve
@@ -175,8 +185,8 @@ def improve(
     new_holdout:bool=False,  # begin with another hold-out?
     score=None,              # of `evaluate`: your own (row, answer) -> {metric: (numerator, denominator)}
     samples:int=3, max_new_tokens:int=96, # of `evaluate`
-    output_dir:str|Path|None=None, # pairs and checkpoints while it runs; folder/.improving by default
-    resume:bool=True,        # go on with a month that was cut off? False begins it anew
+    output_dir:str|Path|None=None, # pairs and checkpoints while it runs, in a hidden folder of their own; beside the versions by default
+    resume:bool=True,        # go on with a month that was cut off, if it asked for the same pairs? False begins it anew
     **dpo,                   # of `align_dpo`: beta, epochs, learning_rate, seed...
 ) -> Month:
     "Train the next version on the votes since the last one, and deploy it if the gate lets it."
@@ -185,28 +195,44 @@ def improve(
     if holdout is None: raise ValueError("improve needs a hold-out: rows with prompt and completion that nobody trains on")
     if min_pairs < 1: raise ValueError(f"min_pairs must be 1 or more, not {min_pairs}")
     folder, rows = Path(folder), read(holdout, "sft")
-    now, work = current(folder), Path(output_dir or folder / ".improving")
-    with _one_month(work):
-        state = _state(folder); _frozen(folder, rows, state, new_holdout); _after_crash(folder, work, state)
-        begun = _begun(work, now.name, resume)
-        if begun is None:
+    now, work = current(folder), _work(folder, output_dir)
+    with _one_month(folder):
+        state = _state(folder); _frozen(rows, state, new_holdout); _after_crash(folder, work, state)
+        asked = dict(version=now.name, holdout=state["holdout"], store=str(Path(getattr(store, "path", store)).resolve()), min_pairs=min_pairs, min_votes=min_votes, weighted=weighted,
+                     votes=dict(used=state["used"], tried=state["tried"]))
+        begun, other = _begun(work, asked, resume)
+        if fresh := begun is None:
             pairs, dropped, seen = _new_pairs(store, state["used"], rows, min_votes, weighted)
-            begun = dict(version=now.name, pairs=pairs, dropped=dropped, seen=seen)
-            if wait := _waiting(now.name, begun, min_pairs, state): return wait
-            _keep(work / "month.json", begun)
-        return _month(folder, now, work, state, begun, gate, rows, dict(score=score, samples=samples, max_new_tokens=max_new_tokens), dpo)
+            begun = dict(asked=asked, pairs=pairs, dropped=dropped, seen=seen)
+            if wait := _waiting(now.name, begun, min_pairs, state):
+                _keep(folder / STATE, state)
+                wait.note = other and f"a month that was cut off waits for the call that began it: {other}"
+                return wait
+        month = _month(folder, now, work, state, begun, fresh, gate, rows, dict(score=score, samples=samples, max_new_tokens=max_new_tokens), dpo)
+        month.note = other and f"begun anew, not gone on with a month that was cut off: {other}"
+        return month
 
 # %% ../nbs/08c_improve.ipynb #improve-improve-parts
 def _waiting(version:str, begun:dict, min_pairs:int, state:dict) -> Month|None:
-    "The month that is not trained: too few new pairs, or the same ones that could not tell the last time."
+    "The month that is not trained: too few new pairs, or the same ones that did not pass the last time."
     n = len(begun["pairs"]); missing = max(min_pairs - n, 0)
-    same = begun["seen"] == state["tried"]
+    same = state["tried"] == _tried(begun)
     if missing: why = f"{n} new pairs, and {min_pairs} are asked for: {missing} are missing"
-    elif same: missing, why = 1, f"these {n} pairs were tried, and the hold-out could not tell; new votes are needed"
+    elif same: missing, why = 1, f"these {n} pairs were tried, and did not pass; new votes are needed"
     else: return None
     return Month("waiting", version, version, n, missing, [why], begun["dropped"])
 
-def _month(folder, now, work, state, begun, gate, rows, knobs, dpo) -> Month:
+def _tried(begun:dict) -> str:
+    from ftguide.models import fingerprint
+    return fingerprint([p["prompt"], p["chosen"], p["rejected"]] for p in begun["pairs"])
+
+def _still(folder:Path, now:Path):
+    "ValueError when another version came into service while this month was trained."
+    from ftguide.serve import current
+    if (served := current(folder).name) != now.name:
+        raise ValueError(f"{served} serves in {folder}, and no longer {now.name}, from which this month was trained: nothing is deployed, and its votes stay new. The next call begins anew from {served}; after rollback({str(folder)!r}, {now.name!r}) it goes on with this month instead")
+
+def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> Month:
     "Measure the version in service, train, measure, decide."
     from ftguide.dpo import align_dpo
     from ftguide.evaluate import Report, evaluate
@@ -216,10 +242,13 @@ def _month(folder, now, work, state, begun, gate, rows, knobs, dpo) -> Month:
     measured = dict(version=now.name, holdout=state["holdout"], samples=knobs["samples"], max_new_tokens=knobs["max_new_tokens"]) if knobs["score"] is None else None
     old = Report.read(now / "report.json") if measured and measured == state["measured"] else evaluate(serving, rows, metrics=("quality",), **knobs)
     gate.asks(old)
+    _keep(folder / STATE, state)
+    if fresh: shutil.rmtree(work, ignore_errors=True); work.mkdir(parents=True, exist_ok=True); _keep(work / "month.json", begun)
     try: lm = align_dpo(serving, begun["pairs"], output_dir=work / "checkpoints", resume=True, **dpo)
     except KeyboardInterrupt as e: raise KeyboardInterrupt("stopped; the same call goes on from there") from e
     speed = ("latency", "cost") if set(k for k, v in asdict(gate.limits).items() if v is not None) & {"tokens_per_second", "latency_p95_ms", "usd_per_million_tokens"} else ()
     new = evaluate(lm, rows, against=old, metrics=("quality", *speed), **knobs)
+    _still(folder, now)
     failures = gate.failures(new, old)
     month = Month("kept" if failures else "deployed", now.name, now.name, len(begun["pairs"]), 0, failures, begun["dropped"], _compared(new, old, gate.bounds()), new, lm)
     if not failures:
@@ -227,5 +256,7 @@ def _month(folder, now, work, state, begun, gate, rows, knobs, dpo) -> Month:
         month.after = deploy(lm, folder, new, gate.limits, data={"pairs of votes": begun["pairs"]}, base=f"{folder.name}/{now.name}").name
         state["measured"] = measured and {**measured, "version": month.after}
     line = dict(outcome=month.outcome, before=month.before, after=month.after, pairs=month.pairs, failures=failures, differences={m: asdict(s) for m, s in month.differences.items()})
-    _close(folder, work, state, begun["seen"], line, used=not failures or gate.hopeless(new, old))
+    unclear = [m for m, s in month.differences.items() if not s.low > gate.bounds()[m]]
+    used = not failures or gate.hopeless(new, old)
+    _close(folder, work, state, dict(used=begun["seen"], tried=None) if used else dict(tried=_tried(begun)) if unclear else {}, line)
     return month

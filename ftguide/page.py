@@ -16,8 +16,8 @@ __all__ = ['Writer', 'together', 'PageError', 'Desk', 'Limits', 'Rate', 'Door', 
 # %% ../nbs/08b_page.ipynb #page-tap
 class _Tap:
     "One answer on its way from the model to a reader."
-    def __init__(self, tokenizer, prompt:list[int]):
-        self.tokenizer, self.prompt, self.ids, self.out = tokenizer, prompt, [], queue.Queue()
+    def __init__(self, tokenizer, prompt:list[int], room:int):
+        self.tokenizer, self.prompt, self.room, self.ids, self.out = tokenizer, prompt, room, [], queue.Queue()   # room: tokens of the answer
         self.every_s, self.last, self.closed = 0.0, 0.0, False                                # closed: written to its end, or nobody reads it any more
 
     def put(self, token:int, ends:list[int]):
@@ -62,7 +62,7 @@ class Writer:
         from ftguide.models import ModelError, context_length, prompt_text
         ids, limit = self.lm.tokenizer(prompt_text(self.lm.tokenizer, prompt), add_special_tokens=False).input_ids, context_length(self.lm)
         if len(ids) >= limit: raise ModelError(f"a prompt of {len(ids)} tokens does not fit the context of {limit}; shorten it")
-        tap = _Tap(self.lm.tokenizer, ids)
+        tap = _Tap(self.lm.tokenizer, ids, min(self.max_new_tokens, limit - len(ids)))
         with self.lock:
             self.waiting.append(tap)
             if not self.busy: self.busy = True; threading.Thread(target=self._work, daemon=True).start()
@@ -75,33 +75,44 @@ class Writer:
     def _work(self):
         while True:
             with self.lock:
-                taps = [self.waiting.popleft() for _ in range(min(self.rows, len(self.waiting)))]
+                taps = self._batch()
                 if not taps: self.busy = False; return
             for tap in taps: tap.every_s = self.every_s * len(taps)
             error = None
-            try: self._generate([t for t in taps if not t.closed])
+            try: self._generate(taps)
             except BaseException as e: error = e
             for tap in taps: tap.end(error)
 
-    def _generate(self, taps:list):
+    def _batch(self) -> list: # taps; the caller holds the lock
+        "Who is answered next: the first in line, and those after it whose answers lose no room beside the longest prompt. The others stay in line."
         from ftguide.models import context_length
-        if not taps: return
+        limit, taps, late = context_length(self.lm), [], deque()
+        while self.waiting and len(taps) < self.rows:
+            tap = self.waiting.popleft()
+            if tap.closed: continue
+            fits = not taps or max(len(t.prompt) for t in (*taps, tap)) + max(t.room for t in (*taps, tap)) <= limit
+            (taps if fits else late).append(tap)
+        self.waiting.extendleft(reversed(late))
+        return taps
+
+    def _generate(self, taps:list):
         model, tokenizer = self.lm.model, self.lm.tokenizer
         enc = tokenizer.pad(dict(input_ids=[t.prompt for t in taps]), padding_side="left", return_tensors="pt").to(model.device)
         chance = dict(do_sample=True, temperature=self.temperature, top_k=0, top_p=1.0) if self.temperature > 0 else dict(do_sample=False)
-        room = min(self.max_new_tokens, context_length(self.lm) - enc.input_ids.shape[1])
-        try: model.generate(input_ids=enc.input_ids, attention_mask=enc.attention_mask, max_new_tokens=room, streamer=_Rows(taps, model.generation_config.eos_token_id), **chance)
+        try: model.generate(input_ids=enc.input_ids, attention_mask=enc.attention_mask, max_new_tokens=max(t.room for t in taps), streamer=_Rows(taps, model.generation_config.eos_token_id), **chance)
         except InterruptedError: pass
 
 # %% ../nbs/08b_page.ipynb #page-together
 def together(
     one, other, # iterators of a `Writer`
 ): # -> iterator of pairs of texts
-    "Two answers at one pace, so that speed does not tell the models apart."
+    "Two answers at one pace, so that speed does not tell the models apart: equally many characters of both, until both are whole."
     a = b = ""
     for x, y in zip_longest(one, other):
         a, b = a if x is None else x, b if y is None else y
-        yield a, b
+        both = min(len(a), len(b))
+        yield a[:both], b[:both]
+    yield a, b
 
 # %% ../nbs/08b_page.ipynb #page-error
 class PageError(ValueError):
@@ -210,33 +221,37 @@ class Served:
         **how,           # of the Writer
     ):
         from ftguide.models import SHIPPED, checkpoint
-        self.folder, self.beside = checkpoint(folder) if str(folder) in SHIPPED else Path(folder), beside
+        self.folder, self.beside = checkpoint(folder) if str(folder) in SHIPPED else _folder(Path(folder)), beside
         if not self.folder.is_dir(): raise PageError(f"no folder {str(folder)!r}; give a model folder, a folder that `deploy` wrote, or {' or '.join(SHIPPED)}")
-        self.how, self.lock, self.place, self.broken = how, threading.Lock(), None, None
+        self.how, self.lock, self.place, self.broken, self.name = how, threading.Lock(), None, None, ""
         self.now()
 
     def _where(self) -> Path:
         from ftguide.serve import current
-        return current(self.folder) if os.path.lexists(self.folder / "current") else self.folder
+        return (current(self.folder) if os.path.lexists(self.folder / "current") else self.folder).resolve()   # links are followed once, before loading
 
     def now(self) -> tuple: # (Writer, name of the version)
         "The model in service. A version deployed since the last question is loaded; one that cannot be read leaves the old one in service."
         from ftguide.models import load
         with self.lock:
+            place = None
             try:
                 place = self._where()
-                if place not in (self.place, self.broken): self.writer, self.place = Writer(load(place), **self.how), place
+                if place not in (self.place, self.broken): self.writer, self.place, self.name = Writer(load(place), **self.how), place, self._name(place)
             except Exception as e:
                 if self.place is None: raise
                 if not isinstance(e, FileNotFoundError): self.broken = place     # not tried again at every question
-                print(f"{self._name()} stays in service: {e}", file=sys.stderr)
-            return self.writer, self._name()
+                print(f"{self.name} stays in service: {e}", file=sys.stderr)
+            return self.writer, self.name
 
-    def _name(self) -> str:
+    def _name(self, place:Path) -> str:
         from ftguide.models import package
-        place = self.place.resolve()
         short = self.beside is None or place.parent in (Path(self.beside).resolve(), package().resolve() / "checkpoints")
         return place.name if short else f"{place.parent.name}/{place.name}"
+
+def _folder(path:Path) -> Path: # of versions, when the path is their pointer
+    from ftguide.serve import versions
+    return path.parent if path.name == "current" and (path.is_symlink() or path.is_file()) and versions(path.parent) else path
 
 # %% ../nbs/08b_page.ipynb #page-ask
 _WRITING = "The answer is being written."
@@ -365,7 +380,7 @@ def page(
     how = dict(max_new_tokens=limits.answer, temperature=temperature, rows=limits.at_once, every_s=0.04)
     served = Served(folder, **how)
     rival = None if against is None else Served(against, beside=served.folder, **how)
-    if rival and rival.place.resolve() == served.place.resolve() and not temperature: raise PageError(f"{folder} and {against} are the same model, whose answers are always the same; compare with another, or set a temperature")
+    if rival and rival.place == served.place and not temperature: raise PageError(f"{folder} and {against} are the same model, whose answers are always the same; compare with another, or set a temperature")
     site = _Page(served, rival, Feedback(store or served.folder / "feedback.db"), limits)
     with gr.Blocks(title="Ask and vote", analytics_enabled=False) as blocks:
         gr.HTML("<h1>Ask and vote</h1>")

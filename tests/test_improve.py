@@ -5,9 +5,10 @@ from zlib import crc32
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from ftguide.data import DataError
-from ftguide.evaluate import Report, Score, bootstrap
+from ftguide.evaluate import Report, Score, _shown, bootstrap
 from ftguide.feedback import Feedback
 from ftguide.improve import STATE, Better, improve, rows_to_tell
 from ftguide.models import WHOLE, load
@@ -53,6 +54,8 @@ def weights(lm): return torch.cat([p.detach().flatten() for p in lm.model.parame
 
 def test_good_votes_are_deployed_poisoned_ones_are_not_and_no_vote_counts_twice(shop, store):
     before = vote(store, "yes").rows()
+    busy = improve(shop, store, Better("yes", guards=("short",), margin=0.05, limits=Gate(quality=None, rows=1000)), HOLDOUT, **KNOBS)
+    assert (busy.outcome, busy.failures) == ("kept", ["rows is 24, the gate asks for at least 1,000 (976 short)"])   # no vote's fault: the same call may try again
     month = improve(shop, store, GATE, HOLDOUT, **KNOBS)
     assert (month.outcome, month.before, month.after, current(shop).name, month.pairs) == ("deployed", "v1", "v2", "v2", 56) and month.differences["yes"].low > 0
     assert store.rows() == before                                                     # read, never written
@@ -67,33 +70,45 @@ def test_good_votes_are_deployed_poisoned_ones_are_not_and_no_vote_counts_twice(
     assert improve(shop, store, GATE, HOLDOUT, **KNOBS).pairs == 0                    # clearly worse: these votes are used
     assert len(store.rows()) == 112 and not (shop / ".improving" / "month.json").exists()
     kept = json.loads((shop / STATE).read_text(encoding="utf-8"))
-    assert [m["outcome"] for m in kept["months"]] == ["deployed", "kept"]
+    assert [m["outcome"] for m in kept["months"]] == ["kept", "deployed", "kept"]
     assert rollback(shop).name == "v1"
 
 
 def test_unclear_votes_stay_new_and_wait_for_more(shop, store):
     "The coin comes up by chance, so no interval tells."
-    vote(store, "yes"); gate = Better("yes", guards=("coin",), margin=0.0)
+    vote(vote(store, "yes"), "yes", ROWS[24:54], rater="s"); gate = Better("yes", guards=("coin",), margin=0.0)
     month = improve(shop, store, gate, HOLDOUT, **KNOBS)
     assert month.outcome == "kept" and month.differences["coin"].low < 0 < month.differences["coin"].high, month
     same = improve(shop, store, gate, HOLDOUT, **KNOBS)
     assert (same.outcome, same.pairs) == ("waiting", 56) and "new votes are needed" in str(same)
+    other = improve(shop, store, gate, HOLDOUT, min_votes=2, **KNOBS)
+    assert (other.outcome, other.pairs) == ("kept", 30)                               # not the pairs that were tried
     vote(store, "yes", ROWS[24:26], " Well?")
     assert improve(shop, store, GATE, HOLDOUT, **KNOBS).pairs == 58
 
 
-def test_too_few_votes_train_nothing(shop, store):
+def test_too_few_votes_train_nothing_and_a_folder_of_the_users_stays_as_it_is(shop, store, tmp_path):
+    runs = tmp_path / "runs"; (runs / "checkpoints").mkdir(parents=True); (runs / "thesis.txt").write_text("years of work"); mine = sorted(runs.rglob("*"))
     vote(store, "yes", ROWS[24:37])
-    month = improve(shop, store, GATE, HOLDOUT, **KNOBS)
+    month = improve(shop, store, GATE, HOLDOUT, output_dir=runs, **KNOBS)
     assert (month.outcome, month.pairs, month.missing, month.lm, versions(shop)) == ("waiting", 13, 7, None, ["v1"])
+    assert sorted(runs.rglob("*")) == mine
     vote(store, "yes", ROWS[37:44])
-    assert improve(shop, store, GATE, HOLDOUT, **KNOBS).pairs == 20
+    class Seen(TrainerCallback):
+        def on_train_end(self, *_, **__): self.made = list(runs.glob("*/checkpoints/checkpoint-*"))
+    seen = Seen(); assert improve(shop, store, GATE, HOLDOUT, output_dir=runs, callbacks=(seen,), **KNOBS).pairs == 20
+    assert sorted(runs.rglob("*")) == mine and seen.made                              # it did work there, in a folder of its own
 
 
 def test_prompts_of_the_holdout_are_not_trained_on(shop, store):
     vote(store, "yes", ROWS)
     month = improve(shop, store, GATE, HOLDOUT, **{**KNOBS, "min_pairs": 60})
     assert month.pairs == 56 and month.dropped == {"prompt of the hold-out": 24} and month.missing == 4
+    said = lambda role, text: dict(role=role, content=text)
+    talks = [dict(messages=[said("system", "Be brief."), said("user", r["prompt"].upper()), said("assistant", r["completion"])]) for r in HOLDOUT]
+    lists = [dict(prompt=[said("user", "Hello"), said("assistant", "Hi"), said("user", r["prompt"])], completion=r["completion"]) for r in HOLDOUT]
+    store.choose(_shown(lists[0]["prompt"]), "yes", "no", "v1", "v1", "a")            # a vote on a whole conversation
+    for rows, n in ((talks, 24), (lists, 25)): assert improve(shop, store, GATE, rows, new_holdout=True, **{**KNOBS, "min_pairs": 60}).dropped == {"prompt of the hold-out": n}
 
 
 def test_a_changed_holdout_is_refused(shop, store, tmp_path):
@@ -115,6 +130,7 @@ def test_bad_input_is_one_line_and_changes_nothing(shop, store, what, says, tmp_
     call = dict(folder=shop, store=store, gate=GATE, holdout=HOLDOUT, **KNOBS) | what
     with pytest.raises((ValueError, FileNotFoundError, DataError), match=says) as error: improve(**call)
     assert "\n" not in str(error.value) and versions(shop) == ["v1"] and len(store.rows()) == 56
+    assert not (shop / ".improving").exists() and not (shop / STATE).exists()
 
 
 def test_damaged_state_is_reported(shop, store):
@@ -141,7 +157,7 @@ def test_killed_and_called_again_ends_with_the_same_version(shop, store, first):
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(shop), str(store.path)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in child.stdout:
         if int(line) == 4:
-            with pytest.raises(ValueError, match="another `improve` is at work"): improve(shop, store, GATE, HOLDOUT, **KNOBS)
+            with pytest.raises(ValueError, match="another `improve` is at work"): improve(shop, store, GATE, HOLDOUT, output_dir=shop.parent / "elsewhere", **KNOBS)
         if int(line) >= 16: break
     else: raise AssertionError(child.stderr.read())
     child.kill(); child.wait()
@@ -163,18 +179,42 @@ def test_cut_off_after_deploying_the_votes_are_used(shop, store, monkeypatch):
         m.setattr("ftguide.improve._close", crash)
         with pytest.raises(KeyboardInterrupt): improve(shop, store, GATE, HOLDOUT, **KNOBS)
     assert current(shop).name == "v2"
-    assert improve(shop, store, GATE, HOLDOUT, **KNOBS).pairs == 0 and versions(shop) == ["v1", "v2"]
+    rollback(shop)                                                                    # users complained
+    assert improve(shop, store, GATE, HOLDOUT, **KNOBS).pairs == 0 and (versions(shop), current(shop).name) == (["v1", "v2"], "v1")
 
 
-def test_a_month_that_was_cut_off_belongs_to_its_version(shop, store, monkeypatch):
-    "After a rollback the pairs are taken anew, and trained from the version that serves."
-    vote(store, "yes")
-    with monkeypatch.context() as m:
-        m.setattr("ftguide.dpo.align_dpo", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt): improve(shop, store, GATE, HOLDOUT, **KNOBS)
-    vote(store, "yes", ROWS[24:27], " Then?")
+def test_a_rollback_during_the_training_stands(shop, store, first):
+    "Nothing is deployed, no vote is used, and the month goes on when its version serves again."
+    deploy(first, shop, Report("SFT", first.parameters, rows={"yes": [(0, 1)]}), Gate(quality=None)); vote(store, "yes")
+    class Complaint(TrainerCallback):
+        def on_train_end(self, *_, **__): rollback(shop)
+    with pytest.raises(ValueError, match=r"v1 serves .* no longer v2.* nothing is deployed.* votes stay new.*rollback"): improve(shop, store, GATE, HOLDOUT, callbacks=(Complaint(),), **KNOBS)
+    assert (versions(shop), current(shop).name) == (["v1", "v2"], "v1")
+    vote(store, "yes", ROWS[24:34], " Then?")
+    few = improve(shop, store, GATE, HOLDOUT, **{**KNOBS, "min_pairs": 100})
+    assert (few.outcome, few.pairs) == ("waiting", 66) and "version was v2, is v1, min_pairs was 20, is 100" in str(few)
+    rollback(shop, "v2")
+    month = improve(shop, store, GATE, HOLDOUT, **KNOBS)
+    assert (month.outcome, month.before, month.after, month.pairs, month.note) == ("deployed", "v2", "v3", 56, "")
+
+
+def test_a_month_that_was_cut_off_belongs_to_its_call(shop, store, monkeypatch):
+    "With another hold-out, other knobs or after a deployment the pairs are taken anew."
+    def cut(*holdout, **knobs): # prompts it would have been trained on
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr("ftguide.dpo.align_dpo", lambda _, pairs, **__: seen.append({p["prompt"] for p in pairs}) or (_ for _ in ()).throw(KeyboardInterrupt()))
+            improve(shop, store, GATE, *holdout, **KNOBS, **knobs)
+        return seen[-1]
+    seen, asked = [], lambda rows: {r["prompt"] for r in rows}
+    vote(vote(store, "yes"), "yes", ROWS[24:54], rater="s")
+    assert cut(HOLDOUT) == asked(ROWS[24:])
+    assert cut(HOLDOUT, min_votes=2) == asked(ROWS[24:54])
+    assert cut(ROWS[24:48], new_holdout=True) == asked(ROWS[48:])
+    vote(store, "yes", ROWS[48:51], " Then?")
+    assert cut(ROWS[24:48], new_holdout=True) == asked(ROWS[48:])                     # the same call goes on
     deploy(load(current(shop)), shop, Report("SFT", load(current(shop)).parameters, rows={"yes": [(0, 1)]}), Gate(quality=None))
-    assert improve(shop, store, GATE, HOLDOUT, **KNOBS).pairs == 59
+    month = improve(shop, store, GATE, ROWS[24:48], **KNOBS)
+    assert month.pairs == 35 and "begun anew" in str(month) and "version was v1, is v2" in str(month)
 
 
 def reports(differences, guard):
@@ -184,12 +224,22 @@ def reports(differences, guard):
 
 @pytest.mark.parametrize("differences, guard, passes, hopeless", [
     ([0.05, 0.07] * 20, [0.0] * 40, True, False), ([0.3, -0.28] * 20, [0.0] * 40, False, False), ([-0.05, -0.07] * 20, [0.0] * 40, False, True),
-    ([0.05, 0.07] * 20, [-0.1, -0.12] * 20, False, True), ([0.05, 0.07] * 20, [-0.01, 0.0] * 20, True, False), ([0.0] * 40, [0.0] * 40, False, True)])
+    ([0.05, 0.07] * 20, [-0.1, -0.12] * 20, False, True), ([0.05, 0.07] * 20, [-0.01, 0.0] * 20, True, False), ([-0.05] * 40, [0.0] * 40, False, True),
+    ([0.0] * 40, [0.0] * 40, False, False), ([-0.05] * 5, [0.0] * 5, False, False), ([-0.5] + [0.0] * 39, [0.0] * 40, False, False)])
 def test_gate(differences, guard, passes, hopeless):
     new, old = reports(differences, guard)
     assert (not Better().failures(new, old), Better().hopeless(new, old)) == (passes, hopeless)
     strict = Better(limits=Gate(quality=None, never_ended=0.0)); new.signs["never_ended"] = 0.5
-    assert any("never_ended" in f for f in strict.failures(new, old)) and strict.hopeless(new, old)
+    assert any("never_ended" in f for f in strict.failures(new, old)) and strict.hopeless(new, old) == hopeless
+    far = Better(by=0.5)                                                              # more than any of them gains
+    assert (not far.failures(new, old), far.hopeless(new, old)) == (False, hopeless)
+
+
+@pytest.mark.parametrize("differences, by, says", [([0.0] * 40, 0.0, "both versions score the same on every row"), ([-0.05] * 5, 0.0, "it looks worse, but 5 rows are too few"), ([-0.05] * 6, 0.0, "it is worse, and more rows would not"),
+                                                   ([0.02, 0.03] * 20, 0.05, "it is less than that, and more rows would not"), ([-0.5] + [0.0] * 39, 0.0, "more votes may"), ([0.3, -0.28] * 20, 0.0, "rows would tell")])
+def test_what_kept_a_version_out(differences, by, says):
+    line, = Better(by=by).failures(*reports(differences, [0.0] * len(differences)))
+    assert says in line
 
 
 def test_rows_to_tell_are_enough():

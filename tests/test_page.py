@@ -1,5 +1,5 @@
 "The page of `ftguide serve`, in Chromium and over HTTP: asked, voted on, attacked, and visited by twenty at once."
-import json, os, shutil, socket, sqlite3, subprocess, sys, time
+import json, os, random, shutil, socket, sqlite3, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, checkpoint, load, reply
-from ftguide.page import Desk, Limits, PageError, Served, Visitor, Writer, _Page, crowd
+from ftguide.models import ModelError, checkpoint, context_length, load, prompt_text, reply
+from ftguide.page import Desk, Limits, PageError, Served, Visitor, Writer, _Page, crowd, page, together
 from ftguide.serve import Gate, deploy
 from ftguide.workflow import app
 
@@ -96,6 +96,21 @@ def test_sides_are_shuffled_and_stored_as_they_were_shown(tmp_path):
     assert 60 < sum(r["version_a"] == "one" for r in rows) < 140
 
 
+def test_both_answers_advance_at_one_pace():
+    "Pieces hold several tokens, of the faster model more of them; either may be the longer answer."
+    rng = random.Random(0)
+    def pieces(text, most):
+        at = 0
+        while at < len(text): at += rng.randint(1, most); yield text[:at]
+    for fast, slow in [("x" * 300, "y" * 290), ("x" * 60, "y" * 200), ("x" * 200, "y" * 60), ("", "y")]:
+        for swap in (False, True):
+            two = [pieces(fast, 30), pieces(slow, 5)]
+            *on_the_way, last = together(*(two[::-1] if swap else two))
+            assert last == ((slow, fast) if swap else (fast, slow)) and on_the_way
+            lengths = [len(a) for a, b in on_the_way if len(a) == len(b)]
+            assert len(lengths) == len(on_the_way) and lengths == sorted(lengths)
+
+
 def test_two_presses_at_the_same_moment_count_once(tmp_path):
     store = Feedback(tmp_path / "votes.db"); desk = Desk(store)
     keys = [desk.put(prompt="Hi", answer=str(i), version="v1") for i in range(10)]
@@ -123,6 +138,13 @@ def test_answers_in_a_batch_are_the_replies():
     def last(p): return list(write(p))[-1]
     with ThreadPoolExecutor(7) as pool: assert list(pool.map(last, prompts)) == reply(lm, prompts, 24)
     with pytest.raises(ModelError, match="does not fit"): list(write("word " * 5000))
+    long = next(text for n in range(200, 0, -1) if len(lm.tokenizer(prompt_text(lm.tokenizer, text := "word " * n)).input_ids) < context_length(lm))
+    write, asked, answers = Writer(lm, 24), [prompts[0], long, prompts[1], long[5:], "Hi"], []
+    write.busy = True                                                         # nobody writes yet, so all of them wait in one line
+    with ThreadPoolExecutor(5) as pool:
+        for n, p in enumerate(asked, 1): answers.append(pool.submit(last, p)); wait(lambda: len(write.waiting) == n)
+        write._work()
+    assert [a.result() for a in answers] == [reply(lm, p, 24) for p in asked]  # a long question takes no room from the others' answers
     def broken(**_): raise RuntimeError("no memory")
     lm.model.generate = broken
     with pytest.raises(RuntimeError, match="no memory"): list(write("Hi"))
@@ -135,6 +157,24 @@ def test_a_new_version_is_followed_and_a_broken_one_is_not(tmp_path, capsys):
     assert served.now()[1] == "v2" and served.now()[1] == "v2"
     assert capsys.readouterr().err.count("v2 stays in service") == 1
     (tmp_path / "current").unlink(); (tmp_path / "current").write_text("v9\n"); assert served.now()[1] == "v2"
+    (tmp_path / "current").write_bytes(b"\xff\xfe"); assert served.now()[1] == "v2"                  # no text at all
+
+
+def test_a_vote_is_credited_to_the_weights_that_answered(tmp_path):
+    "By way of `current`, and of a link that somebody else made and moves."
+    put(tmp_path / "ads", "tiny-small"); (tmp_path / "link").symlink_to("ads/v1", target_is_directory=True)
+    served, linked = Served(tmp_path / "ads/current"), Served(tmp_path / "link")
+    size = lambda s: (s.now()[1], s.now()[0].lm.parameters)
+    small, large = load("tiny-small").parameters, load("tiny").parameters
+    assert size(served) == size(linked) == ("v1", small) and served.folder == tmp_path / "ads"
+    put(tmp_path / "ads", "tiny"); (tmp_path / "link").unlink(); (tmp_path / "link").symlink_to("ads/v2", target_is_directory=True)
+    assert size(served) == size(linked) == ("v2", large)
+    shutil.copytree(tmp_path / "ads/v1", tmp_path / "plain/current")
+    assert Served(tmp_path / "plain/current").folder == tmp_path / "plain/current"                     # a model folder that happens to be called so
+    page(tmp_path / "ads/current", tmp_path / "ads/v1")
+    assert (tmp_path / "ads/feedback.db").is_file() and not (tmp_path / "ads/v2/feedback.db").exists()
+    (tmp_path / "ads/current").unlink(); (tmp_path / "ads/current").write_text("v1\n")                # where there are no links
+    assert size(Served(tmp_path / "ads/current")) == ("v1", small)
 
 
 def test_names_of_versions(tmp_path):
