@@ -62,7 +62,7 @@ def finetune_sft(
     **sft_config,               # anything else of trl.SFTConfig
 ): # -> LM
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
-    from ftguide.data import feed, preflight, prepare
+    from ftguide.data import DataError, feed, preflight, prepare
     from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import SFTConfig
     start = start_from(base, name, lora, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
@@ -70,6 +70,8 @@ def finetune_sft(
     rows = preflight(start, data, "sft", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, config=dict(sft_config, packing=packing), force=force)
     run = dict(method="sft", rows=fingerprint(rows), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), feed(start, data, rows), prepare(start, eval_data)
+    if valid is not None and "messages" in valid.column_names and "messages" not in rows[0]:
+        raise DataError("eval_data has messages and the training rows have prompt and completion, so its prompts would be scored too and the validation loss be of another kind; write both in one shape")
     with tempfile.TemporaryDirectory() as scratch:
         settings = dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in rows[0]) | sft_config
         settings = training_arguments(start, output_dir or scratch, len(rows), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ftguide.data import DataError, streamed
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
 from ftguide.models import TrainingError, WHOLE, load
@@ -119,6 +120,18 @@ def test_best_model_is_returned_and_training_stops_early():
     sums, counts = completion_logps(lm, [r["prompt"] for r in valid], [r["completion"] for r in valid])
     assert (-sums.sum() / counts.sum()).item() == pytest.approx(best, abs=0.02)
     with pytest.raises(ValueError, match="patience"): finetune_sft("tiny-small", ROWS, patience=0)
+
+
+@pytest.mark.parametrize("stream", (False, True))
+def test_validation_rows_are_scored_as_the_training_rows_are(stream, tmp_path):
+    "On their answers, whichever shape the training rows have; a shape that would be scored on its prompts too is refused."
+    turns = [dict(messages=[dict(role="user", content=r["prompt"]), dict(role="assistant", content=r["completion"])]) for r in ROWS]
+    def losses(rows, valid):
+        (path := tmp_path / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+        return [h["eval_loss"] for h in finetune_sft("tiny-small", streamed(path) if stream else rows, eval_data=valid[:8], max_steps=4, force=True).history if "eval_loss" in h]
+    expected = losses(ROWS, ROWS)
+    assert expected == pytest.approx(losses(turns, turns), abs=1e-4) and expected == pytest.approx(losses(turns, ROWS), abs=1e-4)
+    with pytest.raises(DataError, match="eval_data has messages and the training rows have prompt and completion.*one shape"): losses(ROWS, turns)
 
 
 def test_distillation_stops_early_and_returns_the_best_student():
