@@ -108,7 +108,7 @@ def bootstrap(
     n:int=1000,         # resamples
     seed:int=0,
     how:str="ratio",    # or "difference", with `against`
-) -> Score: # of sum(numerators) / sum(denominators), or of the ratio or difference of two
+) -> Score: # of sum(numerators) / sum(denominators), or of the ratio or difference of two; nan for a ratio to a score that is 0 in 2.5 % of the resamples or more
     "95 % bootstrap interval over rows (Efron 1979); paired, when another model answered the same rows."
     import numpy as np
     a = np.asarray(pairs, float); b = None if against is None else np.asarray(against, float)
@@ -117,7 +117,9 @@ def bootstrap(
     if b is not None and len(a) != len(b): raise ValueError(f"a paired interval needs the same rows: {len(a)} against {len(b)}")
     share = lambda x: x[..., 0].sum(-1) / np.maximum(x[..., 1].sum(-1), 1e-12)
     value = lambda i: share(a[i]) if b is None else _COMPARE[how](share(a[i]), share(b[i]))
-    draws = value(np.random.default_rng(seed).integers(0, len(a), (n, len(a))))
+    again = np.random.default_rng(seed).integers(0, len(a), (n, len(a)))
+    if b is not None and how == "ratio" and np.mean(share(b[again]) <= 0) >= 0.025: return Score(math.nan, math.nan, math.nan, len(a))   # an interval without an upper end (Fieller 1954)
+    draws = value(again)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Score(float(value(np.arange(len(a)))), float(low), float(high), len(a))
 
@@ -174,12 +176,13 @@ class Report:
     signs:dict = field(default_factory=dict)     # shares, 0..1
     speed:dict = field(default_factory=dict)     # latency_p50_ms, latency_p95_ms, tokens_per_second, usd_per_million_tokens, api_price_ratio
     perplexity:float|None = None                 # per token of the references
-    answers:list = field(default_factory=list)   # prompt, reference, answer
+    answers:list = field(default_factory=list)   # prompt (text, or messages), reference, answer
     against:dict = field(default_factory=dict)   # metric -> Score of the ratio to another model
     surprise:list = field(default_factory=list)  # (nats, tokens, bytes) of each reference, end token included
     test:str = ""                                # fingerprint of prompts and references; reports of different rows are not compared
     api:dict = field(default_factory=dict)       # the dated price that api_price_ratio compares with
     weights:str = ""                             # fingerprint of the weights that were measured; empty in older reports
+    no_ratio:list = field(default_factory=list)  # metrics that `against` leaves out: the other model's score is 0, or not clearly above
 
     def score(self, metric:str) -> Score:
         "A metric with its 95 % interval; KeyError names the metrics there are."
@@ -196,8 +199,9 @@ class Report:
         return Score(math.exp(s.value), math.exp(s.low), math.exp(s.high), s.n)
 
     @property
-    def quality(self) -> float: # 0..1, or relative to `against` when there is one
+    def quality(self) -> float: # 0..1, or relative to `against` when there is one; nan, which no gate lets pass, when all its ratios say nothing
         "Mean over the metrics, each counted once."
+        if self.no_ratio and not self.against: return math.nan
         of = self.against or self.scores
         return sum(s.value for s in of.values()) / max(len(of), 1)
 
@@ -264,7 +268,7 @@ def plot_reports(reports:list[Report], ax=None): # -> matplotlib Axes
 def evaluate(
     lm,                     # LM, folder or hub name
     test:list,              # rows (or a file) with prompt and completion; a `task` column is used when there is one
-    against=None,           # Report of another model on the same rows: adds paired ratios
+    against=None,           # Report of another model on the same rows: adds paired ratios, except to a score of 0
     metrics:tuple=("quality", "latency", "cost"),
     max_new_tokens:int=96,
     usd_per_hour:float=0.10, # price of this machine
@@ -286,17 +290,30 @@ def evaluate(
     if against is not None: _same_test(report, against)
     _healthy_logits(lm, prompts[0])
     if "quality" in metrics: _quality(report, lm, rows, prompts, dict(max_new_tokens=max_new_tokens, batch_size=batch_size), temperature, samples, progress, score or score_row)
-    if against is not None: report.against = {m: bootstrap(report.rows[m], against.rows[m]) for m in report.rows if m in against.rows}
+    if against is not None: _relate(report, against)
     if {"latency", "cost"} & set(metrics): report.speed = latency(lm, prompts[:32], n=12 if "latency" in metrics else 0)
     if "cost" in metrics: _cost(report, usd_per_hour, api)
     return report
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-quality
-def _asked(row:dict): return row["prompt"] if "prompt" in row else row["messages"][:-1]
-def _expected(row:dict) -> str:
-    if "completion" not in row: return row["messages"][-1]["content"]
-    return row["completion"] if isinstance(row["completion"], str) else row["completion"][-1]["content"]
-def _shown(prompt) -> str: return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+def _asked(row:dict): # text, or the messages before the last answer
+    return row["prompt"] if "prompt" in row else row["messages"][:_last(row["messages"])]
+
+def _expected(row:dict) -> str: return _said(row["completion"] if "completion" in row else row["messages"])
+
+def _last(messages:list) -> int: # where the last answer stands; after the end when there is none
+    return max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
+
+def _said(answer) -> str: # the last answer as text
+    return answer if isinstance(answer, str) else answer[min(_last(answer), len(answer) - 1)]["content"]
+
+def _shown(prompt) -> str: # a whole conversation as text, as people and judges read it
+    if isinstance(prompt, str): return prompt
+    return prompt[0]["content"] if [m["role"] for m in prompt] == ["user"] else "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+def _same(prompt) -> tuple: # equal for the same conversation, however it is written
+    from ftguide.models import as_messages
+    return tuple((m["role"], m["content"]) for m in as_messages(prompt))
 
 def _is_open(row:dict) -> bool: return row.get("task") == "ad" and "product" in row
 
@@ -325,13 +342,19 @@ def _quality(report, lm, rows, prompts, knobs, temperature, samples, progress, s
     report.surprise = [(-s, n, len(r["completion"].encode("utf-8"))) for s, n, r in zip(sums.tolist(), counts.tolist(), rows)]
     report.perplexity = math.exp(min(-(sums.sum() / counts.sum()).item(), 700.0))
     if not math.isfinite(report.perplexity): raise _broken(lm)
-    report.answers = [dict(prompt=_shown(p), reference=r["completion"], answer=a) for p, r, a in zip(prompts, rows, answers)]
+    report.answers = [dict(prompt=p, reference=r["completion"], answer=a) for p, r, a in zip(prompts, rows, answers)]
 
 def _fingerprint(rows:list[dict]) -> str:
     return hashlib.sha256(json.dumps([[_asked(r), _expected(r)] for r in rows], ensure_ascii=False, sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 def _same_test(a:Report, b:Report):
     if a.test and b.test and a.test != b.test: raise ValueError(f"{a.name} and {b.name} did not answer the same rows (tests {a.test[:6]} and {b.test[:6]}); evaluate both on one test set")
+
+def _relate(report:Report, other:Report):
+    "Paired ratios to another report; where they say nothing, a warning instead."
+    ratios = {m: bootstrap(report.rows[m], other.rows[m]) for m in report.rows if m in other.rows}
+    report.against, report.no_ratio = {m: s for m, s in ratios.items() if math.isfinite(s.value)}, [m for m, s in ratios.items() if not math.isfinite(s.value)]
+    if report.no_ratio: warnings.warn(f"no ratio for {', '.join(report.no_ratio)}: {other.name} scores 0 there, or not clearly more; subtract the two reports instead", stacklevel=3)
 
 def _broken(lm):
     from ftguide.models import ModelError
@@ -428,13 +451,21 @@ def few_shot(
 def _shot_text(row:dict, examples:list[dict]) -> str:
     return "".join(f"{_shown(_asked(e))}\n=> {_expected(e)}\n\n" for e in examples) + f"{_shown(_asked(row))}\n=>"
 
-def _shot_turns(row:dict, examples:list[dict]) -> list[dict]:
-    turns = [(role, text) for e in examples for role, text in (("user", _shown(_asked(e))), ("assistant", _expected(e)))]
-    return [dict(role=role, content=text) for role, text in [*turns, ("user", _shown(_asked(row)))]]
+def _shot_turns(row:dict, examples:list[dict]) -> list[dict]: # the row's system prompt leads, those of the examples are left out
+    from ftguide.models import as_messages
+    asked, turns = as_messages(_asked(row)), [m for e in examples for m in [*as_messages(_asked(e)), dict(role="assistant", content=_expected(e))]]
+    of = lambda messages, system: [m for m in messages if (m["role"] == "system") == system]
+    return of(asked, True) + of(turns, False) + of(asked, False)
+
+def _first(texts:list[str], references:list[str]) -> list[str]: # answers without what a model writes behind them
+    "Up to the empty line that the prompt teaches, unless references hold one, and no more lines than the longest reference has."
+    known = [r.strip() for r in references]
+    lines, whole = 1 + max(r.count("\n") for r in known), any("\n\n" in r for r in known)
+    return ["\n".join((t if whole else t.split("\n\n")[0]).split("\n")[:lines]) for t in texts]
 
 def _shot_pairs(who, rows, examples, max_new_tokens, score) -> list[tuple]:
     from ftguide.models import LM, reply
-    if isinstance(who, LM): answers = [a.split("\n")[0] for a in reply(who, [_shot_text(r, examples) for r in rows], max_new_tokens, template=False)]
+    if isinstance(who, LM): answers = _first(reply(who, [_shot_text(r, examples) for r in rows], max_new_tokens, template=False), [_expected(r) for r in [*rows, *examples]])
     else: answers = ask(who, [_shot_turns(r, examples) for r in rows], max_new_tokens)
     score = score or (lambda row, answer: (exact_match(answer, _expected(row)), 1))
     return [score(r, a) for r, a in zip(rows, answers)]
@@ -502,8 +533,8 @@ def prompting_baseline(
     from ftguide.models import context_length, load
     if not shots or min(shots) < 0: raise ValueError(f"shots must be numbers of examples, 0 or more, not {shots}")
     test, examples = read(test, "sft"), read(examples, "sft")
-    known = {_shown(_asked(r)) for r in test}
-    if both := [_shown(_asked(e)) for e in examples if _shown(_asked(e)) in known]: raise ValueError(f"{len(both)} of the examples are also test rows, such as {both[0][:60]!r}; the answer would be given away")
+    known = {_same(_asked(r)) for r in test}
+    if both := [_shown(_asked(e)) for e in examples if _same(_asked(e)) in known]: raise ValueError(f"{len(both)} of the examples are also test rows, such as {both[0][:60]!r}; the answer would be given away")
     local = not (isinstance(who, Endpoint) or callable(who))
     if local: who = load(who)
     context = context_length(who) if local else None
@@ -525,34 +556,46 @@ def _fitting(lm, rows, examples, k, max_new_tokens, context) -> int: # how many 
 def forced(
     lm, rows:list[dict], # prompt with completion (or chosen), or text
     batch_size:int=8,
-) -> list[tuple]: # for each row: nats, tokens, bytes, entropy in nats summed over tokens, probability of the end
-    "What the model thinks of given answers, token by token; ModelError when it gives no finite numbers."
+) -> list[tuple]: # for each row: nats, tokens, bytes, entropy in nats summed over tokens, probability of the end (nan when it is not there); of what the context holds
+    "What the model thinks of given answers, token by token; DataError names a row without any token to score, ModelError a model that gives no finite numbers."
     import torch
-    from ftguide.models import collate, scored_logits
+    from ftguide.data import DataError
+    from ftguide.models import collate, context_length, scored_logits
     found = []
     for start in range(0, len(rows), batch_size):
         part = [_labelled(lm, r) for r in rows[start:start + batch_size]]
+        if empty := [n for n, (_, l, _) in enumerate(part, start + 1) if not _scored_tokens(l)]: raise DataError(f"row {empty[0]}: no token to score; its prompt fills {lm.name}'s context of {context_length(lm)} tokens, or its text is one token. Shorten the prompt, or remove the row")
         batch = {k: v.to(lm.model.device) for k, v in collate([(i, l) for i, l, _ in part], lm.tokenizer.pad_token_id).items()}
         with _looking(lm): logits, targets = scored_logits(lm.model, batch)
         if not torch.isfinite(logits).all(): raise _broken(lm)
         logp = logits.float().log_softmax(-1)
         nats, entropy, end = -logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1), logp[:, lm.tokenizer.eos_token_id].exp()
-        sizes = [sum(x != -100 for x in l[1:]) for _, l, _ in part]
-        for (_, l, size), n, h, e in zip(part, *(x.split(sizes) for x in (nats, entropy, end))):
-            at = [x for x in l[1:] if x != -100]; stops = at.index(lm.tokenizer.eos_token_id) if lm.tokenizer.eos_token_id in at else -1
-            found.append((n.sum().item(), len(n), size, h.sum().item(), e[stops].item()))
+        scored = [_scored_tokens(l) for _, l, _ in part]
+        for at, (_, _, size), n, h, e in zip(scored, part, *(x.split(list(map(len, scored))) for x in (nats, entropy, end))):
+            stops = e[at.index(lm.tokenizer.eos_token_id)].item() if lm.tokenizer.eos_token_id in at else math.nan
+            found.append((n.sum().item(), len(n), size, h.sum().item(), stops))
     return found
 
-def _labelled(lm, row:dict) -> tuple: # (ids, labels, bytes of the scored text)
+def _is_text(row:dict) -> bool: return "text" in row and "prompt" not in row and "messages" not in row
+def _scored_tokens(labels:list) -> list: return [x for x in labels[1:] if x != -100]
+
+def _labelled(lm, row:dict) -> tuple: # (ids, labels, bytes of the labelled text), as far as the context reaches
     "A row's tokens, its answer labelled and ended, whatever the chat template does."
-    from ftguide.models import context_length, encode
+    from ftguide.models import as_messages, context_length, encode
     limit = context_length(lm)
-    if "text" in row and "prompt" not in row: ids = lm.tokenizer(row["text"]).input_ids[:limit]; return ids, ids, len(row["text"].encode("utf-8"))
-    answer = row["chosen"] if "chosen" in row else _expected(row)
-    ids, labels = encode(lm.tokenizer, _asked(row), answer)
-    end = [] if lm.tokenizer.eos_token_id in labels else [lm.tokenizer.eos_token_id]
-    size = len(_shown(answer).encode("utf-8"))
-    return (ids + end)[:limit], (labels + end)[:limit], size
+    if _is_text(row): ids = labels = lm.tokenizer(row["text"]).input_ids; said = row["text"]
+    else:
+        answer = row["chosen"] if "chosen" in row else _expected(row)
+        ids, labels = encode(lm.tokenizer, _asked(row), answer); said = "".join(m["content"] for m in as_messages(answer))
+        end = [] if lm.tokenizer.eos_token_id in labels else [lm.tokenizer.eos_token_id]
+        ids, labels = ids + end, labels + end
+    if len(ids) > limit: said = lm.tokenizer.decode([x for x in labels[:limit] if x != -100], skip_special_tokens=True)
+    return ids[:limit], labels[:limit], len(said.encode("utf-8"))
+
+def _scorable(lm, row:dict) -> bool: # is there a token to score, and room for an answer?
+    from ftguide.models import context_length, prompt_text
+    if not _scored_tokens(_labelled(lm, row)[1]): return False
+    return _is_text(row) or len(lm.tokenizer(prompt_text(lm.tokenizer, _asked(row)), add_special_tokens=False).input_ids) < context_length(lm)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-history
 def log_signs(
@@ -573,34 +616,51 @@ def log_signs(
 # %% ../nbs/04_evaluate.ipynb #evaluate-vitals
 def vitals(
     history=None,        # a trainer's log; by default that of the model
-    model=None,          # LM after (or during) training
+    model=None,          # LM, folder or hub name after (or during) training
     data=None,           # rows it was trained on
     *,
     test=None,           # held-out rows of the same kind
-    before=None,         # LM before the training, for forgetting
+    before=None,         # LM, folder or hub name from before the training, for forgetting
     abilities=None,      # name -> rows (prompt and completion, or text) of what must not be lost
     beta:float=0.1,      # of a DPO run
     n:int=32,            # rows looked at, of each kind
     max_new_tokens:int=64, # an answer this long counts as one that never ends
 ) -> dict: # sign -> value, the unit in its name; only what could be measured
-    "Measure every sign of overfitting, collapse and forgetting that the arguments allow."
-    some = lambda rows: random.Random(0).sample(list(rows), min(n, len(rows))) if rows else []
+    "Measure every sign of overfitting, collapse and forgetting that the arguments allow; a warning counts rows that cannot be scored."
+    return _vitals(history, model, data, set(), test=test, before=before, abilities=abilities, beta=beta, n=n, max_new_tokens=max_new_tokens)
+
+def _vitals(history, model, data, told:set, *, test=None, before=None, abilities=None, beta=0.1, n=32, max_new_tokens=64) -> dict:
+    from ftguide.models import load
+    _can_forget(before, abilities)
+    model, before = (x if x is None else load(x) for x in (model, before))
     found = log_signs(history if history is not None else getattr(model, "history", []), beta)
     if model is None: return found
-    data, test = some(data), some(test)
+    data, test = _some(data, n, [model], "training rows", told), _some(test, n, [model], "test rows", told)
     if test: found |= _collapse(model, test, max_new_tokens)
     if data and test: found |= _overfitting(model, data, test, max_new_tokens)
     for name, rows in (abilities or {}).items():
-        if before is None: raise ValueError("forgetting is a change: give the model from before the training as `before`")
-        found |= _forgetting(model, before, name, some(rows), max_new_tokens)
+        if rows := _some(rows, n, [model, before], f"rows of {name}", told): found |= _forgetting(model, before, name, rows, max_new_tokens)
     return found
+
+def _can_forget(before, abilities):
+    "ValueError when forgetting cannot be measured as it is asked for."
+    if abilities and before is None: raise ValueError("forgetting is a change: give the model from before the training as `before`")
+    if empty := [name for name, rows in (abilities or {}).items() if not len(rows)]: raise ValueError(f"ability {empty[0]!r} has no rows")
+
+def _some(rows, n:int, lms:list, what:str, told:set) -> list: # rows of a sample
+    "At most `n` rows, less those that cannot be scored; a warning counts these, once for each `told`."
+    drawn = random.Random(0).sample(list(rows), min(n, len(rows))) if rows else []
+    kept = [r for r in drawn if all(_scorable(lm, r) for lm in lms)]
+    if len(kept) < len(drawn) and what not in told:
+        told.add(what); warnings.warn(f"{len(drawn) - len(kept)} of {len(drawn)} {what} are left out: their prompt fills the context, or their text is one token; there is nothing to score", stacklevel=4)
+    return kept
 
 def _per(x:list[tuple], what:int, of:int) -> float: return sum(r[what] for r in x) / max(sum(r[of] for r in x), 1)
 
 def _right(lm, rows, max_new_tokens) -> float: # share of prompts answered exactly as the row says
     from ftguide.models import reply
     wanted = [r["chosen"] if "chosen" in r else _expected(r) for r in rows]
-    return sum(exact_match(a, _shown(w)) for a, w in zip(reply(lm, [_asked(r) for r in rows], max_new_tokens), wanted)) / len(rows)
+    return sum(exact_match(a, _said(w)) for a, w in zip(reply(lm, [_asked(r) for r in rows], max_new_tokens), wanted)) / len(rows)
 
 def _overfitting(lm, data, test, max_new_tokens) -> dict:
     known, new = forced(lm, data), forced(lm, test)
@@ -608,17 +668,17 @@ def _overfitting(lm, data, test, max_new_tokens) -> dict:
 
 def _collapse(lm, test, max_new_tokens) -> dict:
     from ftguide.models import reply
-    seen, wanted = forced(lm, test), [_shown(r["chosen"] if "chosen" in r else _expected(r)) for r in test]
+    seen, wanted = forced(lm, test), [_said(r["chosen"]) if "chosen" in r else _expected(r) for r in test]
     said = reply(lm, [_asked(r) for r in test], max_new_tokens)
     is_, should = (signs(lm, texts, max_new_tokens) for texts in (said, wanted))
     pairs = lambda texts: distinct([" ".join(map(str, lm.tokenizer(t, add_special_tokens=False).input_ids)) for t in texts])   # of tokens: gibberish has few words
+    ends = [x[4] for x in seen if not math.isnan(x[4])]
     return dict(distinct_2_ratio=pairs(said) / max(pairs(wanted), 1e-9), same_answer_excess=is_["same_answer"] - should["same_answer"], never_ended_excess=is_["never_ended"] - should["never_ended"],
-                end_probability=sum(x[4] for x in seen) / len(seen), overconfidence_nats=_per(seen, 0, 1) - _per(seen, 3, 1))
+                **({"end_probability": sum(ends) / len(ends)} if ends else {}), overconfidence_nats=_per(seen, 0, 1) - _per(seen, 3, 1))
 
 def _forgetting(lm, before, name, rows, max_new_tokens) -> dict:
-    if not rows: raise ValueError(f"ability {name!r} has no rows")
     found = {f"forgot {name}, nats per byte": _per(forced(lm, rows), 0, 2) - _per(forced(before, rows), 0, 2)}
-    return found if "text" in rows[0] else {**found, f"forgot {name}, accuracy": _right(before, rows, max_new_tokens) - _right(lm, rows, max_new_tokens)}
+    return found if _is_text(rows[0]) else {**found, f"forgot {name}, accuracy": _right(before, rows, max_new_tokens) - _right(lm, rows, max_new_tokens)}
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-limits
 @dataclass(frozen=True)
@@ -632,7 +692,7 @@ class Limit:
     def passed(self, value:float) -> bool: # also by a value that is no number
         return not (value <= self.at_most if self.at_most is not None else value >= self.at_least)
 
-LIMITS = {  # between the healthy and the broken runs of the figure below
+LIMITS = {  # between the healthy runs and nearly all broken ones of the figures below
     "validation_gap_nats": Limit("overfitting", at_most=0.6, do="fewer epochs, or more and more varied rows"),
     "validation_slope_nats_per_epoch": Limit("overfitting", at_most=0.01, do="stop at the epoch with the lowest validation loss"),
     "memorised_share": Limit("overfitting", at_most=0.25, do="fewer epochs; look for repeated rows"),
@@ -672,7 +732,7 @@ def beyond(
 
 def diagnose(
     history=None,     # a trainer's log; by default that of the model
-    model=None,       # LM after (or during) training
+    model=None,       # LM, folder or hub name after (or during) training
     data=None,        # rows it was trained on
     *,
     limits:dict=LIMITS, # sign -> Limit
@@ -692,7 +752,11 @@ def sentinel(
 ): # -> transformers.TrainerCallback; its `symptoms` maps the step to what was found there
     "A callback that looks for overfitting, collapse and forgetting while training goes on."
     from transformers import TrainerCallback
-    from ftguide.models import LM, ready
+    from ftguide.models import LM, load, ready
+    limits, knobs = diagnosed.pop("limits", LIMITS), dict(diagnosed, test=test)
+    if unknown := set(knobs) - {"test", "before", "abilities", "beta", "n", "max_new_tokens"}: raise TypeError(f"sentinel() takes no {sorted(unknown)[0]!r}")
+    beyond({}, limits); _can_forget(knobs.get("before"), knobs.get("abilities"))        # what is wrong is said before the training, not in its middle
+    if knobs.get("before") is not None: knobs["before"] = load(knobs["before"])
     if every < 1 or not 0 <= start <= 1: raise ValueError(f"every must be 1 or more and start between 0 and 1, not {every} and {start}")
     class Sentinel(TrainerCallback):
         def __init__(self): self.symptoms, self.said = {}, set()
@@ -700,7 +764,7 @@ def sentinel(
             last = state.global_step == state.max_steps
             if not last and (state.global_step % every or state.global_step < start * state.max_steps): return
             lm = ready(LM(model, processing_class, "training", state.log_history))
-            found = diagnose(state.log_history, lm, data, test=test, **diagnosed)
+            found = beyond(_vitals(state.log_history, lm, data, self.said, **knobs), limits)
             if found: self.symptoms[state.global_step] = found
             for s in found:
                 if s.sign not in self.said: self.said.add(s.sign); warnings.warn(f"step {state.global_step}: {s}", stacklevel=2)
@@ -743,9 +807,9 @@ def _questions(test) -> list: # prompts of rows with or without answers
 
 def _answers_of(model, prompts, max_new_tokens) -> list[str]:
     if not isinstance(model, Report): return ask(model, prompts, max_new_tokens)
-    known = {r["prompt"]: r["answer"] for r in model.answers}
-    if missing := [_shown(p) for p in prompts if _shown(p) not in known]: raise ValueError(f"the report of {model.name} has no answer to {missing[0][:60]!r}; give the model, or the rows it was evaluated on")
-    return [known[_shown(p)] for p in prompts]
+    known = {_same(r["prompt"]): r["answer"] for r in model.answers}
+    if missing := [_shown(p) for p in prompts if _same(p) not in known]: raise ValueError(f"the report of {model.name} has no answer to {missing[0][:60]!r}; give the model, or the rows it was evaluated on")
+    return [known[_same(p)] for p in prompts]
 
 def _harmless(text:str) -> str: # a spreadsheet must not take it for a formula
     return "'" + text if re.match(r"[=+@\t\r-]", text) else text
@@ -782,11 +846,11 @@ def human_sheet(
     rows = _questions(test)
     prompts = rng.sample(rows, min(n, len(rows)))
     answers = [_answers_of(m, prompts, max_new_tokens) for m in named.values()]
-    different = [(_shown(p), a, b) for p, a, b in zip(prompts, *answers) if a != b]
+    different = [(p, a, b) for p, a, b in zip(prompts, *answers) if a != b]
     if not different: raise ValueError(f"{' and '.join(named)} gave the same {len(prompts)} answers; there is nothing to choose")
-    items = [dict(id=f"q{rng.getrandbits(40):010x}", prompt=p, left=(a, b)[turned], right=(b, a)[turned], left_is=list(named)[turned]) for p, a, b in different for turned in [rng.random() < 0.5]]
+    items = [dict(id=f"q{rng.getrandbits(40):010x}", prompt=_shown(p), asked=p, left=(a, b)[turned], right=(b, a)[turned], left_is=list(named)[turned]) for p, a, b in different for turned in [rng.random() < 0.5]]
     (folder / "for_raters").mkdir(parents=True)
-    key = dict(models=list(named), identical=len(prompts) - len(different), items={i["id"]: {k: i[k] for k in ("prompt", "left", "right", "left_is")} for i in items})
+    key = dict(models=list(named), identical=len(prompts) - len(different), items={i["id"]: {"prompt": i["asked"], **{k: i[k] for k in ("left", "right", "left_is")}} for i in items})
     (folder / "key.json").write_text(json.dumps(key, ensure_ascii=False, indent=1), encoding="utf-8")
     return _write_sheet(items, folder / "for_raters")
 
@@ -801,7 +865,7 @@ class Judged:
     models:tuple                  # (a, b); wins are wins of a
     verdicts:list                 # of each row: 1 a is better, -1 b, 0 a tie
     pairs:list = field(default_factory=list)  # prompt, chosen, rejected of the decided rows, for DPO
-    kappa:float|None = None       # Cohen's, between two raters
+    kappa:float|None = None       # Cohen's, of what two raters clicked: left, right or tie; nan when both always clicked the same one
     agreement:Score|None = None   # share of rows where two raters say the same; of a judge with the known truth
     survived:Score|None = None    # of a judge: share of rows with the same verdict in both orders
     unread:int = 0                # rows without a verdict
@@ -810,7 +874,7 @@ class Judged:
     @property
     def win_rate(self) -> Score: return win_rate(self.verdicts)
     def __repr__(self):
-        more = [f"{k} {v if isinstance(v, Score) else round(v, 3)}" for k in ("kappa", "agreement", "survived") if (v := getattr(self, k)) is not None]
+        more = [f"{k} {f'{v} of {v.n} rows' if isinstance(v, Score) else round(v, 3)}" for k in ("kappa", "agreement", "survived") if (v := getattr(self, k)) is not None]
         return f"Judged({self.models[0]} against {self.models[1]}: win rate {self.win_rate}, {len(self.verdicts)} rows" + "".join(f", {m}" for m in more) + (f", {self.unread} without a verdict" if self.unread else "") + ")"
 
 def read_sheet(
@@ -829,12 +893,13 @@ def read_sheet(
     verdicts = [sum(v) / len(v) for v in zip(*each)]
     pairs = [dict(prompt=items[i]["prompt"], chosen=items[i][r], rejected=items[i]["right" if r == "left" else "left"]) for i, r, same in zip(shared, (raters[0][i] for i in shared), zip(*each)) if len(set(same)) == 1 and same[0]]
     found = Judged((a, b), verdicts, pairs, unread=len(items) - len(shared), identical=known["identical"])
-    if second is not None: found.kappa, found.agreement = _kappa(*each), bootstrap([(x == y, 1) for x, y in zip(*each)])
+    clicked = [[r[i] for i in shared] for r in raters]
+    if second is not None: found.kappa, found.agreement = _kappa(*clicked), wilson(sum(x == y for x, y in zip(*clicked)), len(shared))
     return found
 
 def _kappa(one:list, two:list) -> float: # nan when both always say the same one thing
     from sklearn.metrics import cohen_kappa_score
-    with warnings.catch_warnings(): warnings.simplefilter("ignore"); return float(cohen_kappa_score(one, two, labels=[-1, 0, 1]))
+    with warnings.catch_warnings(): warnings.simplefilter("ignore"); return float(cohen_kappa_score(one, two, labels=["left", "right", "tie"]))
 
 def _choices(path, items:dict) -> dict: # id -> left, right or tie; only answered rows
     "One rater's choices; DataError for rows that are not of this sheet."
@@ -863,19 +928,20 @@ def judge(
     max_new_tokens:int=8,
 ) -> Judged:
     "Pairwise verdicts that survive a swap of positions, and how often they agree with the truth."
-    prompts = [_shown(_asked(r)) for r in rows]
+    prompts = [_asked(r) for r in rows]
     answers = [_answers_of(x, prompts, 0) if isinstance(x, Report) else list(x) for x in (a, b)]
     if not rows or {len(x) for x in answers} != {len(rows)}: raise ValueError(f"a judge needs two answers for every row: {len(rows)} rows, {len(answers[0])} and {len(answers[1])} answers")
     write = lambda p, first, second: re.sub(r"\{(prompt|first|second)\}", lambda m: dict(prompt=p, first=first, second=second)[m[1]], question)
-    asked = [write(p, x, y) for p, x, y in zip(prompts, *answers)] + [write(p, y, x) for p, x, y in zip(prompts, *answers)]
+    shown = list(map(_shown, prompts))
+    asked = [write(p, x, y) for p, x, y in zip(shown, *answers)] + [write(p, y, x) for p, x, y in zip(shown, *answers)]
     said = [_verdict(t) for t in ask(who, asked, max_new_tokens)]
     both = list(zip(said[:len(rows)], (None if s is None else -s for s in said[len(rows):])))
     verdicts = [x if x is not None and x == y else 0 for x, y in both]
     pairs = [dict(prompt=p, chosen=(x, y)[v < 0], rejected=(y, x)[v < 0]) for p, x, y, v in zip(prompts, *answers, verdicts) if v]
-    found = Judged(tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b"))), verdicts, pairs, survived=bootstrap([(v != 0, 1) for v in verdicts]), unread=sum(None in x for x in both))
+    found = Judged(tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b"))), verdicts, pairs, survived=wilson(sum(map(abs, verdicts)), len(rows)), unread=sum(None in x for x in both))
     truth = _truth(rows, *answers) if truth is None else truth
-    known = [(v == t, 1) for v, t in zip(verdicts, truth or []) if v and t]
-    found.agreement = bootstrap(known) if known else None
+    known = [v == t for v, t in zip(verdicts, truth or []) if v and t]
+    found.agreement = wilson(sum(known), len(known)) if known else None
     return found
 
 def _verdict(text:str) -> int|None: # 1 the first, -1 the second; None when it says neither, or both

@@ -85,13 +85,30 @@ def test_reports_of_different_rows_are_not_compared(small):
     assert all(s.value == s.low == s.high == 0 for s in (a - a).scores.values()) and (a - a).clear == []
 
 
+def test_a_ratio_to_a_score_of_0_is_left_out_and_opens_no_gate(small, tmp_path):
+    from ftguide.serve import Gate
+    shares = lambda *right: [(x, 1) for x in right]
+    assert all(math.isnan(bootstrap(shares(*[1] * 20), shares(*[1] * k, *[0] * (20 - k))).value) for k in (0, 1, 2, 3))     # 0.85^20: one resample in 26 has no right row
+    s = bootstrap(shares(*[1] * 20), shares(*[1] * 10, *[0] * 10)); assert s.value == 2 and 1 < s.low < 2 < s.high < 5
+    assert bootstrap(shares(1, 1), shares(0, 0), how="difference").value == 1
+    asked = lambda rouge, exact=None, **more: evaluate(small, ROWS, metrics=("quality",), max_new_tokens=4, score=lambda row, answer: {**({} if rouge is None else {"ROUGE-L": (rouge, 1)}), **({} if exact is None else {"exact match": (exact, 1)})}, **more)
+    base, none = asked(0.4, 0), asked(None, 0)
+    with pytest.warns(UserWarning, match="no ratio for exact match: tiny-small scores 0 there"): worse = asked(0.2, 1, against=base)
+    assert list(worse.against) == ["ROUGE-L"] and worse.no_ratio == ["exact match"] and worse.quality == pytest.approx(0.5) and len(Gate(quality=0.75).failures(worse)) == 1
+    with pytest.warns(UserWarning, match="no ratio"): assert asked(0.4, 0, against=base).quality == pytest.approx(1)           # a model is as good as itself
+    with pytest.warns(UserWarning, match="no ratio"): nothing = asked(None, 1, against=none)
+    assert math.isnan(nothing.quality) and "not a finite number" in Gate(quality=0).failures(nothing)[0]
+    nothing.save(tmp_path / "r.json"); assert math.isnan(Report.read(tmp_path / "r.json").quality)
+    with warnings.catch_warnings(): warnings.simplefilter("error"); assert asked(0.2, against=base).no_ratio == []
+
+
 def test_report_survives_json_and_old_reports_are_read(small, tmp_path):
     report = evaluate(small, ROWS, max_new_tokens=8, api=dict(usd_out=0.6, date="2026-09-26", source="a list price"))
     report.save(tmp_path / "r.json"); again = Report.read(tmp_path / "r.json")
     assert again.scores == report.scores and again.perplexity_per_byte == report.perplexity_per_byte and again.api["date"] == "2026-09-26"
     assert again._repr_markdown_() == report._repr_markdown_() and not (again - report).clear
     assert all(isinstance(v, (int, float)) for v in report.speed.values()) and report.speed["api_price_ratio"] > 0
-    old = {k: v for k, v in asdict(report).items() if k not in ("surprise", "test", "api")}
+    old = {k: v for k, v in asdict(report).items() if k not in ("surprise", "test", "api", "no_ratio")}
     assert Report.of(old).quality == report.quality and Report.of(old).perplexity_per_byte is None
     assert len(report.plot(again).get_yticks()) == len(report.rows)
 
@@ -167,6 +184,49 @@ def test_forgetting_needs_the_model_from_before(small, tuned):
     assert {k: v for k, v in same.items() if k.startswith("forgot")} == {"forgot ads, nats per byte": 0, "forgot ads, accuracy": 0, "forgot text, nats per byte": 0}
 
 
+LONG, ONE = dict(prompt="a blue mug " * 400, completion="ok"), dict(text="a")
+
+
+def test_rows_without_a_token_to_score_are_named_or_counted(small):
+    for row in (LONG, ONE):
+        with pytest.raises(DataError, match="row 10: no token to score"): forced(small, [*ROWS, ROWS[0], row])
+    with pytest.warns(UserWarning, match="1 of 9 test rows are left out"): found = vitals(model=small, test=[*ROWS, LONG], n=9)
+    assert found == pytest.approx(vitals(model=small, test=ROWS, n=9), rel=1e-4)
+    with pytest.warns(UserWarning, match="1 of 1 rows of text are left out"): assert vitals(model=small, before=small, abilities=dict(text=[ONE])) == {}
+
+
+def test_a_row_cut_at_the_context_counts_the_bytes_that_were_read(small):
+    limit = small.model.config.max_position_embeddings; text = "a blue mug made of glass. " * 400; answer = "blue and green and red " * 400
+    ids = small.tokenizer(text).input_ids[:limit]
+    (_, tokens, size, _, end), (_, n, kept, _, cut) = forced(small, [dict(text=text), dict(prompt="Which?", completion=answer)])
+    assert tokens == limit - 1 and size == len(small.tokenizer.decode(ids).encode()) < len(text.encode()) / 4 and math.isnan(end)
+    assert n < limit and kept < len(answer) / 4 and answer.startswith(small.tokenizer.decode(small.tokenizer(answer).input_ids[:n - 2])) and abs(kept - len(answer) * n / len(small.tokenizer(answer).input_ids)) < 30 and math.isnan(cut)
+    found = vitals(model=small, test=[dict(prompt="Which?", completion=answer)] * 2 + ROWS, max_new_tokens=4)
+    assert found["end_probability"] == pytest.approx(sum(x[4] for x in forced(small, ROWS)) / len(ROWS))           # an answer that was cut has no end
+    assert "end_probability" not in vitals(model=small, test=[dict(prompt="Which?", completion=answer)], max_new_tokens=4)
+
+
+def test_detectors_take_a_name_as_all_others_do(small):
+    given = dict(test=ROWS[:4], abilities=dict(text=[dict(text="uma caneca azul de vidro")]), n=4, max_new_tokens=8)
+    assert vitals(model="tiny-small", before="tiny-small", **given) == vitals(model=small, before=small, **given)
+    watch = sentinel(test=ROWS[:2], before="tiny-small", abilities=given["abilities"], every=2, start=0, n=2, max_new_tokens=4)
+    with warnings.catch_warnings(): warnings.simplefilter("ignore"); finetune_sft(small, load_tasks("train", 8, seed=2), max_steps=2, force=True, callbacks=(watch,))
+
+
+def test_a_sentinel_says_before_the_training_what_it_cannot_do():
+    with pytest.raises(ValueError, match="before"): sentinel(abilities=dict(text=[ONE]))
+    with pytest.raises(ValueError, match="no rows"): sentinel(abilities=dict(text=[]), before="tiny-small")
+    with pytest.raises(ModelError, match="no folder"): sentinel(before="./no/such/folder")
+    with pytest.raises(ValueError, match="no sign"): sentinel(limits=dict(memorized=Limit("overfitting", at_most=1)))
+    with pytest.raises(TypeError, match="takes no 'rows'"): sentinel(rows=4)
+
+
+def test_a_sentinel_counts_rows_it_cannot_score_once(small):
+    watch = sentinel(test=[*ROWS[:3], LONG], every=1, start=0, n=4, max_new_tokens=4)
+    with warnings.catch_warnings(record=True) as said: warnings.simplefilter("always"); finetune_sft(small, load_tasks("train", 8, seed=2), max_steps=3, force=True, callbacks=(watch,))
+    assert [str(w.message)[:32] for w in said if "left out" in str(w.message)] == ["1 of 4 test rows are left out: t"]
+
+
 def test_a_watched_training_is_the_same_training(small):
     rows = load_tasks("train", 32, seed=2); weights = lambda lm: torch.cat([p.detach().flatten() for p in lm.model.parameters()])
     watch = sentinel(rows, ROWS, every=4, start=0.0, n=4, max_new_tokens=8)
@@ -208,6 +268,18 @@ def test_fewer_examples_when_they_do_not_fit(small):
     assert found[2] == few_shot(small, test, examples[:2], 16)
     with pytest.raises(ValueError, match="also test rows"): prompting_baseline(small, test, test[:1] + examples)
     with pytest.raises(ValueError, match="shots"): prompting_baseline(small, test, examples, shots=(-1,))
+
+
+@pytest.mark.parametrize("says, right", [("name: mug\ncolour: blue", 1), ("name: mug\ncolour: blue\n\nq2\n=> x", 1), ("name: mug\ncolour: blue\nq2", 1), ("name: mug", 0), ("name: mug\ncolour: red", 0)])
+def test_an_answer_of_several_lines_is_read_whole(small, monkeypatch, says, right):
+    monkeypatch.setattr("ftguide.models.reply", lambda lm, prompts, *a, **k: [says] * len(prompts))
+    assert few_shot(small, [dict(prompt="q", completion="name: mug\ncolour: blue")], [dict(prompt="p", completion="name: cup")]).value == right
+
+
+def test_of_a_one_line_answer_one_line_is_read(small, monkeypatch):
+    monkeypatch.setattr("ftguide.models.reply", lambda lm, prompts, *a, **k: ["mug\nand more"] * len(prompts))
+    assert few_shot(small, [dict(prompt="q", completion="mug")], []).value == 1
+    assert chapter._first(["a\n\nb\n\nc"], ["a\n\nb"]) == ["a\n\nb"]
 
 
 def test_examples_are_of_the_rows_task_and_arrive_as_a_conversation():
@@ -271,6 +343,17 @@ def test_a_filled_sheet_becomes_a_win_rate_and_pairs(tmp_path):
     assert read_sheet(mixed, key, second=mixed).kappa == pytest.approx(1)
 
 
+def test_kappa_is_of_what_was_clicked(tmp_path):
+    from sklearn.metrics import cohen_kappa_score
+    _, key = sheet(tmp_path, n=200); rng = random.Random(0)
+    habit = lambda r: rng.choices(("left", "right"), (9, 1))[0]
+    one, two, left = (fill(tmp_path / f"{n}.csv", key, f) for n, f in (("one", habit), ("two", habit), ("left", lambda r: "left")))
+    read = lambda path: [r["better"] for r in csv.DictReader(path.open(encoding="utf-8"))]
+    assert read_sheet(one, key, second=two).kappa == pytest.approx(cohen_kappa_score(read(one), read(two))) and abs(read_sheet(one, key, second=two).kappa) < 0.2
+    both = read_sheet(left, key, second=left)
+    assert math.isnan(both.kappa) and both.agreement.value == 1 and 0.9 < both.agreement.low < 1 and "of 200 rows" in repr(both)
+
+
 @pytest.mark.parametrize("text, says", [
     ("id,better\nq0000000000,left\n", "not in the key"), ("id,better\n@,up\n", "must be left, right or tie"), ("id,better\n@,left\n@,left\n", "answered twice"),
     ("name,vote\nx,left\n", "expected: id, better"), ("id,better\n@,\n", "no row is answered")])
@@ -324,6 +407,46 @@ def test_ten_rows_in_a_browser(tmp_path, browser):
     assert found.verdicts == wins and len(found.pairs) == sum(map(abs, wins))
 
 
+# ---- conversations
+
+def talk(about, *, system="Answer in Portuguese.", last="shorter", after=()):
+    turns = [("system", system), ("user", f"talk about {about}"), ("assistant", f"a long {about}"), ("user", last), ("assistant", about), *after]
+    return dict(messages=[dict(role=role, content=text) for role, text in turns])
+
+
+def test_a_conversation_is_asked_up_to_its_last_answer(small):
+    row = talk("mug", after=[("user", "thanks")])
+    assert chapter._expected(row) == "mug" and chapter._asked(row) == row["messages"][:4] and chapter._asked(talk("mug")) == row["messages"][:4]
+    assert chapter._shown(row["messages"][:4]) == "system: Answer in Portuguese.\n\nuser: talk about mug\n\nassistant: a long mug\n\nuser: shorter" and chapter._shown([dict(role="user", content="Hi")]) == "Hi"
+    assert chapter._expected(dict(prompt="x", completion=[dict(role="assistant", content="mug"), dict(role="user", content="thanks")])) == "mug"
+    a, b = evaluate(small, [row], metrics=("quality",), max_new_tokens=4), evaluate(small, [talk("mug")], metrics=("quality",), max_new_tokens=4)
+    assert a.answers == b.answers and a.answers[0]["reference"] == "mug" and a.answers[0]["prompt"] == row["messages"][:4] and a.surprise == b.surprise and a.test == b.test
+    assert forced(small, [row]) == forced(small, [talk("mug")])
+
+
+def test_whole_conversations_are_read_judged_and_become_pairs(small, tmp_path):
+    from ftguide.data import prepare
+    rows = [talk("mug"), talk("lamp")]; asked = [chapter._asked(r) for r in rows]
+    echo = lambda word: lambda prompts: [f"{word} {p[1]['content']}" for p in prompts]
+    page = human_sheet({"A": echo("a"), "B": echo("b")}, rows, tmp_path / "s"); key = tmp_path / "s/key.json"
+    assert page.read_text(encoding="utf-8").count("system: Answer in Portuguese.") == 2
+    pairs = read_sheet(fill(tmp_path / "f.csv", key, lambda r: "left"), key).pairs
+    assert sorted((p["prompt"] for p in pairs), key=str) == sorted(asked, key=str) and len(prepare(small, pairs, "pairs")) == 2
+    a, b = (Report(n, 1, answers=[dict(prompt=p, reference="", answer=f"{n} {p[1]['content']}") for p in asked]) for n in "AB")
+    seen = []; found = judge(lambda prompts: seen.extend(prompts) or ["1", "1", "2", "2"], rows, a, b)
+    assert all("talk about mug" in p and "A talk about mug" in p and "lamp" not in p for p in seen[::2]) and [p["prompt"] for p in found.pairs] == asked
+    with pytest.raises(ValueError, match="no answer to 'system: Answer"): judge(lambda p: ["1"] * len(p), [talk("jar")], a, b)
+    old = Report("old", 1, answers=[dict(prompt="Hi", reference="", answer="there")])
+    assert chapter._answers_of(old, ["Hi"], 4) == chapter._answers_of(old, [[dict(role="user", content="Hi")]], 4) == ["there"]
+
+
+def test_examples_that_end_in_the_same_turn_are_no_test_rows():
+    asked = []
+    prompting_baseline(lambda prompts: asked.extend(prompts) or ["x"] * len(prompts), [talk("mug")], [talk("lamp", system="Be rude.")], shots=(1,))
+    assert [m["content"] for m in asked[0]] == ["Answer in Portuguese.", "talk about lamp", "a long lamp", "shorter", "lamp", "talk about mug", "a long mug", "shorter"]
+    with pytest.raises(ValueError, match="also test rows"): prompting_baseline(lambda p: ["x"] * len(p), [talk("mug")], [talk("mug")])
+
+
 # ---- judges and endpoints
 
 PAIRS = [(dict(prompt=f"Q{i} {{first}} {{prompt}}"), f"good {i} {{second}}", f"bad {i}") for i in range(12)]
@@ -333,7 +456,7 @@ rows, good, bad = map(list, zip(*PAIRS))
 def test_a_verdict_must_survive_the_swap():
     reads = lambda prompts: ["1" if p.split("Answer 1:\n")[1].startswith("good") else "Answer 2." for p in prompts]
     sure = judge(reads, rows, good, bad, truth=[1] * 12)
-    assert sure.win_rate.value == 1 and sure.survived.value == 1 and sure.agreement.value == 1 and len(sure.pairs) == 12 and sure.pairs[0]["chosen"] == good[0]
+    assert sure.win_rate.value == 1 and sure.survived.value == 1 and sure.agreement == sure.survived == wilson(12, 12) and len(sure.pairs) == 12 and sure.pairs[0]["chosen"] == good[0]
     assert judge(reads, rows, bad, good, truth=[1] * 12).agreement.value == 0
     for stubborn in ("1", "2"): assert judge(lambda p: [stubborn] * len(p), rows, good, bad).verdicts == [0] * 12
     silent = judge(lambda p: ["1 or 2, hard to say", "neither"] * (len(p) // 2), rows, good, bad)
