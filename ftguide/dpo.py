@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_dpo.ipynb #dpo-imports
 from __future__ import annotations
-import json, random, tempfile, warnings
+import json, os, random, tempfile, warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def make_pairs(
 
 # %% ../nbs/06_dpo.ipynb #dpo-head
 def scored_only(model):
-    "Let TRL's `fused_lm_head` forward project only the scored positions; a model whose head does more than multiply is left as it is."
+    "Let TRL's `fused_lm_head` forward project only the scored positions; a model whose head does more than multiply is left as it is, and so is a step that asks for the routers' loss."
     import torch
     from ftguide.models import plain_head
     from trl.trainer.utils import FusedCausalLMOutput
@@ -57,7 +57,7 @@ def scored_only(model):
     theirs = model.forward
     def forward(*args, fused_lm_head=False, labels=None, **inputs):
         if not fused_lm_head: return theirs(*args, labels=labels, **inputs) if labels is not None else theirs(*args, **inputs)
-        if inputs.get("shift_labels") is not None: return theirs(*args, fused_lm_head=True, labels=labels, **inputs)
+        if inputs.get("shift_labels") is not None or inputs.get("output_router_logits"): return theirs(*args, fused_lm_head=True, labels=labels, **inputs)
         hidden, targets = model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state[:, :-1], labels[:, 1:]
         mask = targets != -100
         logits = model.lm_head(hidden[mask]).float()                                # (scored tokens, V)
@@ -87,13 +87,17 @@ def dpo_trainer(): # -> a subclass of trl.DPOTrainer
             if self.args.use_cpu: scored_only(self.model)
             alone = self.accelerator.num_processes == 1
             if alone and not self.cache: return super()._precompute_ref_logps(dataset, name, batch_size)
-            file = Path(self.cache) / f"reference-{fingerprint([self._precompute_model_hash, *dataset])}.json" if self.cache else None
+            file = Path(self.cache) / f"reference-{fingerprint([*self._decides(), *dataset])}.json" if self.cache else None
             known = from_first(file and file.exists() and json.loads(file.read_text(encoding="utf-8")))
             values = known or self._computed(dataset, name, batch_size)
             if not known and file and self.accelerator.is_main_process:
                 file.parent.mkdir(parents=True, exist_ok=True); write_whole(file, json.dumps(values))
             for column in columns: dataset = dataset.add_column(column, values[column])
             return dataset
+
+        def _decides(self) -> list: # what the numbers depend on, beside the rows
+            config = {k: v for k, v in (self.ref_model or self.model).config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+            return [self._precompute_model_hash, config, repr(self.data_collator), self.ld_alpha, self.accelerator.mixed_precision, self.args.tf32]     # the collator cuts
 
         def _computed(self, dataset, name, batch_size) -> dict: # column -> numbers
             "TRL's numbers. It hands them from one process to the others through the data set's folder, so that has to be one folder."
@@ -148,19 +152,26 @@ def align_dpo(
         settings = dict(beta=beta, precompute_ref_log_probs=not is_streamed(data), precompute_ref_batch_size=32) | dpo_config
         settings = training_arguments(start, output_dir or scratch, len(rows), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                                       seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
-        reference = start.copy().model if is_streamed(data) and not lora else None      # nothing can be computed in advance for rows not yet read
-        trainer = dpo_trainer()(cache=cache or output_dir, model=start.model, ref_model=reference, args=DPOConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
+        args = DPOConfig(**settings)
+        reference = start.copy().model if not lora and (is_streamed(data) or _sliced(args)) else None      # nothing can be computed in advance for rows not yet read
+        trainer = dpo_trainer()(cache=cache or output_dir, model=start.model, ref_model=reference, args=args, train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
                                       peft_config=adapter(lora), callbacks=[watcher("DPO"), *patient(valid is not None, patience), *callbacks])
         for model in (trainer.model, reference):
             if trainer.args.use_cpu and model is not None: scored_only(model)
+        if trainer.precompute_ref_logps: trainer.ref_model = reference = None          # its numbers are kept
         train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
+
+def _sliced(args) -> bool:
+    "Does FSDP slice the weights? TRL then computes the reference from a second model, and would load it by the name in the config: the checkpoint before SFT."
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 def _one_sided(rows:list[dict]):
     "Warn when every chosen answer is longer, or every one shorter: then length alone explains the preference, and DPO learns length."
     size = lambda x: len(x if isinstance(x, str) else x[-1]["content"])
-    longer = [size(r["chosen"]) > size(r["rejected"]) for r in rows]
-    if len(rows) >= 20 and (all(longer) or not any(longer)): warnings.warn(f"in {'each' if all(longer) else 'none'} of {len(rows)} pairs the chosen answer is the longer one: DPO will learn length, whatever else was meant. `ftguide check` shows the lengths; add pairs where {'the shorter' if all(longer) else 'the longer'} answer is better", stacklevel=3)
+    sizes = [(size(r["chosen"]), size(r["rejected"])) for r in rows]
+    sides = ("longer", "shorter") if all(c > r for c, r in sizes) else ("shorter", "longer") if all(c < r for c, r in sizes) else None
+    if len(rows) >= 20 and sides: warnings.warn(f"in each of {len(rows)} pairs the chosen answer is the {sides[0]} one: DPO will learn to write {sides[0]}, whatever else was meant. `ftguide check` shows the lengths; add pairs where the {sides[1]} answer is better", stacklevel=3)
 
 def _smoothed(config:dict):
     "TRL reads `label_smoothing` in some losses only, and is silent about it in the others."
@@ -222,6 +233,7 @@ def align_kto(
     start = start_from(base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     if batch_size < 2: raise ValueError(f"batch_size must be 2 or more, not {batch_size}: KTO compares an answer with the others of its batch")
     learning_rate, rows = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES), read(thumbs, "sft")
+    if talks := [i for i, r in enumerate(rows) if "messages" in r]: raise DataError(f"row {talks[0] + 1} has messages, and a thumb judges one answer: give prompt (text, or the messages before the answer), completion and label instead")
     labels = [r.get("label") for r in rows]
     if wrong := [i for i, l in enumerate(labels) if l not in (True, False, 0, 1)]: raise DataError(f"row {wrong[0] + 1}: label must be true (thumb up) or false (thumb down), not {labels[wrong[0]]!r}")
     up = sum(map(bool, labels)); down = len(labels) - up

@@ -160,8 +160,8 @@ def test_kl_is_a_mean_over_tokens(monkeypatch):
 
 
 @pytest.mark.parametrize("chosen, rejected, n, says", [
-    ("longer", "short", 20, "in each of 20 pairs .* where the shorter answer is better"), ("short", "longer", 20, "in none of 20 pairs .* where the longer answer is better"),
-    ("same", "size", 20, "in none of 20"), ("longer", "short", 19, None), ("short", "longer", 19, None)])
+    ("longer", "short", 20, "in each of 20 pairs .* where the shorter answer is better"), ("short", "longer", 20, "in each of 20 pairs the chosen answer is the shorter one.* where the longer answer is better"),
+    ("same", "size", 20, None), ("longer", "short", 19, None), ("short", "longer", 19, None)])
 def test_one_sided_lengths(chosen, rejected, n, says):
     said = lambda x: [dict(role="assistant", content="a question of any length"), dict(role="assistant", content=x)]
     with warnings.catch_warnings(record=True) as found:

@@ -1,13 +1,16 @@
 "DPO and KTO beside TRL and beside the formula; thumbs that cannot be used."
+import json
+import math
 import tempfile
+import warnings
 
 import pytest
 import torch
 
 import ftguide.dpo as chapter
 from ftguide.data import DataError, to_trl
-from ftguide.dpo import align_dpo, align_kto, dpo_loss, dpo_trainer, kl_watch, make_pairs
-from ftguide.models import TrainingError, completion_logps, encode, load, silent, start_from, training_arguments
+from ftguide.dpo import align_dpo, align_kto, dpo_loss, dpo_trainer, kl_watch, make_pairs, _one_sided
+from ftguide.models import LM, TrainingError, completion_logps, encode, load, ready, save, silent, start_from, training_arguments
 
 PAIRS = [dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)]
 THUMBS = [dict(prompt=x["prompt"], completion=x["chosen"] if i % 3 else x["rejected"], label=bool(i % 3)) for i, x in enumerate(PAIRS)]
@@ -49,6 +52,17 @@ def test_every_loss_is_trls_own(knobs, monkeypatch):
     assert (weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("stage, rows", [(align_dpo, PAIRS[:16]), (align_kto, THUMBS[:16])], ids=["dpo", "kto"])
+def test_a_mixture_of_experts_learns_with_its_balancing_loss(stage, rows, monkeypatch):
+    from transformers import MixtralConfig, MixtralForCausalLM
+    tokenizer = load("tiny-small").tokenizer; torch.manual_seed(0)
+    experts = MixtralForCausalLM(MixtralConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, num_local_experts=2, max_position_embeddings=256))
+    lm = ready(LM(experts, tokenizer)); ours = stage(lm, rows, learning_rate=1e-3)
+    monkeypatch.setattr(chapter, "scored_only", lambda model: None)
+    theirs = stage(lm, rows, learning_rate=1e-3)
+    assert min(h["aux_loss"] for h in ours.history if "loss" in h) > 1 and (weights(ours) - weights(theirs)).abs().max() <= 1e-5
+
+
 def test_the_reference_is_computed_once_for_a_sweep(tmp_path, monkeypatch):
     "Another beta reads what the first run wrote; other pairs or another model do not."
     asked, real = [], dpo_trainer().compute_ref_log_probs
@@ -59,7 +73,39 @@ def test_the_reference_is_computed_once_for_a_sweep(tmp_path, monkeypatch):
     assert len(asked) == once and torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(other))
     align_dpo("tiny-small", PAIRS[:23], cache=tmp_path); align_dpo(first, PAIRS[:24], cache=tmp_path)
     assert len(asked) == once + 2
+    save(load("tiny-small"), tmp_path / "moved"); align_dpo(tmp_path / "moved", PAIRS[:24], cache=tmp_path)
+    assert len(asked) == once + 2                                       # the same model in another folder
     assert torch.equal(weights(first), weights(align_dpo("tiny-small", PAIRS[:24], eval_data=PAIRS[40:44])))       # and without a cache it is the same run
+
+
+@pytest.mark.parametrize("knobs", [dict(ld_alpha=0.3), dict(max_length=16), dict(max_length=16, truncation_mode="keep_end"), dict(bf16=True), dict(turned=True)], ids=str)
+def test_the_cache_is_not_read_where_other_numbers_are_asked_for(knobs, tmp_path):
+    "The first loss is ln 2, although the whole answers of the same weights were kept before, and then answers that are cut at the end."
+    base, knobs = tmp_path / "base", dict(knobs); save(load("tiny-small"), base)
+    assert {len(encode(load(base).tokenizer, p["prompt"], p["rejected"])[0]) > 16 for p in PAIRS[:24]} == {True}
+    first = lambda **how: next(h["loss"] for h in align_dpo(base, PAIRS[:24], cache=tmp_path / "kept", max_steps=1, force=True, **how).history if "loss" in h)
+    assert first() == pytest.approx(math.log(2), abs=1e-6)
+    if "truncation_mode" in knobs: first(**dict(knobs, truncation_mode="keep_start"))
+    if knobs.pop("turned", None):                                       # the same weights, other positions
+        config = json.loads((base / "config.json").read_text(encoding="utf-8")); config["rope_parameters"]["rope_theta"] = 100.0
+        (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert first(**knobs) == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_slices_are_given_the_model_itself_as_their_reference(monkeypatch):
+    "With FSDP, TRL scores with a second model, and would load it by the name in the config; without, and with an adapter, it needs none."
+    lm = load("tiny-small").copy("other"); torch.nn.init.ones_(lm.model.model.norm.weight)
+    given = []
+    class Stop(Exception): pass
+    def trainer(**knobs): given.append(knobs["ref_model"]); raise Stop
+    monkeypatch.setattr(chapter, "dpo_trainer", lambda: trainer)
+    def started(**knobs):
+        with pytest.raises(Stop): align_dpo(lm, PAIRS[:8], **knobs)
+        return given[-1]
+    assert started() is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert torch.equal(weights(started()), weights(lm)) and not torch.equal(weights(lm), weights(load("tiny-small")))
+    assert started(lora=True) is None
 
 
 def test_kl_is_in_the_history_and_looking_changes_nothing():
@@ -81,8 +127,11 @@ def test_pairs_are_kept_once_with_their_margin():
 
 
 def test_preferences_for_length_alone_are_warned_of():
-    with pytest.warns(UserWarning, match="in none of 40 pairs the chosen answer is the longer one"): align_dpo("tiny-small", PAIRS[:40])
-    with pytest.warns(UserWarning, match="in each of 40 pairs"): align_dpo("tiny-small", [dict(p, chosen=p["rejected"], rejected=p["chosen"]) for p in PAIRS[:40]])
+    with pytest.warns(UserWarning, match="in each of 40 pairs the chosen answer is the shorter one: .* learn to write shorter.* add pairs where the longer answer is better"): align_dpo("tiny-small", PAIRS[:40])
+    with pytest.warns(UserWarning, match="in each of 40 pairs the chosen answer is the longer one: .* learn to write longer.* add pairs where the shorter answer is better"): align_dpo("tiny-small", [dict(p, chosen=p["rejected"], rejected=p["chosen"]) for p in PAIRS[:40]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for words in (["positive"], ["positive", "good"], ["positive", "very positive"]): _one_sided([dict(chosen=words[i % len(words)], rejected="negative") for i in range(40)])     # equal; equal or shorter; equal or longer
 
 
 def test_a_policy_that_collapses_is_stopped_and_keeps_its_last_good_checkpoint(tmp_path):
@@ -108,7 +157,8 @@ def test_thumbs_move_what_they_judge(tmp_path):
 
 @pytest.mark.parametrize("rows, says", [
     ([dict(prompt="a", completion="b", label="up")] * 4, "row 1: label must be true"), ([dict(prompt="a", completion="b")] * 4, "label must be true"),
-    ([dict(prompt=f"a{i}", completion="b", label=True) for i in range(4)], "4 thumbs up and 0 down"), ([dict(prompt="a", label=True)], "columns found"), ([], "empty|no rows")])
+    ([dict(prompt=f"a{i}", completion="b", label=True) for i in range(4)], "4 thumbs up and 0 down"), ([dict(prompt="a", label=True)], "columns found"), ([], "empty|no rows"),
+    ([dict(messages=[dict(role="user", content=f"a{i}"), dict(role="assistant", content="b")], label=i % 2) for i in range(4)], "row 1 has messages, and a thumb judges one answer: give prompt .*, completion and label")])
 def test_thumbs_that_cannot_be_used(rows, says):
     with pytest.raises(DataError, match=says): align_kto("tiny-small", rows)
 
