@@ -473,7 +473,7 @@ def _new(out:Path):
     if other := [p.name for p in _checkpoints(out).glob("*") if not _ours(p)]: raise FileExistsError(f"{_checkpoints(out)} holds {other[0]}, which no training wrote; move it, or choose another folder with --out")
 
 def _ours(path:Path) -> bool: # of what a training writes beside its model
-    return path.name == "README.md" or path.name.startswith("checkpoint-")
+    return path.name == "README.md" or path.name.startswith(("checkpoint-", "reference-"))
 
 def _free(*files):
     "FileExistsError or FileNotFoundError before any work when a file cannot be written there."

@@ -128,6 +128,17 @@ def test_a_folder_beside_the_model_is_not_swept_away(tmp_path):
     assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not beside.exists(), done.output
 
 
+def test_dpo_sweeps_its_own_files_and_goes_on_with_them(tmp_path):
+    "Beside the checkpoints lie the reference's log-probabilities."
+    pairs = tmp_path / "pairs.jsonl"; pairs.write_text("".join(json.dumps(dict(prompt=f"Q{i}", chosen="good", rejected="evil")) + "\n" for i in range(16)), encoding="utf-8")
+    train = lambda *more: CliRunner().invoke(app, ["dpo", "--base", "tiny-small", "--data", str(pairs), "--out", str(tmp_path / "m"), "--epochs", "1", *more])
+    with pytest.MonkeyPatch.context() as m:                              # stopped before the model is saved
+        m.setattr("ftguide.models.save", lambda *a, **k: 1 / 0); done = train()
+    assert isinstance(done.exception, ZeroDivisionError) and list((tmp_path / "m.checkpoints").glob("reference-*.json"))
+    done = train("--resume")
+    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not (tmp_path / "m.checkpoints").exists(), done.output
+
+
 @pytest.mark.parametrize("args, says", [(["votes", "v.db", "--pairs", "x.jsonl", "--thumbs", "x.jsonl"], "x.jsonl is named twice"), (["check", "rows.jsonl", "--max-length", "5"], "--max-length counts tokens, so it needs --model"),
                                         (["check", "rows.jsonl", "--model", "tiny-small", "--max-length", "0"], "--max-length must be 1 or more, not 0")])
 def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
