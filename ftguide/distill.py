@@ -360,78 +360,96 @@ class TextTeacher:
     bill:dict=field(default_factory=dict)     # of the last `label`: requests, input_tokens, output_tokens, usd
     rejected:float|None=None          # share of the last `label`'s questions without an answer that keeps the format, 0..1
 
-    def estimate(self, rows:list[dict], max_new_tokens:int=96) -> dict: # requests, input_tokens, output_tokens, usd: at most
-        "What labelling could cost, before it does: four bytes a token read, every answer as long as allowed."
+    def estimate(
+        self, rows:list[dict],   # rows (or a file) with prompt
+        max_new_tokens:int=96,
+        output_format=None,      # as in `label`
+        bytes_per_token:float=4, # of what is read: four suit English; no tokenizer makes more tokens than bytes
+    ) -> dict: # requests, input_tokens, output_tokens, usd: each question asked once, without a chat template; usd_at_most: each asked `tries` times with all that was said before, and a template of 50 tokens a request
+        "What labelling may cost, before it does, if every answer is as long as allowed."
         from ftguide.data import read
-        asked = {_question(r) for r in read(rows, "corpus")}
-        return self._priced(len(asked), sum(math.ceil(len(q.encode()) / 4) for q in asked), len(asked) * max_new_tokens)
+        size = lambda text: math.ceil(len(text.encode()) / bytes_per_token)
+        asked, again = [size(q) for q in {_question(r) for r in read(rows, "corpus")}], 2 * max_new_tokens + size(200 * " " + json.dumps(output_format))      # again: a refused answer, and what was wrong with it
+        most = sum(self.tries * (q + 50) + self.tries * (self.tries - 1) // 2 * again for q in asked)
+        return dict(self._priced(len(asked), sum(asked), len(asked) * max_new_tokens), usd_at_most=self._priced(0, most, len(asked) * self.tries * max_new_tokens)["usd"])
 
     def _priced(self, requests, read, written): return dict(requests=requests, input_tokens=read, output_tokens=written, usd=(read * self.usd_in + written * self.usd_out) / 1e6)
 
     def label(
-        self, rows,              # rows (or a file) with prompt
-        file=None,               # JSON lines of answers: what stands there is not asked again
+        self, rows,              # rows (or a file) with prompt; all are asked, also those that have a completion
+        file=None,               # JSON lines of answers: what this teacher answered there is not asked again
         max_new_tokens:int=96,
         output_format=None,      # as in `validated`
     ) -> list[dict]: # the rows with a completion; without those whose answers never kept the format
         "Let the teacher answer; ModelError when it cannot go on, and then everything answered is in the file."
         from ftguide.data import read
-        from ftguide.models import bar
+        from ftguide.models import bar, load
         _readable(output_format)
-        rows, journal = read(rows, "corpus"), Journal(file)
+        if not self.tries >= 1: raise ValueError(f"tries must be 1 or more, not {self.tries}")
+        rows, journal, lm = read(rows, "corpus"), Journal(file), None if isinstance(self.who, Endpoint) else load(self.who)
         if text := sum("prompt" not in r for r in rows): raise ValueError(f"{text} of {len(rows)} rows have no prompt to answer")
-        setting = json.dumps([self.who.model if isinstance(self.who, Endpoint) else getattr(self.who, "name", str(self.who)), max_new_tokens, output_format], sort_keys=True)
+        who = [self.who.url.rstrip("/"), self.who.model] if lm is None else [_weights(lm), _vocabulary(lm.tokenizer)] if file else []
+        setting = json.dumps([who, max_new_tokens, output_format], sort_keys=True)
         key = lambda row: hashlib.sha256(f"{setting}\n{_question(row)}".encode()).hexdigest()[:24]
-        missing = {k: r["prompt"] for r in rows if (k := key(r)) not in journal.found}
-        with bar(len(missing), "teacher answers") as progress: self._answer(missing, journal, max_new_tokens, output_format, progress)
+        entry = lambda k, row: journal.found.get(k) or dict(key=k, prompt=row["prompt"], completion=None, refused=[], requests=0, input_tokens=0, output_tokens=0)
+        missing = {k: e for r in rows if (e := entry(k := key(r), r))["completion"] is None and e["requests"] < self.tries}
+        with bar(len(missing), "teacher answers") as progress: self._answer(lm, missing, journal, max_new_tokens, output_format, progress)
         mine = {k: journal.found[k] for k in map(key, rows)}
         self.bill = self._priced(*(sum(e[what] for e in mine.values()) for what in ("requests", "input_tokens", "output_tokens")))
         self.rejected = sum(e["completion"] is None for e in mine.values()) / max(len(mine), 1)
         return [{**r, "completion": mine[key(r)]["completion"]} for r in rows if mine[key(r)]["completion"] is not None]
 
-    def _answer(self, missing:dict, journal:Journal, max_new_tokens:int, output_format, progress):
+    def _answer(self, lm, missing:dict, journal:Journal, max_new_tokens:int, output_format, progress): # missing: journal entries by key
         if not missing: return
-        if not isinstance(self.who, Endpoint): return self._answer_here(missing, journal, max_new_tokens, output_format, progress)
+        if lm is not None: return self._answer_here(lm, missing, journal, max_new_tokens, output_format, progress)
         pace = Pace(self.per_minute)
         with self.who.client() as client:
-            def one(key, prompt):
-                def say(messages): pace.wait(); return self.who.say(client, messages, max_new_tokens)
-                journal.add(dict(key=key, **_until_valid(say, prompt, output_format, self.tries)))
+            def say(messages): pace.wait(); return self.who.say(client, messages, max_new_tokens)
+            def one(entry): journal.add(_until_valid(say, entry, output_format, self.tries))
             pool = ThreadPoolExecutor(self.who.at_once)
             try:
-                for done in as_completed([pool.submit(one, *item) for item in missing.items()]): done.result(); progress.update(1)
+                for done in as_completed([pool.submit(one, entry) for entry in missing.values()]): done.result(); progress.update(1)
             except BaseException as e:
                 pool.shutdown(wait=True, cancel_futures=True)
                 if not isinstance(e, ModelError): raise
-                raise ModelError(f"{e}. {sum(k in journal.found for k in missing)} of {len(missing)} questions were answered" + (f" and are kept in {journal.file}; the same call goes on from there" if journal.file else "; give label a file, and it will go on where it stopped")) from None
+                raise ModelError(f"{e}. {sum(journal.found.get(k, old) is not old for k, old in missing.items())} of {len(missing)} questions were answered" + (f" and are kept in {journal.file}; the same call goes on from there" if journal.file else "; give label a file, and it will go on where it stopped")) from None
             pool.shutdown()
 
-    def _answer_here(self, missing, journal, max_new_tokens, output_format, progress):
-        "A local model: greedy first, then sampled for those that did not keep the format."
-        from ftguide.models import load, reply
-        lm, left, requests = load(self.who), dict(missing), 0
+    def _answer_here(self, lm, missing, journal, max_new_tokens, output_format, progress, batch_size:int=64):
+        "A local model, a batch at a time, as `reply` sorts them: greedy first, then sampled for those that did not keep the format."
+        from ftguide.models import context_length, prompt_text, reply
+        size = lambda text: len(lm.tokenizer(text, add_special_tokens=False).input_ids)
+        texts = {k: prompt_text(lm.tokenizer, e["prompt"]) for k, e in missing.items()}
+        read = {k: size(text) for k, text in texts.items()}
+        order = sorted(missing, key=lambda k: (read[k] > context_length(lm) - max_new_tokens, len(texts[k])))
         for n in range(self.tries):
-            for key, text in zip(list(left), reply(lm, list(left.values()), max_new_tokens, 0.7 if n else 0.0, seed=n)):
-                try: text = validated(text, output_format)
-                except ValueError:
-                    if n + 1 < self.tries: continue
-                    text = None
-                journal.add(dict(key=key, prompt=left.pop(key), completion=text, requests=n + 1, input_tokens=0, output_tokens=0)); progress.update(1)
-            if not left: return
+            left = [k for k in order if missing[k]["completion"] is None and missing[k]["requests"] == n]
+            for part in (left[i:i + batch_size] for i in range(0, len(left), batch_size)):
+                for k, text in zip(part, reply(lm, [missing[k]["prompt"] for k in part], max_new_tokens, 0.7 if n else 0.0, batch_size, seed=n)):
+                    missing[k] = _after(missing[k], text, read[k], min(size(text) + 1, max_new_tokens), output_format)       # and the end token
+                    if missing[k]["completion"] is not None or n + 1 == self.tries: journal.add(missing[k]); progress.update(1)
 
 # %% ../nbs/07_distill.ipynb #distill-ask-again
 def _question(row:dict) -> str: return json.dumps(row.get("prompt", row.get("text")), ensure_ascii=False)
 
-def _until_valid(say, prompt, output_format, tries:int) -> dict: # prompt, completion (None when rejected), requests, input_tokens, output_tokens
-    "Ask, and ask again with what was wrong, until an answer keeps the format."
+def _until_valid(say, entry:dict, output_format, tries:int) -> dict: # a journal entry, before and after
+    "Ask, and ask again with what was wrong, until an answer keeps the format; where an earlier call gave up, go on from there."
     from ftguide.models import as_messages
-    messages, read, written = as_messages(prompt), 0, 0
-    for n in range(tries):
-        text, tokens_in, tokens_out = say(messages)
-        read, written = read + tokens_in, written + tokens_out
-        try: return dict(prompt=prompt, completion=validated(text, output_format), requests=n + 1, input_tokens=read, output_tokens=written)
-        except ValueError as e: messages = [*messages, dict(role="assistant", content=text or "(nothing)"), dict(role="user", content=f"This answer cannot be used: {e}. Give the answer again, and nothing else.")]
-    return dict(prompt=prompt, completion=None, requests=tries, input_tokens=read, output_tokens=written)
+    while entry["completion"] is None and entry["requests"] < tries:
+        said = [m for text in entry["refused"] for m in _complaint(text, output_format)]
+        entry = _after(entry, *say(as_messages(entry["prompt"]) + said), output_format)
+    return entry
+
+def _after(entry:dict, text:str, read:int, written:int, output_format) -> dict: # completion (None: there is none yet), refused (answers), requests, input_tokens, output_tokens
+    "A journal entry after one more answer."
+    entry = dict(entry, requests=entry["requests"] + 1, input_tokens=entry["input_tokens"] + read, output_tokens=entry["output_tokens"] + written)
+    try: return dict(entry, completion=validated(text, output_format))
+    except ValueError: return dict(entry, refused=[*entry["refused"], text])
+
+def _complaint(text:str, output_format) -> list[dict]: # messages
+    "A refused answer, and what was wrong with it."
+    try: validated(text, output_format); return []
+    except ValueError as e: return [dict(role="assistant", content=text or "(nothing)"), dict(role="user", content=f"This answer cannot be used: {e}. Give the answer again, and nothing else.")]
 
 # %% ../nbs/07_distill.ipynb #distill-trainer
 @lru_cache
@@ -450,16 +468,18 @@ def distill_trainer(): # -> a subclass of transformers.Trainer
             states, head, targets = scored_states(model, batch)
             labels = self.teacher.soft(inputs["row"].tolist(), batch) if self.loss["alpha"] > 0 else None
             loss, *terms = distillation_loss(states, head, targets, labels, **self.loss, count=num_items_in_batch)
-            if model.training and num_items_in_batch is not None: loss = loss * self.accelerator.num_processes      # the count is that of all processes, and their gradients are averaged
-            if model.training: self.terms.append([t.item() for t in terms])
-            return (loss, {}) if return_outputs else loss
+            share = self.accelerator.num_processes if model.training and num_items_in_batch is not None and self.args.average_tokens_across_devices else 1      # the count is that of all processes, and their gradients are averaged
+            if model.training: self.terms.append((self.state.global_step, *(share * t.item() for t in terms)))
+            return (share * loss, {}) if return_outputs else share * loss
 
         def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
             with torch.no_grad(): return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
         def log(self, logs, *args, **kw):
             if "loss" in logs and self.terms:
-                logs |= {name: sum(x) / len(x) for name, x in zip(("soft", "hard"), zip(*self.terms))}; self.terms.clear()
+                steps, *terms = zip(*self.terms); self.terms.clear()      # the loss is summed over a step's batches, and averaged over steps and processes: so are its terms
+                terms = self.accelerator.gather(torch.tensor([sum(t) for t in terms], device=self.accelerator.device)).view(-1, 2).mean(0) / len(set(steps))
+                logs |= dict(zip(("soft", "hard"), terms.tolist()))
             super().log(logs, *args, **kw)
     return DistillTrainer
 
@@ -469,9 +489,9 @@ LEARNING_RATES = (3e-3, 2e-5)   # for 2 million parameters and fewer, measured h
 def distill(
     teacher,                    # LM, folder or hub name, frozen; LogitTeacher, CachedTeacher or TextTeacher
     student,                    # LM, folder or hub name; never changed, a trained copy is returned
-    corpus=None,                # rows (or a file) with prompt, or text; a CachedTeacher brings its own; a stream (`streamed`) needs max_steps
+    corpus=None,                # rows (or a file) with prompt, or text; the teacher answers those without a completion. A CachedTeacher brings its own; a stream (`streamed`) needs max_steps
     *,
-    data=None,                  # labelled rows (or a file) to read beside the corpus
+    data=None,                  # labelled rows (or a file) to read beside the corpus, with the completions they have; not when on_policy
     temperature:float|None=None, # flattens both distributions, above 0; 2 by default, 1 when on_policy
     alpha:float|None=None,      # share of the soft labels, 0..1; 0.7 by default, 0 = the teacher's text only
     divergence:str|float|None=None, # forward_kl (the default), reverse_kl (the default when on_policy), jsd, or a number between
@@ -503,6 +523,7 @@ def distill(
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
     pace = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     teacher = teacher if isinstance(teacher, (LogitTeacher, CachedTeacher, TextTeacher)) else LogitTeacher(teacher)
+    if on_policy and data is not None: raise ValueError("on_policy reads no written answers, so data would teach nothing: the student writes its own. Leave data out, or train on it first (finetune_sft, or distill without on_policy)")
     if is_streamed(corpus) and (on_policy or cross_tokenizer or cache is not None or data is not None): raise ValueError("a stream of prompts goes with the teacher's own answers: leave on_policy, cross_tokenizer, cache and data out, or give rows instead of a stream")
     parts = _corpus(teacher, start, corpus, data, eval_data, loss, pace | dict(config=config), force)
     run = dict(method="on-policy" if on_policy else "distill", **pace, **loss, seed=seed)
@@ -563,25 +584,30 @@ def _answered(teacher, tokenizer, parts:tuple, loss:dict, max_new_tokens:int, ca
         kept = write_cache(teacher.lm, train + valid, cache, temperature=loss["temperature"], max_new_tokens=max_new_tokens)
         if kept.about["vocabulary"] != _vocabulary(tokenizer): raise ValueError("cache needs one chat template for teacher and student; give the student the teacher's (tokenizer.chat_template)")
         return kept, kept.rows, sum(n < len(train) for n in kept.numbers)
-    answer = (lambda rows: teacher.label(rows, max_new_tokens=max_new_tokens)) if isinstance(teacher, TextTeacher) else (lambda rows: _answers(teacher.lm, rows, max_new_tokens))
-    train, valid = ([_encoded(tokenizer, r) for r in answer(rows)] if rows else [] for rows in (train, valid))
+    train, valid = ([_encoded(tokenizer, r) for r in rows] for rows in _said(teacher, parts, max_new_tokens))
     return teacher, train + valid, len(train)
+
+def _said(teacher, parts:tuple, max_new_tokens:int) -> tuple: # the same parts, rows with completion or text
+    "What the teacher says; rows that have a completion keep it, and rows it answers with nothing are left out."
+    if not isinstance(teacher, TextTeacher): return tuple(_answers(teacher.lm, rows, max_new_tokens) for rows in parts)
+    asked = [r for rows in parts for r in rows if "completion" not in r]
+    said = {_question(r): r["completion"] for r in teacher.label(asked, max_new_tokens=max_new_tokens)} if asked else {}
+    return tuple([r if "completion" in r else {**r, "completion": said[_question(r)]} for r in rows if "completion" in r or _question(r) in said] for rows in parts)
 
 def _flowing(teacher, start, corpus, parts:tuple, max_new_tokens:int, chunk:int=64) -> tuple: # teacher, a stream of rows to train on, rows to validate on
     "A stream of prompts: the teacher answers as many as a chunk holds when their turn comes, and nothing is kept."
     from itertools import islice
     from torch.utils.data import IterableDataset
     from ftguide.data import flow
-    answer = lambda rows: teacher.label(rows, max_new_tokens=max_new_tokens) if isinstance(teacher, TextTeacher) else _answers(teacher.lm, rows, max_new_tokens)
     table = lambda rows, at: [dict(zip(("input_ids", "labels"), _encoded(start.tokenizer, r)), row=at + i) for i, r in enumerate(rows)]
-    valid = table(answer(parts[1]) if parts[1] else [], 0)
+    valid = table(_said(teacher, parts[1:], max_new_tokens)[0], 0)
     if isinstance(teacher, LogitTeacher): teacher.begin([]); teacher.room = 0     # a row comes once: nothing of it is worth keeping
     class Flow(IterableDataset):
         first = parts[0]
         def __iter__(self):
             rows, n = flow(start, corpus, "corpus"), len(valid)
             while some := list(islice(rows, chunk)):
-                found = table(answer(some), n); n += len(found)
+                found = table(_said(teacher, (some,), max_new_tokens)[0], n); n += len(found)
                 yield from found
     return teacher, Flow(), valid
 
@@ -619,6 +645,7 @@ def _on_policy(teacher, start, parts:tuple, run:dict, max_new_tokens:int, *, pat
     from ftguide.models import as_messages, adapter, fingerprint, finished, guarded, last_checkpoint, patient, train, training_arguments, watcher
     from trl import DistillationConfig, DistillationTrainer
     if text := sum("prompt" not in r for r in parts[0] + parts[1]): raise ValueError(f"on_policy needs prompts to answer, and {text} of the rows have only text")
+    if written := sum("completion" in r for r in parts[0] + parts[1]): warnings.warn(f"on_policy does not read the completions that {written} of the rows have: the student writes its own answers", stacklevel=3)
     table, valid = (Dataset.from_list([dict(prompt=as_messages(r["prompt"])) for r in rows]) if rows else None for rows in parts)
     run |= dict(rows=fingerprint(parts[0]))
     checkpoint = last_checkpoint(output_dir, resume, run)
@@ -641,7 +668,8 @@ def _gold(teacher, start, parts:tuple, run:dict, max_new_tokens:int, *, patience
         warnings.simplefilter("ignore")
         from trl.experimental.gold import GOLDConfig, GOLDTrainer
     if text := sum("prompt" not in r for r in parts[0] + parts[1]): raise ValueError(f"cross_tokenizer needs prompts to answer, and {text} of the rows have only text")
-    talk = lambda r: dict(messages=as_messages(r["prompt"]) + [dict(role="assistant", content=r["completion"])])
+    said = lambda answer: [dict(role="assistant", content=answer)] if isinstance(answer, str) else list(answer)
+    talk = lambda r: dict(messages=as_messages(r["prompt"]) + said(r["completion"]))
     table, valid = (Dataset.from_list([talk(r) for r in _answers(teacher.lm, rows, max_new_tokens)]) if rows else None for rows in parts)
     run |= dict(method="gold", rows=fingerprint(parts[0]))
     checkpoint = last_checkpoint(output_dir, resume, run)
@@ -668,6 +696,7 @@ class DistillationPipeline:
     def teacher_label(self, corpus, output_format=None, file=None, max_new_tokens:int=96) -> list[dict]: # prompt, completion
         "The teacher's answers to a corpus; `rejected` of the labeller says how many never kept the format."
         from ftguide.data import read
+        if isinstance(self.teacher, CachedTeacher): raise ValueError(f"the rows of the cache {self.teacher.folder} are answered already: leave teacher_label out, and call distill without data")
         self.labeller = self.teacher if isinstance(self.teacher, TextTeacher) else TextTeacher(getattr(self.teacher, "lm", self.teacher))
         rows = [dict(prompt=self._asked(r, n)) for n, r in enumerate(read(corpus, "corpus"), 1)]
         return self.labeller.label(rows, file, max_new_tokens, output_format)
@@ -677,8 +706,8 @@ class DistillationPipeline:
         try: return self.task.format(**row)
         except (KeyError, IndexError) as e: raise ValueError(f"row {n} has no column {e} for the task {self.task!r}; it has {', '.join(row)}") from e
 
-    def distill(self, data, epochs:float=3, temperature:float|None=None, alpha:float|None=None, **knobs) -> LM:
-        "Train the student on labelled rows, with the teacher's probabilities where it has them."
+    def distill(self, data=None, epochs:float=3, temperature:float|None=None, alpha:float|None=None, **knobs) -> LM:
+        "Train the student on labelled rows (a CachedTeacher brings its own), with the teacher's probabilities where it has them."
         self.result = distill(self.teacher, self.student, data, epochs=epochs, temperature=temperature, alpha=alpha, **knobs)
         return self.result
 
@@ -694,6 +723,8 @@ class DistillationPipeline:
     @property
     def cost_reduction(self) -> float: # ratio
         "What the API (or the teacher, on this machine) costs a token, over what the student costs."
+        if self.report is None: raise ValueError("nothing was measured yet: call evaluate first")
+        if "usd_per_million_tokens" not in self.report.speed: raise ValueError("no cost was measured: call evaluate again, with 'cost' among its metrics")
         if "api_price_ratio" in self.report.speed: return self.report.speed["api_price_ratio"]
         if self.teacher_report is None: raise ValueError("the teacher's cost is unknown: give evaluate api=dict(usd_out=..., date=..., source=...)")
         return self.teacher_report.speed["usd_per_million_tokens"] / self.report.speed["usd_per_million_tokens"]
@@ -702,6 +733,7 @@ class DistillationPipeline:
         "Save the student when both are reached; ValueError names what falls short, and writes nothing."
         from ftguide.models import save
         if self.report is None: raise ValueError("nothing was measured yet: call evaluate first")
+        if not self.report.rows: raise ValueError("no quality was measured: call evaluate again, with 'quality' among its metrics")
         reached = dict(quality=(self.report.quality, quality), cost_reduction=(self.cost_reduction, cost_reduction))
         if short := [f"{name} is {value:.3g}, and {limit:g} is asked for" for name, (value, limit) in reached.items() if not value >= limit]: raise ValueError("not deployed: " + "; ".join(short))
         return save(self.result, folder)

@@ -1,5 +1,5 @@
 "The distillation engine: loss against formulas and TRL, caches, teachers that only write, what is refused."
-import json, math, random, threading, time, warnings
+import json, math, os, random, socket, subprocess, sys, threading, time, warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ftguide.distill import CachedTeacher, DistillationPipeline, LogitTeacher, TextTeacher, distill, distillation_loss, exact, jsd, sparse, validated, write_cache, _kept
 from ftguide.evaluate import Endpoint
-from ftguide.models import ModelError, collate, encode, load, scored_logits
+from ftguide.models import ModelError, collate, encode, load, reply, scored_logits
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
 SETTINGS = [(d, t, a) for d in ("forward_kl", "reverse_kl", "jsd", 0.1) for t, a in ((1.0, 1.0), (2.0, 0.7), (4.0, 0.0))]
@@ -135,7 +135,7 @@ def test_missing_shards_are_named_and_written_again(tmp_path):
 
 
 def test_full_disk_keeps_what_was_cached(tmp_path, monkeypatch):
-    import safetensors.torch as st
+    import safetensors.torch as st, transformers.modeling_utils      # it keeps the `save_file` that it finds when it is first imported
     real, made = st.save_file, []
     def full(tensors, path):
         made.append(path)
@@ -160,7 +160,7 @@ def test_same_size_and_other_tokens_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("knobs,message", [(dict(alpha=1.5), "alpha must lie"), (dict(temperature=0.0), "temperature must be above 0"), (dict(divergence="kl"), "divergence must be"), (dict(divergence=2), "divergence must be"),
-                                           (dict(on_policy=True, alpha=0.5), "alpha mixes in"), (dict(corpus=[]), "no rows"), (dict(corpus=None), "corpus is missing")], ids=str)
+                                           (dict(on_policy=True, alpha=0.5), "alpha mixes in"), (dict(on_policy=True, data=[dict(prompt="Hi", completion="Hello")]), "reads no written answers"), (dict(corpus=[]), "no rows"), (dict(corpus=None), "corpus is missing")], ids=str)
 def test_settings_that_cannot_be_meant(knobs, message):
     with pytest.raises(ValueError, match=message): distill("tiny", "tiny-small", **dict(dict(corpus=ROWS), **knobs))
 
@@ -179,6 +179,24 @@ def test_other_ways_of_distilling(knobs):
 def test_accumulated_batches_weigh_tokens_equally():
     a, b = (distill("tiny", "tiny-small", ROWS[:16], epochs=1, max_new_tokens=16, batch_size=s, gradient_accumulation_steps=n) for s, n in ((16, 1), (4, 4)))
     assert (weights(a) - weights(b)).abs().max() < 1e-4
+    logged = lambda lm: [[h[k] for k in ("step", "loss", "soft", "hard")] for h in lm.history if "soft" in h]
+    assert logged(a)[0] == pytest.approx(logged(b)[0], rel=1e-4)
+    more = logged(distill("tiny", "tiny-small", ROWS[:16], epochs=3, max_new_tokens=4, batch_size=8, gradient_accumulation_steps=2, logging_steps=3))
+    assert [step for step, *_ in more] == [1, 3]
+    for _, loss, soft, hard in more: assert soft + hard == pytest.approx(loss, rel=1e-4)
+
+
+def test_several_processes_log_terms_that_add_up(tmp_path):
+    (tmp_path / "run.py").write_text("""import sys; from ftguide.distill import distill
+rows = [dict(prompt=f"How much is {i} + 2?", completion="yes " * (i % 5 + 1)) for i in range(8)]
+for average in (True, False): distill("tiny", "tiny-small", rows, max_steps=3, logging_steps=3, batch_size=2, gradient_accumulation_steps=2, average_tokens_across_devices=average, output_dir=f"{sys.argv[1]}/{average}")""")
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", tmp_path / "run.py", tmp_path / "two"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    together, apart = ([h for h in json.loads((tmp_path / f"two/{average}/checkpoint-3/trainer_state.json").read_text())["log_history"] if "soft" in h] for average in (True, False))
+    for a, b in zip(together, apart, strict=True):       # a mean over all tokens, and one over the processes' means
+        assert a["step"] == b["step"] and b["loss"] == pytest.approx(a["loss"], rel=0.2)
+        for h in (a, b): assert h["soft"] + h["hard"] == pytest.approx(h["loss"], rel=1e-4)
 
 
 def test_best_student_is_returned():
@@ -194,6 +212,8 @@ def test_another_tokenizer_behind_a_switch():
     after = distill("tiny", student, labelled[:16], cross_tokenizer="gold", epochs=30, learning_rate=1e-2)
     losses = [h["loss"] for h in after.history if "loss" in h]
     assert losses[-1] < 0.6 * losses[0] and torch.isfinite(weights(after)).all() and not torch.equal(weights(after), weights(student))
+    talks = [dict(messages=[dict(role="user", content="Hi"), dict(role="assistant", content="Hello")])] * 4
+    assert distill("tiny", student, labelled[:4], data=talks, cross_tokenizer="gold", max_steps=1, learning_rate=1e-2).history
     with pytest.raises(ValueError, match="no alpha, on_policy or cache"): distill("tiny", student, labelled, cross_tokenizer="gold", alpha=0.5)
     with pytest.raises(ValueError, match="None or 'gold'"): distill("tiny", student, labelled, cross_tokenizer="silver")
 
@@ -231,7 +251,7 @@ ask = [dict(prompt=f"question {i % 10}") for i in range(12)]     # ten questions
 def test_text_teacher_is_retried_billed_and_asked_once(tmp_path):
     with Server(lambda m: m[-1]["content"].upper(), plan=[429, 200, 500]) as server:
         teacher = TextTeacher(server.endpoint(), usd_in=1.0, usd_out=2.0)
-        assert teacher.estimate(ask, 5) == dict(requests=10, input_tokens=30, output_tokens=50, usd=pytest.approx(130e-6))
+        assert teacher.estimate(ask, 5) == dict(requests=10, input_tokens=30, output_tokens=50, usd=pytest.approx(130e-6), usd_at_most=pytest.approx(3720e-6))
         rows = teacher.label(ask, tmp_path / "a.jsonl", 5)
         assert [r["completion"] for r in rows] == [r["prompt"].upper() for r in ask] and len(server.asked) == 12
         assert teacher.bill == dict(requests=10, input_tokens=100, output_tokens=30, usd=pytest.approx(160e-6)) and teacher.rejected == 0
@@ -302,6 +322,82 @@ def test_answers_are_held_to_their_format(tmp_path):
     with pytest.raises(TypeError, match="output_format"): teacher.label(ask, output_format=3)
 
 
+def test_no_bill_is_above_what_was_estimated_at_most():
+    "A tokenizer with a token for every byte, answers as long as allowed that never keep the format, a template of 50 tokens."
+    for form, tries in ((r"\d+", 4), (SCHEMA, 4), (SCHEMA, 1)):
+        with Server(lambda m: '{"b": "' + "x" * 23) as server:
+            teacher = TextTeacher(server.endpoint(), usd_in=1.0, usd_out=2.0, tries=tries)
+            most = teacher.estimate(ask, 30, form, bytes_per_token=1)["usd_at_most"]; teacher.label(ask, None, 30, form)
+            spent = sum(50 + sum(len(m["content"].encode()) for m in messages) + 2 * 30 for messages, _ in server.asked)
+            assert len(server.asked) == 10 * tries and 0.5 * most < spent / 1e6 <= most
+
+
+def test_an_answer_belongs_to_the_model_that_gave_it(tmp_path):
+    "One name, other weights; one model's name, another address."
+    file, tiny = tmp_path / "a.jsonl", load("tiny")
+    other = tiny.copy("tiny"); other.model.lm_head.weight.data.mul_(-1)
+    for lm in (tiny, other): assert [r["completion"] for r in TextTeacher(lm).label(ask[:3], file, 4)] == reply(lm, [r["prompt"] for r in ask[:3]], 4)
+    TextTeacher(tiny).label(ask[:3], file, 4); assert len(file.read_text().splitlines()) == 6
+    with Server(lambda m: "one") as one, Server(lambda m: "two") as two:
+        for server, said in ((one, "one"), (two, "two")): assert {r["completion"] for r in TextTeacher(server.endpoint()).label(ask[:3], file, 4)} == {said}
+
+
+def test_raised_tries_go_on_where_the_asking_ended(tmp_path):
+    file, begun = tmp_path / "a.jsonl", []
+    with Server(lambda m: "42" if len(m) == 7 else "forty-two") as server:                 # right the fourth time
+        teacher = TextTeacher(server.endpoint(), tries=2)
+        assert teacher.label(ask, file, output_format=r"\d+") == [] and teacher.bill["requests"] == 20
+        assert teacher.label(ask, file, output_format=r"\d+") == [] and len(server.asked) == 20
+        teacher.tries = 4
+        assert {r["completion"] for r in teacher.label(ask, file, output_format=r"\d+")} == {"42"} and teacher.rejected == 0
+        assert len(server.asked) == teacher.bill["requests"] == 40 and teacher.bill["input_tokens"] == 400
+    here = TextTeacher("tiny-small", tries=1)
+    assert here.label(ask, file, 4, output_format="never") == [] and here.bill["requests"] == 10
+    here.tries = 3; assert here.label(ask, file, 4, output_format="never") == [] and here.bill["requests"] == 30
+    here.tries = 0
+    with pytest.raises(ValueError, match="tries must be 1 or more"): here.label(ask)
+
+
+def test_a_local_teacher_keeps_what_it_answered(tmp_path, monkeypatch):
+    import ftguide.models as models
+    generate, lm, file, batches = models._generate, load("tiny-small"), tmp_path / "a.jsonl", []
+    rows = [dict(prompt="How much is " + "1 + " * (i * 7 % 50) + f"{i}?") for i in range(130)]
+    def stopped(lm, texts, *a):
+        batches.append(texts)
+        if len(batches) == 6: raise KeyboardInterrupt
+        return generate(lm, texts, *a)
+    monkeypatch.setattr(models, "_generate", stopped)
+    said, teacher = reply(lm, [r["prompt"] for r in rows], 4), TextTeacher(lm, usd_in=1.0, usd_out=2.0)
+    with pytest.raises(KeyboardInterrupt): teacher.label(rows, file, 4)
+    assert batches[3:] == batches[:3] and len(file.read_text().splitlines()) == 128
+    assert [r["completion"] for r in teacher.label(rows, file, 4)] == said and batches[6:] == batches[2:3]
+    size = lambda text: len(lm.tokenizer(text, add_special_tokens=False).input_ids)
+    read, written = sum(size(models.prompt_text(lm.tokenizer, r["prompt"])) for r in rows), sum(min(size(a) + 1, 4) for a in said)
+    assert teacher.bill == dict(requests=130, input_tokens=read, output_tokens=written, usd=pytest.approx((read + 2 * written) / 1e6))
+
+
+def taught(monkeypatch, *args, **knobs): # what the student is to write, validation rows last
+    said = []
+    def seen(teacher, rows, valid, start, *a, **k): said.extend(start.tokenizer.decode([t for t in r["labels"] if t != -100], skip_special_tokens=True) for r in [*rows, *valid]); return start
+    with monkeypatch.context() as m: m.setattr("ftguide.distill._offline", seen); distill(*args, max_steps=1, max_new_tokens=4, **knobs)
+    return said
+
+
+def test_a_row_keeps_its_completion_whoever_the_teacher_is(monkeypatch, tmp_path):
+    from ftguide.data import streamed
+    labelled = [dict(prompt=f"shown {i}", completion="by hand") for i in range(3)]
+    with Server(lambda m: "by wire") as server:
+        teacher = TextTeacher(server.endpoint())
+        assert taught(monkeypatch, teacher, "tiny-small", labelled[:1] + ask[:2], data=labelled[1:], eval_data=labelled[:1] + ask[3:4]) == ["by hand", "by wire", "by wire", "by hand", "by hand", "by hand", "by wire"]
+        assert len(server.asked) == teacher.bill["requests"] == 3
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled[:1] + ask[:2]))
+        assert taught(monkeypatch, teacher, "tiny-small", streamed(tmp_path / "rows.jsonl", "corpus")) == ["by hand", "by wire", "by wire"] and len(server.asked) == 5
+        line = DistillationPipeline(teacher, "tiny-small"); data = line.teacher_label(ask, output_format=".*wire"); bill = dict(teacher.bill)
+        assert taught(monkeypatch, teacher, "tiny-small", data) == ["by wire"] * 12 and len(server.asked) == 15 and teacher.bill == bill
+    assert taught(monkeypatch, "tiny", "tiny-small", ask[:1], data=labelled) == reply(load("tiny"), [ask[0]["prompt"]], 4) + ["by hand"] * 3
+    with pytest.warns(UserWarning, match="does not read the completions that 3 of the rows have"): distill("tiny", "tiny-small", ask[:1] + labelled, on_policy=True, max_steps=1, max_new_tokens=4)
+
+
 def test_text_teacher_has_nothing_to_soften():
     teacher = TextTeacher("tiny")
     with pytest.raises(ValueError, match="no probabilities, so temperature and alpha"): distill(teacher, "tiny-small", ROWS, temperature=2.0, alpha=0.5)
@@ -322,3 +418,17 @@ def test_the_four_verbs(tmp_path):
     assert not (tmp_path / "m").exists()
     assert (line.deploy_if(tmp_path / "m", quality=-1.0, cost_reduction=0.0) / "model.safetensors").exists()
     with pytest.raises(ValueError, match="row 1 has no column 'text'"): line.teacher_label([dict(prompt="x")])
+
+
+def test_the_four_verbs_say_what_is_missing(tmp_path):
+    kept = write_cache("tiny-small", ROWS[:8], tmp_path / "c", max_new_tokens=4)
+    line, rows = DistillationPipeline(kept, "tiny-small"), [dict(prompt=r["prompt"], completion="no") for r in ROWS[:4]]
+    with pytest.raises(ValueError, match="answered already: leave teacher_label out, and call distill without data"): line.teacher_label(ROWS)
+    assert line.distill(epochs=1).history
+    with pytest.raises(ValueError, match="call evaluate first"): line.cost_reduction
+    line.evaluate(rows, ["quality"])
+    for ask_for in (lambda: line.cost_reduction, lambda: line.deploy_if(tmp_path / "m")):
+        with pytest.raises(ValueError, match="no cost was measured: call evaluate again, with 'cost'"): ask_for()
+    line.evaluate(rows, ["cost"], api=dict(usd_out=1.0, date="2026-01-01", source="a page"))
+    with pytest.raises(ValueError, match="no quality was measured"): line.deploy_if(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
