@@ -92,7 +92,7 @@ def test_every_flag_misspelt(command):
 
 
 def test_capitals_underscores_and_one_dash(monkeypatch, capsys):
-    for flag in ("--max-length", "--MAX-LENGTH", "--max_length", "--Max_Length"): assert cli("check", "none.jsonl", flag, "5") == (2, "error: no file none.jsonl")
+    for flag in ("--max-length", "--MAX-LENGTH", "--max_length", "--Max_Length"): assert cli("check", "none.jsonl", "--model", "tiny-small", flag, "5") == (2, "error: no file none.jsonl")
     monkeypatch.setattr(sys, "argv", ["ftguide", "sft", "-data", "none.jsonl"])
     with pytest.raises(SystemExit) as e: main()
     assert e.value.code == 2 and capsys.readouterr().err == "error: -data: options have two dashes, --data\n"
