@@ -186,7 +186,7 @@ def _alone(where:str, column:str, prompt, answer):
     "An answer in messages without the prompt that some data sets repeat before it; DataError when it begins with another turn."
     asked = _turn(prompt, "user")
     if len(asked) < len(answer) and all((a["role"], a["content"]) == (m["role"], m["content"]) for a, m in zip(asked, answer)): answer = answer[len(asked):]
-    if answer[0]["role"] == "user": raise DataError(f"{where}: column {column!r} begins with a message of the user that is not the prompt; it must hold the answer alone")
+    if (role := answer[0]["role"]) in ("user", "system"): raise DataError(f"{where}: column {column!r} begins with a message of the {role} that is not the prompt; it must hold the answer alone")
     return answer
 
 def _filled(where:str, column:str, value):

@@ -208,6 +208,7 @@ def test_a_prompt_repeated_in_the_answers_is_taken_out_of_them(tiny):
     assert read([dict(prompt="Ad?", completion=pair["chosen"])]) == [dict(prompt="Ad?", completion=plain["chosen"])]
     assert spans(tiny.tokenizer, read([pair], "pairs"), "pairs") == spans(tiny.tokenizer, [dict(prompt="Ad?", chosen="A mug.", rejected="no")], "pairs")
     with pytest.raises(DataError, match="row 1: column 'chosen' begins with a message of the user that is not the prompt"): read([dict(pair, prompt="Another?")], "pairs")
+    with pytest.raises(DataError, match="row 1: column 'chosen' begins with a message of the system that is not the prompt"): read([dict(pair, chosen=SAID(("system", "Sell.")) + pair["chosen"])], "pairs")
     with pytest.raises(DataError, match="row 1: column 'rejected' is empty"): read([dict(pair, rejected=SAID(("user", "Ad?"), ("assistant", " ")))], "pairs")
 
 
