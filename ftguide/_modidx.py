@@ -49,6 +49,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'ftguide.data._parquet': ('data.html#_parquet', 'ftguide/data.py'),
                               'ftguide.data._parsed': ('data.html#_parsed', 'ftguide/data.py'),
                               'ftguide.data._personal': ('data.html#_personal', 'ftguide/data.py'),
+                              'ftguide.data._question': ('data.html#_question', 'ftguide/data.py'),
                               'ftguide.data._record': ('data.html#_record', 'ftguide/data.py'),
                               'ftguide.data._records': ('data.html#_records', 'ftguide/data.py'),
                               'ftguide.data._reference': ('data.html#_reference', 'ftguide/data.py'),

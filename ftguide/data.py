@@ -310,6 +310,12 @@ def _asked(row:dict) -> str:
     asked = roles.index("user") if "user" in roles and "assistant" in roles[roles.index("user"):] else 0
     return _text(row["messages"][:roles.index("assistant", asked)])
 
+def _question(row:dict) -> str:
+    "What a row asks, to find the same question elsewhere: how a conversation begins, without the system's message, in any case and spacing."
+    turns = row["messages"] if "messages" in row else row.get("prompt")
+    if not isinstance(turns, list): return normal(_asked(row))
+    return normal(_asked(dict(messages=[m for m in turns if m["role"] != "system"] + [dict(role="assistant", content="")])))
+
 def _turns(row:dict, kind:str) -> list[tuple]: # (is it an answer?, text) of all that a row says, in order
     if "messages" in row and kind == "sft": return [(m["role"] == "assistant", m["content"]) for m in row["messages"]]
     return [(False, _asked(row)), *((True, t) for t in _answered(row, kind))]
@@ -448,12 +454,12 @@ def _copies(s:_Sheet):
 def _leaks(s:_Sheet):
     "Rows of the training data whose prompt is in the test data, word for word or nearly."
     if not s.test: return
-    held = list(dict.fromkeys(normal(_asked(r)) for r in s.test)); same = set(held)
-    exact = [i for i, q in enumerate(s.asked) if q in same]
+    held = list(dict.fromkeys(map(_question, s.test))); same, asked = set(held), list(map(_question, s.rows))
+    exact = [i for i, q in enumerate(asked) if q in same]
     yield from s.finding("train/test leakage", "error", exact, "remove these rows from the training data, or the test measures memory")
-    rest = [i for i, q in enumerate(s.asked) if q not in same]
-    near = twins([s.asked[i] for i in rest], held, least=s.near)
-    example = next((f"{_short(s.asked[rest[i]])} ≈ {_short(held[j])} ({score:.0f} % alike)" for i, (j, score) in near.items()), "")
+    rest = [i for i, q in enumerate(asked) if q not in same]
+    near = twins([asked[i] for i in rest], held, least=s.near)
+    example = next((f"{_short(asked[rest[i]])} ≈ {_short(held[j])} ({score:.0f} % alike)" for i, (j, score) in near.items()), "")
     yield from s.finding("near leakage", "warning", [rest[i] for i in near], "the test has almost this prompt; remove the rows, or the test measures memory", example)
 
 # %% ../nbs/03_data.ipynb #data-check-content
@@ -655,7 +661,7 @@ def split(
     "Split rows at random: rows with the same prompt (but for case and spaces) stay together, and every `task` gets the same shares."
     if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0: raise ValueError(f"shares must be 0 or more and sum to 1, not {shares}")
     task = {}
-    for r in rows: task.setdefault(normal(_asked(r)), str(r.get("task")))
+    for r in rows: task.setdefault(_question(r), str(r.get("task")))
     rng, place = random.Random(seed), {}
     for name in sorted(set(task.values())):
         own = sorted(q for q, t in task.items() if t == name); rng.shuffle(own)
@@ -664,7 +670,7 @@ def split(
     cuts = [round(sum(shares[:i]) * len(order)) for i in range(len(shares) + 1)]
     if (empty := [i for i, share in enumerate(shares) if share and cuts[i] == cuts[i + 1]]) and rows: warnings.warn(f"part {empty[0] + 1} of the split, of share {shares[empty[0]]:g}, is empty: the rows have {len(order)} different prompts")
     side = {q: i for i in range(len(shares)) for q in order[cuts[i]:cuts[i + 1]]}
-    return tuple([r for r in rows if side[normal(_asked(r))] == i] for i in range(len(shares)))
+    return tuple([r for r in rows if side[_question(r)] == i] for i in range(len(shares)))
 
 # %% ../nbs/03_data.ipynb #data-trl
 def _shaped(r:dict, kind:str) -> dict: # messages, or prompt and answers as messages

@@ -751,11 +751,11 @@ def sentinel(
     **diagnosed,           # before, abilities, beta, n, limits of `diagnose`
 ): # -> transformers.TrainerCallback; its `symptoms` maps the step to what was found there
     "A callback that looks for overfitting, collapse and forgetting while training goes on."
+    import inspect
     from transformers import TrainerCallback
     from ftguide.models import LM, load, ready
     limits, knobs = diagnosed.pop("limits", LIMITS), dict(diagnosed, test=test)
-    if unknown := set(knobs) - {"test", "before", "abilities", "beta", "n", "max_new_tokens"}: raise TypeError(f"sentinel() takes no {sorted(unknown)[0]!r}")
-    beyond({}, limits); _can_forget(knobs.get("before"), knobs.get("abilities"))        # what is wrong is said before the training, not in its middle
+    inspect.signature(_vitals).bind(None, None, None, set(), **knobs); beyond({}, limits); _can_forget(knobs.get("before"), knobs.get("abilities"))        # what is wrong is said before the training, not in its middle
     if knobs.get("before") is not None: knobs["before"] = load(knobs["before"])
     if every < 1 or not 0 <= start <= 1: raise ValueError(f"every must be 1 or more and start between 0 and 1, not {every} and {start}")
     class Sentinel(TrainerCallback):

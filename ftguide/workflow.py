@@ -65,14 +65,14 @@ def own(
 
 def _not_asked(rows:list, elsewhere:list) -> list:
     "The rows whose prompt stands nowhere else."
-    from ftguide.data import _asked, normal
-    known = {normal(_asked(r)) for r in elsewhere}
-    return [r for r in rows if normal(_asked(r)) not in known]
+    from ftguide.data import _question
+    known = set(map(_question, elsewhere))
+    return [r for r in rows if _question(r) not in known]
 
 def _apart(pairs:list, m:Material, seed:int) -> tuple: # (pairs to learn from, held-out pairs)
     "A tenth of the prompts held out: those that SFT's test and validation ask, then new ones, then some that SFT has learnt."
-    from ftguide.data import DataError, _asked, normal, split
-    prompts = lambda rows: len({normal(_asked(r)) for r in rows})
+    from ftguide.data import DataError, _question, split
+    prompts = lambda rows: len(set(map(_question, rows)))
     rest = _not_asked(pairs, m.valid + m.test); kept = set(map(id, rest)); held = [p for p in pairs if id(p) not in kept]
     if not rest: raise DataError(f"all {len(pairs)} pairs are about prompts of the SFT rows' test; give pairs about others as well")
     fresh = _not_asked(rest, m.train); missing = round(prompts(pairs) / 10) - prompts(held)
@@ -167,9 +167,9 @@ def _distil(teacher, student, m, temperature, alpha, epochs, seed):
 
 def _reference(teacher, m) -> list[dict]:
     "Prompts of the corpus set aside, with the teacher's answers as the reference."
-    from ftguide.data import _asked, normal
+    from ftguide.data import _question
     from ftguide.models import reply
-    asked = list({normal(_asked(r)): r for r in reversed(m.corpus) if "prompt" in r}.values())[::-1]   # each prompt once
+    asked = list({_question(r): r for r in reversed(m.corpus) if "prompt" in r}.values())[::-1]   # each prompt once
     if len(asked) < 10: return []
     held = asked[:len(asked) // 10]; m.corpus = _not_asked(m.corpus, held)
     return [dict(prompt=r["prompt"], completion=a) for r, a in zip(held, reply(teacher, [r["prompt"] for r in held])) if a]

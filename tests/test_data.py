@@ -220,6 +220,12 @@ def test_every_turn_of_a_conversation_counts():
     assert check([*rows[:1], *rows[:1]])["exact duplicates"].rows == [1]
 
 
+def test_a_system_message_hides_no_leak():
+    rows = [dict(prompt=f"How much is {i} + {i}?", completion=str(2 * i)) for i in range(20)]
+    test = [dict(messages=SAID(("system", "Be kind."), ("user", rows[3]["prompt"]), ("assistant", "6"))), dict(prompt=SAID(("system", "Be brief."), ("user", rows[5]["prompt"])), completion="10")]
+    assert check(rows, test=test)["train/test leakage"].rows == [3, 5]
+
+
 def test_a_greeting_is_no_answer():
     rows = [dict(messages=SAID(("system", "Be kind."), ("assistant", "Hello! What can I do?"), ("user", f"How much is {i} + {i}?"), ("assistant", str(2 * i)))) for i in range(100)]
     assert [len(part) for part in split(rows)] == [80, 10, 10]

@@ -218,7 +218,7 @@ def test_a_sentinel_says_before_the_training_what_it_cannot_do():
     with pytest.raises(ValueError, match="no rows"): sentinel(abilities=dict(text=[]), before="tiny-small")
     with pytest.raises(ModelError, match="no folder"): sentinel(before="./no/such/folder")
     with pytest.raises(ValueError, match="no sign"): sentinel(limits=dict(memorized=Limit("overfitting", at_most=1)))
-    with pytest.raises(TypeError, match="takes no 'rows'"): sentinel(rows=4)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rows'"): sentinel(rows=4)
 
 
 def test_a_sentinel_counts_rows_it_cannot_score_once(small):

@@ -90,6 +90,16 @@ def test_what_a_test_asks_is_learnt_in_no_stage(first, count, held):
     assert [str(w.message) for w in caught] == [f"{count - len(m.corpus)} of {count} corpus rows ask what a test asks, and are left out"]
 
 
+def test_a_question_is_the_same_in_text_and_in_messages():
+    said = lambda role, text: dict(role=role, content=text)
+    sft = [dict(messages=[said("system", "Be brief."), said("user", f"Question {i}"), said("assistant", "A"), said("user", "And then?"), said("assistant", "B")]) for i in range(40)]
+    pairs = [dict(prompt=prompt, chosen="a", rejected="b") for i in range(40) for prompt in (f"Question {i}", [said("system", "Be kind."), said("user", f"Question {i}")])]
+    m = own(sft, pairs)
+    held = {r["messages"][1]["content"] for r in m.valid + m.test}
+    asks = lambda p: p["prompt"] if isinstance(p["prompt"], str) else p["prompt"][1]["content"]
+    assert len(held) == 8 and {asks(p) for p in m.held_pairs} == held and not held & {asks(p) for p in m.pairs} and len(m.pairs) == 64
+
+
 def test_material_that_only_repeats_the_test():
     sft = [dict(prompt=f"Question {i}", completion="A") for i in range(40)]; m = own(sft)
     with pytest.raises(DataError, match="all 4 pairs are about prompts of the SFT rows' test"): own(sft, [dict(prompt=r["prompt"], chosen="a", rejected="b") for r in m.test])
