@@ -6,20 +6,22 @@
 __all__ = []
 
 # %% ../nbs/index.ipynb #index-all
-from .decide import *
-from .models import *
-from .market import *
 from .data import *
-from .evaluate import *
-from .sft import *
-from .dpo import *
+from .decide import *
 from .distill import *
-from .serve import *
+from .dpo import *
+from .evaluate import *
 from .feedback import *
-from .page import *
 from .improve import *
-from .workflow import *
+from .market import *
+from .models import *
+from .page import *
 from .scale import *
+from .serve import *
+from .sft import *
 from .tiny import *
+from .workflow import *
 
-__all__ = [name for name in globals() if not name.startswith("_")]   # after nbdev's own, which lists only what is defined here
+__all__ = [
+    name for name in globals() if not name.startswith("_")
+]  # after nbdev's own, which lists only what is defined here

@@ -4,7 +4,12 @@
 
 # %% ../nbs/03_data.ipynb #data-imports
 from __future__ import annotations
-import csv, json, random, re, warnings
+
+import csv
+import json
+import random
+import re
+import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
@@ -20,7 +25,12 @@ __all__ = ['KINDS', 'RENAME', 'READERS', 'CHECKS', 'DataError', 'stream', 'read'
 # %% ../nbs/03_data.ipynb #data-errors
 class DataError(ValueError):
     "Data that cannot be used; the message says which file and row, and what to do."
-    def __init__(self, message:str=""): super().__init__(" ".join(str(message).splitlines()).encode("utf-8", "backslashreplace").decode())   # one line, whatever the data holds
+
+    def __init__(self, message: str = ""):
+        super().__init__(
+            " ".join(str(message).splitlines()).encode("utf-8", "backslashreplace").decode()
+        )  # one line, whatever the data holds
+
 
 KINDS = {  # kind of data -> the alternatives of columns it may have
     "sft": (("prompt", "completion"), ("messages",)),
@@ -30,817 +40,1514 @@ KINDS = {  # kind of data -> the alternatives of columns it may have
 RENAME = {"instruction": "prompt", "input": "prompt", "output": "completion"}
 
 # %% ../nbs/03_data.ipynb #data-json
-def _unique(pairs:list) -> dict:
+def _unique(pairs: list) -> dict:
     "A JSON object; ValueError when a key stands in it twice, because one of the two values would be lost."
     row = dict(pairs)
-    if len(row) < len(pairs): raise ValueError(f"key {str(Counter(k for k, _ in pairs).most_common(1)[0][0])[:40]!r} appears twice")
+    if len(row) < len(pairs):
+        raise ValueError(f"key {str(Counter(k for k, _ in pairs).most_common(1)[0][0])[:40]!r} appears twice")
     return row
 
-def _parsed(text:str, where:str, shape:str):
+
+def _parsed(text: str, where: str, shape: str):
     "The JSON value, or the DataError that says why there is none."
-    try: return json.loads(text, object_pairs_hook=_unique)
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as e:
         line = f", line {e.lineno}" if getattr(e, "lineno", 1) > 1 else ""
-        return DataError(f"{where}{line}: not valid JSON ({'nested too deeply' if isinstance(e, RecursionError) else getattr(e, 'msg', e)}). {shape}")
+        return DataError(
+            f"{where}{line}: not valid JSON ({'nested too deeply' if isinstance(e, RecursionError) else getattr(e, 'msg', e)}). {shape}"
+        )
 
-def _jsonl(path:Path):
+
+def _jsonl(path: Path):
     with open(path, "rb") as f:
         for n, line in enumerate(f, 1):
             where = f"{path}, line {n}"
-            try: text = line.decode("utf-8-sig" if n == 1 else "utf-8").strip()
-            except UnicodeDecodeError as e: yield where, DataError(f"{where}: not UTF-8 text (byte {e.start} of the line); save the file as UTF-8")
+            try:
+                text = line.decode("utf-8-sig" if n == 1 else "utf-8").strip()
+            except UnicodeDecodeError as e:
+                yield (
+                    where,
+                    DataError(
+                        f"{where}: not UTF-8 text (byte {e.start} of the line); save the file as UTF-8"
+                    ),
+                )
             else:
-                if text: yield where, _parsed(text, where, 'Each line must be one object such as {"prompt": ...}' + "; a file that holds one list is named .json" * (text in ("{", "[")))
+                if text:
+                    yield (
+                        where,
+                        _parsed(
+                            text,
+                            where,
+                            'Each line must be one object such as {"prompt": ...}'
+                            + "; a file that holds one list is named .json" * (text in ("{", "[")),
+                        ),
+                    )
 
-def _json(path:Path):
-    rows = _parsed(path.read_text(encoding="utf-8-sig"), str(path), "The file must hold one list of objects; with one object a line it is named .jsonl")
-    if isinstance(rows, DataError): raise rows
-    if not isinstance(rows, list): raise DataError(f"{path}: the file must hold a list of objects, not {type(rows).__name__}")
+
+def _json(path: Path):
+    rows = _parsed(
+        path.read_text(encoding="utf-8-sig"),
+        str(path),
+        "The file must hold one list of objects; with one object a line it is named .jsonl",
+    )
+    if isinstance(rows, DataError):
+        raise rows
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: the file must hold a list of objects, not {type(rows).__name__}")
     yield from ((f"{path}, row {n}", row) for n, row in enumerate(rows, 1))
 
-_SHEET = "in a spreadsheet choose Save as, CSV UTF-8"
-_INSTEAD = dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SHEET) | {".txt": "a table is named .csv, with commas, semicolons or tabs"} | dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first")
 
-def _csv(path:Path):
+_SHEET = "in a spreadsheet choose Save as, CSV UTF-8"
+_INSTEAD = (
+    dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SHEET)
+    | {".txt": "a table is named .csv, with commas, semicolons or tabs"}
+    | dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first")
+)
+
+
+def _csv(path: Path):
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding=_encoding(path), newline="") as f:
         header = f.readline()
-        if named := re.fullmatch(r"sep=(.)\s*", header): header = f.readline()      # Excel's way to name the separator
-        records = csv.reader(chain((header,), f), delimiter=named[1] if named else max(",;\t|", key=header.count), strict=True)
+        if named := re.fullmatch(r"sep=(.)\s*", header):
+            header = f.readline()  # Excel's way to name the separator
+        records = csv.reader(
+            chain((header,), f), delimiter=named[1] if named else max(",;\t|", key=header.count), strict=True
+        )
         names = [_column(c) for c in next(records, [])]
         _once(path, filter(None, names))
         for n, fields in enumerate((r for r in _records(records) if r), 1):
             where = f"{path}, row {n}"
-            if isinstance(fields, csv.Error): yield where, DataError(f"{where}: the quotes do not match ({fields}); a quote that opens a field must close it, and one inside a field is written twice")
-            elif any(map(str.strip, fields)): yield where, _record(where, names, fields)   # a spreadsheet writes empty rows as separators
+            if isinstance(fields, csv.Error):
+                yield (
+                    where,
+                    DataError(
+                        f"{where}: the quotes do not match ({fields}); a quote that opens a field must close it, and one inside a field is written twice"
+                    ),
+                )
+            elif any(map(str.strip, fields)):
+                yield where, _record(where, names, fields)  # a spreadsheet writes empty rows as separators
 
-def _encoding(path:Path) -> str:
+
+def _encoding(path: Path) -> str:
     "Excel writes UTF-16 as well, and says so in the first two bytes."
-    with open(path, "rb") as f: begins = f.read(4)
-    if begins in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"): raise DataError(f"{path}: not text but a spreadsheet or an archive; {_SHEET}")
+    with open(path, "rb") as f:
+        begins = f.read(4)
+    if begins in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
+        raise DataError(f"{path}: not text but a spreadsheet or an archive; {_SHEET}")
     return "utf-16" if begins[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
-def _column(written:str) -> str: # as `KINDS` spells it, where it is one of those
+
+def _column(written: str) -> str:  # as `KINDS` spells it, where it is one of those
     name = written.strip()
-    return name.lower() if name.lower() in {k for columns in KINDS.values() for c in columns for k in c} | RENAME.keys() else name
+    return (
+        name.lower()
+        if name.lower() in {k for columns in KINDS.values() for c in columns for k in c} | RENAME.keys()
+        else name
+    )
 
-def _records(records): # yields lists of fields; a csv.Error where there are none
+
+def _records(records):  # yields lists of fields; a csv.Error where there are none
     while True:
-        try: yield next(records)
-        except StopIteration: return
-        except csv.Error as e: yield e
+        try:
+            yield next(records)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            yield e
 
-def _record(where:str, names:list, fields:list): # -> row, or a DataError
+
+def _record(where: str, names: list, fields: list):  # -> row, or a DataError
     "What the fields are called; columns without a name are left out when nothing stands in them."
-    if any(f.strip() for name, f in zip_longest(names, fields, fillvalue="") if not name): return DataError(f"{where}: more fields than the header has columns; quote text that holds the separator, and name every column")
-    return {name: f for name, f in zip_longest(names, fields[:len(names)]) if name}
+    if any(f.strip() for name, f in zip_longest(names, fields, fillvalue="") if not name):
+        return DataError(
+            f"{where}: more fields than the header has columns; quote text that holds the separator, and name every column"
+        )
+    return {name: f for name, f in zip_longest(names, fields[: len(names)]) if name}
+
 
 def _once(path, columns):
     "DataError when two columns have one name."
     twice = [c for c, n in Counter(columns).items() if n > 1]
-    if twice: raise DataError(f"{path}: column {str(twice[0])[:40]!r} appears twice; rename or remove one")
+    if twice:
+        raise DataError(f"{path}: column {str(twice[0])[:40]!r} appears twice; rename or remove one")
 
-def _parquet(path:Path):
+
+def _parquet(path: Path):
     import pyarrow.parquet as pq
+
     table, n = pq.ParquetFile(path), 0
     _once(path, table.schema_arrow.names)
     for batch in table.iter_batches(1024):
         for row in batch.to_pylist():
-            n += 1; yield f"{path}, row {n}", row
+            n += 1
+            yield f"{path}, row {n}", row
+
 
 READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
 
 # %% ../nbs/03_data.ipynb #data-hub
-def _hub(name:str): # yields (where, row)
+def _hub(name: str):  # yields (where, row)
     "Rows of a data set of the hub: owner/name, or owner/name:split."
-    import os, sys
+    import os
+    import sys
+
     from datasets import load_dataset
+
     from ftguide.models import hush
-    repo, _, part = name.partition(":"); hush()
+
+    repo, _, part = name.partition(":")
+    hush()
     off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
-    if not off: print(f"{name} is no file: asking the hub for it, which can take half a minute to say no", file=sys.stderr, flush=True)
-    try: data = load_dataset(repo, split=part or "train")
+    if not off:
+        print(
+            f"{name} is no file: asking the hub for it, which can take half a minute to say no",
+            file=sys.stderr,
+            flush=True,
+        )
+    try:
+        data = load_dataset(repo, split=part or "train")
     except Exception as e:
-        why = "the hub is switched off by HF_HUB_OFFLINE, and the local cache has none" if off else (str(e).splitlines() or [type(e).__name__])[0][:200]
+        why = (
+            "the hub is switched off by HF_HUB_OFFLINE, and the local cache has none"
+            if off
+            else (str(e).splitlines() or [type(e).__name__])[0][:200]
+        )
         raise DataError(f"no file {name}, and no data set of that name: {why}") from e
     _once(name, data.column_names)
     yield from ((f"{name}, row {n}", row) for n, row in enumerate(data, 1))
 
-def _addressed(source): # yields (where, row); a row that cannot be read is a DataError
+
+def _addressed(source):  # yields (where, row); a row that cannot be read is a DataError
     "Rows of a list, a Dataset, a file or the hub, each with its address."
     if isinstance(source, (str, Path)):
         path = Path(source)
-        if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:\w+)?", source) and path.suffix.lower() not in READERS and not _exists(path.parent): yield from _hub(source)
-        else: yield from _file(path)
+        if (
+            isinstance(source, str)
+            and re.fullmatch(r"\w[\w.-]*/[\w.-]+(:\w+)?", source)
+            and path.suffix.lower() not in READERS
+            and not _exists(path.parent)
+        ):
+            yield from _hub(source)
+        else:
+            yield from _file(path)
     elif isinstance(source, dict) or hasattr(source, "to_records"):
-        raise DataError(f"expected rows, found a {type(source).__name__}; " + ("pass one split, such as data['train'], or a list of objects" if isinstance(source, dict) else "pass data.to_dict('records')"))
-    elif not hasattr(source, "__iter__"): raise DataError(f"expected a list of objects, a Dataset or a file, found {type(source).__name__}")
-    else: yield from ((f"row {n}", row) for n, row in enumerate(source, 1))
+        raise DataError(
+            f"expected rows, found a {type(source).__name__}; "
+            + (
+                "pass one split, such as data['train'], or a list of objects"
+                if isinstance(source, dict)
+                else "pass data.to_dict('records')"
+            )
+        )
+    elif not hasattr(source, "__iter__"):
+        raise DataError(f"expected a list of objects, a Dataset or a file, found {type(source).__name__}")
+    else:
+        yield from ((f"row {n}", row) for n, row in enumerate(source, 1))
 
-def _exists(path:Path, what:str="exists") -> bool:
-    try: return getattr(path, what)()
-    except (OSError, ValueError): return False   # a name too long, or with a zero byte
 
-def _file(path:Path): # yields (where, row)
-    if not _exists(path, "is_file"): raise DataError(f"no file {str(path)[:200]}")
-    kind, last = path.suffix.lower(), ""
-    if kind not in READERS: raise DataError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}{'; ' * (kind in _INSTEAD)}{_INSTEAD.get(kind, '')}")
+def _exists(path: Path, what: str = "exists") -> bool:
     try:
-        for where, row in READERS[kind](path): yield where, row; last = f" (after {where.rsplit(', ', 1)[-1]})"
-    except DataError: raise
-    except UnicodeDecodeError as e: raise DataError(f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8" + f" ({_SHEET})" * (READERS[kind] is _csv)) from e
-    except PermissionError as e: raise DataError(f"{path}: may not be read; check its permissions") from e
-    except Exception as e: raise DataError(f"{path}{last}: cannot be read as {kind[1:]}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+        return getattr(path, what)()
+    except (OSError, ValueError):
+        return False  # a name too long, or with a zero byte
+
+
+def _file(path: Path):  # yields (where, row)
+    if not _exists(path, "is_file"):
+        raise DataError(f"no file {str(path)[:200]}")
+    kind, last = path.suffix.lower(), ""
+    if kind not in READERS:
+        raise DataError(
+            f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}{'; ' * (kind in _INSTEAD)}{_INSTEAD.get(kind, '')}"
+        )
+    try:
+        for where, row in READERS[kind](path):
+            yield where, row
+            last = f" (after {where.rsplit(', ', 1)[-1]})"
+    except DataError:
+        raise
+    except UnicodeDecodeError as e:
+        raise DataError(
+            f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8"
+            + f" ({_SHEET})" * (READERS[kind] is _csv)
+        ) from e
+    except PermissionError as e:
+        raise DataError(f"{path}: may not be read; check its permissions") from e
+    except Exception as e:
+        raise DataError(
+            f"{path}{last}: cannot be read as {kind[1:]}: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+        ) from e
 
 # %% ../nbs/03_data.ipynb #data-row
-def _checked(where:str, row, kind:str) -> dict:
+def _checked(where: str, row, kind: str) -> dict:
     "The row with its columns renamed; DataError when it cannot be used."
-    if isinstance(row, DataError): raise row
-    if not isinstance(row, dict): raise DataError(f"{where}: expected an object with columns, found {type(row).__name__}")
+    if isinstance(row, DataError):
+        raise row
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object with columns, found {type(row).__name__}")
     given, (row, names) = row, _renamed(row)
     columns = next((c for c in KINDS[kind] if all(k in row for k in c)), None)
     if columns is None:
         wanted = " or ".join(", ".join(c) for c in KINDS[kind])
-        raise DataError(f"{where}: columns found: {', '.join(str(k)[:40] for k in list(given)[:20]) or 'none'}; expected: {wanted}")
-    other = {k for c in KINDS[kind] for k in c if k not in columns}   # a row in two shapes counts as the first
+        raise DataError(
+            f"{where}: columns found: {', '.join(str(k)[:40] for k in list(given)[:20]) or 'none'}; expected: {wanted}"
+        )
+    other = {k for c in KINDS[kind] for k in c if k not in columns}  # a row in two shapes counts as the first
     row = {k: v for k, v in row.items() if k not in other}
-    for k in columns + (("completion",) if kind == "corpus" and "completion" in row else ()): _filled(where, names.get(k, k), row[k])
+    for k in columns + (("completion",) if kind == "corpus" and "completion" in row else ()):
+        _filled(where, names.get(k, k), row[k])
     for k in columns[1:]:
-        if isinstance(row[k], list): row[k] = _alone(where, names.get(k, k), row["prompt"], row[k]); _filled(where, names.get(k, k), row[k])
-    if columns == ("messages",) and not any(m["role"] == "assistant" and m["content"].strip() for m in row["messages"]):
+        if isinstance(row[k], list):
+            row[k] = _alone(where, names.get(k, k), row["prompt"], row[k])
+            _filled(where, names.get(k, k), row[k])
+    if columns == ("messages",) and not any(
+        m["role"] == "assistant" and m["content"].strip() for m in row["messages"]
+    ):
         raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
-    if kind == "pairs" and _text(row["chosen"]) == _text(row["rejected"]): raise DataError(f"{where}: chosen and rejected are the same; there is nothing to prefer")
+    if kind == "pairs" and _text(row["chosen"]) == _text(row["rejected"]):
+        raise DataError(f"{where}: chosen and rejected are the same; there is nothing to prefer")
     return row
 
-def _renamed(row:dict) -> tuple: # the row with the names of `KINDS`, {such a name: the one it had}
+
+def _renamed(row: dict) -> tuple:  # the row with the names of `KINDS`, {such a name: the one it had}
     "Alpaca's `instruction` and the `input` it is about are one prompt; its `input` is empty where there is none."
     row, names = dict(row), {}
     asked, about = row.get("instruction"), row.get("input")
     if "prompt" not in row and isinstance(asked, str) and (about is None or isinstance(about, str)):
-        row.pop("input", None); row["instruction"] = f"{asked}\n\n{about}" if asked.strip() and about and about.strip() else asked if asked.strip() else about
+        row.pop("input", None)
+        row["instruction"] = (
+            f"{asked}\n\n{about}"
+            if asked.strip() and about and about.strip()
+            else asked
+            if asked.strip()
+            else about
+        )
     for old, new in RENAME.items():
-        if old in row and new not in row: row[new] = row.pop(old); names[new] = old
+        if old in row and new not in row:
+            row[new] = row.pop(old)
+            names[new] = old
     return row, names
 
-def _alone(where:str, column:str, prompt, answer):
+
+def _alone(where: str, column: str, prompt, answer):
     "An answer in messages without the prompt that some data sets repeat before it; DataError when it begins with another turn."
     asked = _turn(prompt, "user")
-    if len(asked) < len(answer) and all((a["role"], a["content"]) == (m["role"], m["content"]) for a, m in zip(asked, answer)): answer = answer[len(asked):]
-    if (role := answer[0]["role"]) in ("user", "system"): raise DataError(f"{where}: column {column!r} begins with a message of the {role} that is not the prompt; it must hold the answer alone")
+    if len(asked) < len(answer) and all(
+        (a["role"], a["content"]) == (m["role"], m["content"]) for a, m in zip(asked, answer)
+    ):
+        answer = answer[len(asked) :]
+    if (role := answer[0]["role"]) in ("user", "system"):
+        raise DataError(
+            f"{where}: column {column!r} begins with a message of the {role} that is not the prompt; it must hold the answer alone"
+        )
     return answer
 
-def _filled(where:str, column:str, value):
+
+def _filled(where: str, column: str, value):
     "DataError unless a value is text or messages that say something, in characters that exist."
     shape = dict(text="text", messages="a list of messages").get(column, "text or a list of messages")
-    if isinstance(value, str) and column != "messages": said = texts = [value]
-    elif isinstance(value, list) and column != "text" and all(isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in value): said, texts = [m["content"] for m in value], [m[k] for m in value for k in ("content", "role")]
-    elif value is None: said = texts = []
-    else: raise DataError(f"{where}: column {column!r} must be {shape}, found {type(value).__name__}")
-    if not any(t.strip() for t in said): raise DataError(f"{where}: column {column!r} is empty; fill it or remove the row")
+    if isinstance(value, str) and column != "messages":
+        said = texts = [value]
+    elif (
+        isinstance(value, list)
+        and column != "text"
+        and all(
+            isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str)
+            for m in value
+        )
+    ):
+        said, texts = [m["content"] for m in value], [m[k] for m in value for k in ("content", "role")]
+    elif value is None:
+        said = texts = []
+    else:
+        raise DataError(f"{where}: column {column!r} must be {shape}, found {type(value).__name__}")
+    if not any(t.strip() for t in said):
+        raise DataError(f"{where}: column {column!r} is empty; fill it or remove the row")
     for t in texts:
-        try: t.isascii() or t.encode("utf-8")
-        except UnicodeEncodeError as e: raise DataError(f"{where}: column {column!r} holds half a character ({t[e.start]!a} at {e.start}); write the file again as UTF-8") from None
+        try:
+            t.isascii() or t.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise DataError(
+                f"{where}: column {column!r} holds half a character ({t[e.start]!a} at {e.start}); write the file again as UTF-8"
+            ) from None
+
 
 def _text(value) -> str:
     "What a prompt or an answer says, whether it is text or messages."
     return value if isinstance(value, str) else "\n".join(m["content"] for m in value)
 
-def _turn(value, role:str) -> list[dict]:
+
+def _turn(value, role: str) -> list[dict]:
     return [dict(role=role, content=value)] if isinstance(value, str) else value
 
+
 def stream(
-    source,           # path to .jsonl, .json, .csv or .parquet; a list of dicts; a datasets.Dataset; owner/name or owner/name:split on the hub
-    kind:str="sft",   # "sft", "pairs" or "corpus"
-): # yields rows with the kind's columns, others kept
+    source,  # path to .jsonl, .json, .csv or .parquet; a list of dicts; a datasets.Dataset; owner/name or owner/name:split on the hub
+    kind: str = "sft",  # "sft", "pairs" or "corpus"
+):  # yields rows with the kind's columns, others kept
     "Checked rows one by one, so that a file larger than the memory can be read; DataError at the first bad one. A .json file is one value and is read whole."
-    if kind not in KINDS: raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+
     def rows():
         empty = True
-        for where, row in _addressed(source): yield _checked(where, row, kind); empty = False
-        if empty: raise DataError(f"{source if isinstance(source, (str, Path)) else 'the data'}: no rows")
+        for where, row in _addressed(source):
+            yield _checked(where, row, kind)
+            empty = False
+        if empty:
+            raise DataError(f"{source if isinstance(source, (str, Path)) else 'the data'}: no rows")
+
     return rows()
 
+
 def read(
-    source,           # as in `stream`
-    kind:str="sft",   # "sft", "pairs" or "corpus"
-) -> list[dict]: # rows with the kind's columns, others kept
+    source,  # as in `stream`
+    kind: str = "sft",  # "sft", "pairs" or "corpus"
+) -> list[dict]:  # rows with the kind's columns, others kept
     "Read and check rows; DataError names the first bad one."
     return list(stream(source, kind))
 
 # %% ../nbs/03_data.ipynb #data-spans
 class Span(NamedTuple):
     "What training sees of a row; of a pair, the longer answer and the worse of both."
-    length:int # tokens, template included
-    prompt:int # tokens of the prompt, written alone
-    start:int  # the first scored token: where the row differs from the prompt alone; less than `prompt` when the answer changes the prompt's tokens
-    ends:bool  # is an end token among the scored ones?
 
-def _conversations(row:dict, kind:str) -> list[tuple]: # (messages before the answer, all messages) for each answer
+    length: int  # tokens, template included
+    prompt: int  # tokens of the prompt, written alone
+    start: int  # the first scored token: where the row differs from the prompt alone; less than `prompt` when the answer changes the prompt's tokens
+    ends: bool  # is an end token among the scored ones?
+
+
+def _conversations(
+    row: dict, kind: str
+) -> list[tuple]:  # (messages before the answer, all messages) for each answer
     from ftguide.models import as_messages
+
     if "messages" in row and kind == "sft":
         last = max(i for i, m in enumerate(row["messages"]) if m["role"] == "assistant")
         return [(row["messages"][:last], row["messages"])]
     asked = as_messages(row["prompt"])
-    return [(asked, asked + _turn(row[k], "assistant")) for k in (("chosen", "rejected") if kind == "pairs" else ("completion",))]
+    return [
+        (asked, asked + _turn(row[k], "assistant"))
+        for k in (("chosen", "rejected") if kind == "pairs" else ("completion",))
+    ]
 
-def _written(tokenizer, conversations:list, **how) -> list: # text of each; None where the template refuses one
-    try: return tokenizer.apply_chat_template(conversations, tokenize=False, **how) if conversations else []
-    except Exception: return [None] if len(conversations) == 1 else [_written(tokenizer, [c], **how)[0] for c in conversations]
 
-def _tokens(tokenizer, texts:list) -> list[list]: # token ids of each text, without special tokens added
-    return tokenizer([t or "" for t in texts], add_special_tokens=False, return_attention_mask=False).input_ids if texts else []
+def _written(
+    tokenizer, conversations: list, **how
+) -> list:  # text of each; None where the template refuses one
+    try:
+        return tokenizer.apply_chat_template(conversations, tokenize=False, **how) if conversations else []
+    except Exception:
+        return (
+            [None] if len(conversations) == 1 else [_written(tokenizer, [c], **how)[0] for c in conversations]
+        )
 
-def _spans(tokenizer, rows:list[dict], kind:str, ends:set) -> list: # Span of each row; None where the chat template refuses it
+
+def _tokens(tokenizer, texts: list) -> list[list]:  # token ids of each text, without special tokens added
+    return (
+        tokenizer([t or "" for t in texts], add_special_tokens=False, return_attention_mask=False).input_ids
+        if texts
+        else []
+    )
+
+
+def _spans(
+    tokenizer, rows: list[dict], kind: str, ends: set
+) -> list:  # Span of each row; None where the chat template refuses it
     "`spans` for one batch: every text of the batch is tokenised in one call."
     if kind == "corpus":
-        asked = [_written(tokenizer, [_turn(r["prompt"], "user")], add_generation_prompt=True)[0] if "prompt" in r else r["text"] for r in rows]
-        return [Span(len(t) + ("prompt" not in r), 0, 0, True) if a is not None else None for r, a, t in zip(rows, asked, _tokens(tokenizer, asked))]
+        asked = [
+            _written(tokenizer, [_turn(r["prompt"], "user")], add_generation_prompt=True)[0]
+            if "prompt" in r
+            else r["text"]
+            for r in rows
+        ]
+        return [
+            Span(len(t) + ("prompt" not in r), 0, 0, True) if a is not None else None
+            for r, a, t in zip(rows, asked, _tokens(tokenizer, asked))
+        ]
     owner, before, full = zip(*((i, b, f) for i, r in enumerate(rows) for b, f in _conversations(r, kind)))
     texts = _written(tokenizer, list(before), add_generation_prompt=True), _written(tokenizer, list(full))
     found = [None] * len(rows)
     for i, a, b, head, ids in zip(owner, *texts, *(_tokens(tokenizer, t) for t in texts)):
-        if a is None or b is None: continue
-        start = len(head) if ids[:len(head)] == head else next((n for n, (x, y) in enumerate(zip(head, ids)) if x != y), min(len(head), len(ids)))
+        if a is None or b is None:
+            continue
+        start = (
+            len(head)
+            if ids[: len(head)] == head
+            else next((n for n, (x, y) in enumerate(zip(head, ids)) if x != y), min(len(head), len(ids)))
+        )
         one, other = Span(len(ids), len(head), start, not ends.isdisjoint(ids[start:])), found[i]
-        found[i] = one if other is None else Span(max(one.length, other.length), one.prompt, min(start, other.start), one.ends and other.ends)
+        found[i] = (
+            one
+            if other is None
+            else Span(
+                max(one.length, other.length), one.prompt, min(start, other.start), one.ends and other.ends
+            )
+        )
     return found
+
 
 def spans(
     tokenizer,
-    rows:list[dict],
-    kind:str="sft",
-    ends:set|None=None, # ids that end an answer; by default the tokenizer's end token
-    progress=None,      # called with the number of rows after each batch
-) -> list: # Span of each row; None where the chat template refuses it
+    rows: list[dict],
+    kind: str = "sft",
+    ends: set | None = None,  # ids that end an answer; by default the tokenizer's end token
+    progress=None,  # called with the number of rows after each batch
+) -> list:  # Span of each row; None where the chat template refuses it
     "Length, start of the answer, and two properties every row should have."
     ends, found = ends or {tokenizer.eos_token_id}, []
     for n in range(0, len(rows), 1000):
-        found += _spans(tokenizer, rows[n:n + 1000], kind, ends)
-        if progress: progress(len(rows[n:n + 1000]))
+        found += _spans(tokenizer, rows[n : n + 1000], kind, ends)
+        if progress:
+            progress(len(rows[n : n + 1000]))
     return found
 
-def lengths(tokenizer, rows:list[dict], kind:str="sft") -> list[int]: # tokens of each row, template included
+
+def lengths(
+    tokenizer, rows: list[dict], kind: str = "sft"
+) -> list[int]:  # tokens of each row, template included
     "How long each row is as the model sees it; DataError when the chat template cannot write one."
     found = spans(tokenizer, rows, kind)
-    if None in found: raise DataError(f"row {found.index(None) + 1}: the chat template cannot write it; look at the order of its roles")
+    if None in found:
+        raise DataError(
+            f"row {found.index(None) + 1}: the chat template cannot write it; look at the order of its roles"
+        )
     return [s.length for s in found]
 
-def _long(tokenizer, name:str, limit:int, rows:list[dict], kind:str) -> list[str]:
+
+def _long(tokenizer, name: str, limit: int, rows: list[dict], kind: str) -> list[str]:
     "What to say about rows longer than a limit; empty when all fit."
     long = [(n, k) for n, k in enumerate(lengths(tokenizer, rows, kind), 1) if k > limit]
     some = ", ".join(f"row {n} ({k} tokens)" for n, k in long[:3])
-    return [f"{len(long)} of {len(rows)} rows do not fit into {name}'s context of {limit} tokens: {some}{' ...' if len(long) > 3 else ''}. Shorten or remove them"] if long else []
+    return (
+        [
+            f"{len(long)} of {len(rows)} rows do not fit into {name}'s context of {limit} tokens: {some}{' ...' if len(long) > 3 else ''}. Shorten or remove them"
+        ]
+        if long
+        else []
+    )
 
-def fit(lm, rows:list[dict], kind:str="sft", room:int=0):
+
+def fit(lm, rows: list[dict], kind: str = "sft", room: int = 0):
     "DataError when rows are longer than the model's context (less `room` tokens for an answer)."
     from ftguide.models import context_length
-    for problem in _long(lm.tokenizer, lm.name, context_length(lm) - room, rows, kind): raise DataError(problem)
+
+    for problem in _long(lm.tokenizer, lm.name, context_length(lm) - room, rows, kind):
+        raise DataError(problem)
 
 # %% ../nbs/03_data.ipynb #data-normal
-def normal(text:str) -> str:
+def normal(text: str) -> str:
     "A text without differences of case and whitespace."
     return " ".join(text.casefold().split())
 
-def _asked(row:dict) -> str:
-    "The prompt as text: of a conversation, what stands before the first answer to a user (a greeting answers nobody)."
-    if "prompt" in row: return _text(row["prompt"])
-    if "messages" not in row and "text" not in row: raise DataError(f"a row has no prompt, messages or text, only {', '.join(str(k)[:40] for k in row) or 'nothing'}; read() checks rows")
-    if "messages" not in row: return row["text"]
-    roles = [m["role"] for m in row["messages"]]
-    asked = roles.index("user") if "user" in roles and "assistant" in roles[roles.index("user"):] else 0
-    return _text(row["messages"][:roles.index("assistant", asked)])
 
-def _question(row:dict) -> str:
+def _asked(row: dict) -> str:
+    "The prompt as text: of a conversation, what stands before the first answer to a user (a greeting answers nobody)."
+    if "prompt" in row:
+        return _text(row["prompt"])
+    if "messages" not in row and "text" not in row:
+        raise DataError(
+            f"a row has no prompt, messages or text, only {', '.join(str(k)[:40] for k in row) or 'nothing'}; read() checks rows"
+        )
+    if "messages" not in row:
+        return row["text"]
+    roles = [m["role"] for m in row["messages"]]
+    asked = roles.index("user") if "user" in roles and "assistant" in roles[roles.index("user") :] else 0
+    return _text(row["messages"][: roles.index("assistant", asked)])
+
+
+def _question(row: dict) -> str:
     "What a row asks, to find the same question elsewhere: how a conversation begins, without the system's message, in any case and spacing."
     turns = row["messages"] if "messages" in row else row.get("prompt")
-    if not isinstance(turns, list): return normal(_asked(row))
-    return normal(_asked(dict(messages=[m for m in turns if m["role"] != "system"] + [dict(role="assistant", content="")])))
+    if not isinstance(turns, list):
+        return normal(_asked(row))
+    return normal(
+        _asked(
+            dict(messages=[m for m in turns if m["role"] != "system"] + [dict(role="assistant", content="")])
+        )
+    )
 
-def _turns(row:dict, kind:str) -> list[tuple]: # (is it an answer?, text) of all that a row says, in order
-    if "messages" in row and kind == "sft": return [(m["role"] == "assistant", m["content"]) for m in row["messages"]]
+
+def _turns(row: dict, kind: str) -> list[tuple]:  # (is it an answer?, text) of all that a row says, in order
+    if "messages" in row and kind == "sft":
+        return [(m["role"] == "assistant", m["content"]) for m in row["messages"]]
     return [(False, _asked(row)), *((True, t) for t in _answered(row, kind))]
 
-def _answered(row:dict, kind:str) -> list[str]:
+
+def _answered(row: dict, kind: str) -> list[str]:
     "The answers as text."
-    if kind == "corpus": return []
-    if kind == "pairs": return [_text(row["chosen"]), _text(row["rejected"])]
-    return [_text(row["completion"])] if "completion" in row else [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+    if kind == "corpus":
+        return []
+    if kind == "pairs":
+        return [_text(row["chosen"]), _text(row["rejected"])]
+    return (
+        [_text(row["completion"])]
+        if "completion" in row
+        else [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+    )
 
 # %% ../nbs/03_data.ipynb #data-similar
-_WORD, _SEEN = re.compile(r"\w+(?:-\w+)*"), 4000   # of a text, so many characters are compared
+_WORD, _SEEN = re.compile(r"\w+(?:-\w+)*"), 4000  # of a text, so many characters are compared
 
-def rare_words(texts:list[str]) -> list[str]:
+
+def rare_words(texts: list[str]) -> list[str]:
     "Of each text, the words few other texts have (2 %, at most 100, at least 5 texts), sorted and joined; all words where every one is common."
-    words = lambda t: set(_WORD.findall(t[:_SEEN]))              # found twice and never kept: of a million texts they fill the memory
+    words = lambda t: set(
+        _WORD.findall(t[:_SEEN])
+    )  # found twice and never kept: of a million texts they fill the memory
     count = Counter(w for t in texts for w in words(t))
     most = max(5, min(0.02 * len(texts), 100))
     return [" ".join(sorted([w for w in ws if count[w] <= most] or ws)) for ws in map(words, texts)]
 
-def similarity(a:str, b:str, rare_a:str, rare_b:str) -> float: # 0..100
+
+def similarity(a: str, b: str, rare_a: str, rare_b: str) -> float:  # 0..100
     "How much two texts agree: in all their characters, and in their rare words, whichever is less."
     from rapidfuzz import fuzz
+
     return min(fuzz.token_set_ratio(rare_a, rare_b), fuzz.ratio(a[:_SEEN], b[:_SEEN]))
 
 # %% ../nbs/03_data.ipynb #data-twins
-def _before(marks): # (N, 64) MinHash values -> (N, 16) for each text and each four of its values: the number of the last text before with the same four, or -1
+def _before(
+    marks,
+):  # (N, 64) MinHash values -> (N, 16) for each text and each four of its values: the number of the last text before with the same four, or -1
     import numpy as np
+
     bands = marks.reshape(len(marks), 16, 4)
     before = np.full(bands.shape[:2], -1)
     for b in range(16):
-        order = np.lexsort(bands[:, b].T)                     # equal ones side by side, in their own order
+        order = np.lexsort(bands[:, b].T)  # equal ones side by side, in their own order
         same = (bands[order[1:], b] == bands[order[:-1], b]).all(1)
         before[order[1:][same], b] = order[:-1][same]
     return before
 
+
 def twins(
-    texts:list[str],
-    known:list[str]=(),  # compared with these instead of with one another
-    least:float=90,      # similarity from which two texts count as the same
-    progress=None,       # called with the number of texts after each batch
-) -> dict: # number of a text -> (number of the most similar earlier or known text, similarity)
+    texts: list[str],
+    known: list[str] = (),  # compared with these instead of with one another
+    least: float = 90,  # similarity from which two texts count as the same
+    progress=None,  # called with the number of texts after each batch
+) -> dict:  # number of a text -> (number of the most similar earlier or known text, similarity)
     "Near duplicates: MinHash and LSH propose pairs that share rare words, `similarity` decides."
     import numpy as np
     from datasketch import MinHash
+
     every, first = [*known, *texts], len(known)
     rare, marks, found = rare_words(every), np.empty((len(every), 64), np.uint32), {}
     for start in range(0, len(every), 1000):
-        hashes = MinHash.bulk([[w.encode() for w in r.split()] for r in rare[start:start + 1000]], num_perm=64)
-        for i, mark in enumerate(hashes, start): marks[i] = mark.hashvalues
-        if progress: progress(len(hashes))
+        hashes = MinHash.bulk(
+            [[w.encode() for w in r.split()] for r in rare[start : start + 1000]], num_perm=64
+        )
+        for i, mark in enumerate(hashes, start):
+            marks[i] = mark.hashvalues
+        if progress:
+            progress(len(hashes))
     before = _before(marks)
     for i in range(first, len(every)):
         proposed = set()
         for b, j in enumerate(before[i].tolist()):
-            if known and j >= first: j = before[i, b] = before[j, b]       # the known one that this text has
-            while j >= 0: proposed.add(int(j)); j = before[j, b]
+            if known and j >= first:
+                j = before[i, b] = before[j, b]  # the known one that this text has
+            while j >= 0:
+                proposed.add(int(j))
+                j = before[j, b]
         scores = [(similarity(every[i], every[j], rare[i], rare[j]), j) for j in proposed]
-        if scores and (best := max(scores))[0] >= least: found[i - first] = (best[1], best[0])
+        if scores and (best := max(scores))[0] >= least:
+            found[i - first] = (best[1], best[0])
     return found
 
 # %% ../nbs/03_data.ipynb #data-findings
 @dataclass
 class Finding:
     "One kind of trouble, the rows that have it, and what to do."
-    name:str
-    severity:str     # "error": training goes wrong; "warning": look at it; "note": know it
-    rows:list        # numbers of the rows, counted from 0 in the source
-    where:str        # addresses of the first ones
-    example:str
-    do:str
+
+    name: str
+    severity: str  # "error": training goes wrong; "warning": look at it; "note": know it
+    rows: list  # numbers of the rows, counted from 0 in the source
+    where: str  # addresses of the first ones
+    example: str
+    do: str
+
 
 @dataclass
 class Findings:
     "What `check` found, the worst first."
-    found:list                                  # of Finding
-    n:int                                       # rows looked at
-    lengths:list = field(default_factory=list)  # tokens of each row; empty without a tokenizer
-    max_length:int|None = None                  # tokens that training keeps
+
+    found: list  # of Finding
+    n: int  # rows looked at
+    lengths: list = field(default_factory=list)  # tokens of each row; empty without a tokenizer
+    max_length: int | None = None  # tokens that training keeps
 
     errors = property(lambda self: [f for f in self.found if f.severity == "error"])
     warnings = property(lambda self: [f for f in self.found if f.severity == "warning"])
-    def __getitem__(self, name:str) -> Finding: return next((f for f in self.found if f.name == name), Finding(name, "note", [], "", "", ""))
-    def __contains__(self, name:str) -> bool: return any(f.name == name for f in self.found)
-    def flagged(self) -> set: # numbers of the rows with an error or a warning
+
+    def __getitem__(self, name: str) -> Finding:
+        return next((f for f in self.found if f.name == name), Finding(name, "note", [], "", "", ""))
+
+    def __contains__(self, name: str) -> bool:
+        return any(f.name == name for f in self.found)
+
+    def flagged(self) -> set:  # numbers of the rows with an error or a warning
         return {i for f in self.errors + self.warnings for i in f.rows}
-    def without(self, rows:list, *names:str) -> list:
+
+    def without(self, rows: list, *names: str) -> list:
         "The rows that no finding (or none of those named) points at."
-        gone = {i for f in self.found if f.severity != "note" and (not names or f.name in names) for i in f.rows}
+        gone = {
+            i for f in self.found if f.severity != "note" and (not names or f.name in names) for i in f.rows
+        }
         return [r for i, r in enumerate(rows) if i not in gone]
 
-    def _head(self): return f"{self.n:,} row{'s' * (self.n != 1)}: " + (", ".join(f"{k} {what}{'s' * (k > 1)}" for k, what in ((len(self.errors), "error"), (len(self.warnings), "warning")) if k) or "nothing to mend")
-    def _cells(self): return [(f.severity, f.name, f"{len(f.rows):,} ({len(f.rows) / self.n:.1%})" if f.rows else "–", f.where, f.example, f.do) for f in self.found]
+    def _head(self):
+        return f"{self.n:,} row{'s' * (self.n != 1)}: " + (
+            ", ".join(
+                f"{k} {what}{'s' * (k > 1)}"
+                for k, what in ((len(self.errors), "error"), (len(self.warnings), "warning"))
+                if k
+            )
+            or "nothing to mend"
+        )
+
+    def _cells(self):
+        return [
+            (
+                f.severity,
+                f.name,
+                f"{len(f.rows):,} ({len(f.rows) / self.n:.1%})" if f.rows else "–",
+                f.where,
+                f.example,
+                f.do,
+            )
+            for f in self.found
+        ]
+
     def markdown(self) -> str:
         "The findings as a Markdown table."
         clean = lambda c: re.sub(r"([|\\`*_<>\[\]$])", r"\\\1", " ".join(c.split()))
         head = "| severity | finding | rows | where | example | what to do |\n|---|---|---|---|---|---|\n"
-        return self._head() + "\n\n" + (head + "\n".join("| " + " | ".join(map(clean, c)) + " |" for c in self._cells()) if self.found else "")
+        return (
+            self._head()
+            + "\n\n"
+            + (
+                head + "\n".join("| " + " | ".join(map(clean, c)) + " |" for c in self._cells())
+                if self.found
+                else ""
+            )
+        )
+
     def __str__(self):
         lines = [self._head()]
         for severity, name, rows, where, example, do in self._cells():
-            lines += [f"{severity:8} {name}: {rows}" + (f", {where}" if where else ""), *([f"         {' '.join(example.split())}"] if example else []), f"         {do}"]
+            lines += [
+                f"{severity:8} {name}: {rows}" + (f", {where}" if where else ""),
+                *([f"         {' '.join(example.split())}"] if example else []),
+                f"         {do}",
+            ]
         return "\n".join(lines)
+
     __repr__, _repr_markdown_ = __str__, markdown
 
-def plot_lengths(found:Findings, ax=None):
+
+def plot_lengths(found: Findings, ax=None):
     "How long the rows are, with the length at which training cuts."
     import matplotlib.pyplot as plt
+
     ax = ax or plt.subplots(figsize=(5, 2.4))[1]
     ax.hist(found.lengths, bins=40, color="#2f6f8f")
     if found.max_length:
         cut = sum(n > found.max_length for n in found.lengths)
         ax.axvline(found.max_length, color="black", lw=1, ls="--")
-        ax.text(found.max_length, ax.get_ylim()[1], f"{cut:,} rows are cut here ", ha="right", va="top", fontsize=8)
+        ax.text(
+            found.max_length,
+            ax.get_ylim()[1],
+            f"{cut:,} rows are cut here ",
+            ha="right",
+            va="top",
+            fontsize=8,
+        )
     ax.set(xlabel="tokens per row", ylabel="rows", xlim=(0, None))
     return ax
 
 # %% ../nbs/03_data.ipynb #data-check-copies
-def _copies(s:_Sheet):
+def _copies(s: _Sheet):
     "Exact duplicates, near duplicates, and different answers to one prompt."
     first = {}
     again = [i for i, t in enumerate(s.whole) if first.setdefault(t, i) != i]
-    yield from s.finding("exact duplicates", "warning", again, "keep one of each: a copy counts twice, and leaks when it falls on the other side of a split")
+    yield from s.finding(
+        "exact duplicates",
+        "warning",
+        again,
+        "keep one of each: a copy counts twice, and leaks when it falls on the other side of a split",
+    )
     once = list(first.values())
     near = twins([s.whole[i] for i in once], least=s.near, progress=s.progress)
     pairs = {once[i]: (once[j], score) for i, (j, score) in near.items()}
-    example = next((f"{_short(s.whole[i])} ≈ {_short(s.whole[j])} ({score:.0f} % alike)" for i, (j, score) in pairs.items()), "")
-    yield from s.finding("near duplicates", "warning", pairs, "keep one of each, unless the difference is the point", example)
+    example = next(
+        (
+            f"{_short(s.whole[i])} ≈ {_short(s.whole[j])} ({score:.0f} % alike)"
+            for i, (j, score) in pairs.items()
+        ),
+        "",
+    )
+    yield from s.finding(
+        "near duplicates", "warning", pairs, "keep one of each, unless the difference is the point", example
+    )
     if s.kind == "sft":
         answers = defaultdict(lambda: defaultdict(list))
-        for r, a, i in zip(s.rows, s.said, range(len(s.rows))): answers[" → ".join(normal(t) for is_answer, t in _turns(r, s.kind) if not is_answer)][tuple(a)].append(i)
+        for r, a, i in zip(s.rows, s.said, range(len(s.rows))):
+            answers[" → ".join(normal(t) for is_answer, t in _turns(r, s.kind) if not is_answer)][
+                tuple(a)
+            ].append(i)
         against = [i for by in answers.values() if len(by) > 1 for rows in by.values() for i in rows]
-        example = next((f"{_short(q)} → {' / '.join(_short(a[0], 30) for a in list(by)[:3])}" for q, by in answers.items() if len(by) > 1), "")
-        yield from s.finding("contradictory answers", "warning", against, "decide which answer is right; if all are, they belong in preference pairs", example)
+        example = next(
+            (
+                f"{_short(q)} → {' / '.join(_short(a[0], 30) for a in list(by)[:3])}"
+                for q, by in answers.items()
+                if len(by) > 1
+            ),
+            "",
+        )
+        yield from s.finding(
+            "contradictory answers",
+            "warning",
+            against,
+            "decide which answer is right; if all are, they belong in preference pairs",
+            example,
+        )
 
-def _leaks(s:_Sheet):
+
+def _leaks(s: _Sheet):
     "Rows of the training data whose prompt is in the test data, word for word or nearly."
-    if not s.test: return
-    held = list(dict.fromkeys(map(_question, s.test))); same, asked = set(held), list(map(_question, s.rows))
+    if not s.test:
+        return
+    held = list(dict.fromkeys(map(_question, s.test)))
+    same, asked = set(held), list(map(_question, s.rows))
     exact = [i for i, q in enumerate(asked) if q in same]
-    yield from s.finding("train/test leakage", "error", exact, "remove these rows from the training data, or the test measures memory")
+    yield from s.finding(
+        "train/test leakage",
+        "error",
+        exact,
+        "remove these rows from the training data, or the test measures memory",
+    )
     rest = [i for i, q in enumerate(asked) if q not in same]
     near = twins([asked[i] for i in rest], held, least=s.near)
-    example = next((f"{_short(asked[rest[i]])} ≈ {_short(held[j])} ({score:.0f} % alike)" for i, (j, score) in near.items()), "")
-    yield from s.finding("near leakage", "warning", [rest[i] for i in near], "the test has almost this prompt; remove the rows, or the test measures memory", example)
+    example = next(
+        (
+            f"{_short(asked[rest[i]])} ≈ {_short(held[j])} ({score:.0f} % alike)"
+            for i, (j, score) in near.items()
+        ),
+        "",
+    )
+    yield from s.finding(
+        "near leakage",
+        "warning",
+        [rest[i] for i in near],
+        "the test has almost this prompt; remove the rows, or the test measures memory",
+        example,
+    )
 
 # %% ../nbs/03_data.ipynb #data-check-content
-_EMPTY = re.compile(r"""summar\w*|resum\w*|classif\w*|translat\w*|traduz\w*|tradu[cç]\w*|rewrit\w*|reescrev\w*|explain|expliqu?\w*|anal[yi]s\w*|writ\w*|escrev\w*|improv\w*|melhor\w*|correct\w*|
+_EMPTY = re.compile(
+    r"""summar\w*|resum\w*|classif\w*|translat\w*|traduz\w*|tradu[cç]\w*|rewrit\w*|reescrev\w*|explain|expliqu?\w*|anal[yi]s\w*|writ\w*|escrev\w*|improv\w*|melhor\w*|correct\w*|
 corrij\w*|corrig\w*|fix|describe|descrev\w*|answer|respond\w*|help|ajud\w*|generat\w*|ger[ae]r?|creat\w*|cri[ae]r?|extract|extra\w*|list\w*|make|fa[cç]a|do|tell|diga|
 this|that|it|these|those|isso|isto|este|esta|esse|essa|ele|ela|the|a|an|o|os|as|um|uma|me|for|to|of|de|em|in|please|por|favor|text\w*|article|artigo|following|seguinte|
-above|acima|below|abaixo|sentence|frase|document\w*|message|mensagem""", re.X)   # orders, and words that point at something which is not there
-_GAP = re.compile(r"\[(?:\.{3}|…|[^\[\]\n]{1,60}(?:\.{3}|…)|(?:[^\W\d_]+ ){1,6}(?:\d+ )?[^\W\d_]+)\]|\{\{ ?\w+ ?\}\}|<(?:insert|your|seu|sua|texto?)\b[^<>\n]{0,40}>|\blorem ipsum\b", re.I)
+above|acima|below|abaixo|sentence|frase|document\w*|message|mensagem""",
+    re.X,
+)  # orders, and words that point at something which is not there
+_GAP = re.compile(
+    r"\[(?:\.{3}|…|[^\[\]\n]{1,60}(?:\.{3}|…)|(?:[^\W\d_]+ ){1,6}(?:\d+ )?[^\W\d_]+)\]|\{\{ ?\w+ ?\}\}|<(?:insert|your|seu|sua|texto?)\b[^<>\n]{0,40}>|\blorem ipsum\b",
+    re.I,
+)
 _CUT = re.compile(r"(?:\.{3}|…)\s*$")
 _STOP = re.compile(r"[.!?…:;)\]}\"'»”’|`]\s*$")
 
-def _content(s:_Sheet):
+
+def _content(s: _Sheet):
     "Prompts that ask about nothing, templates nobody filled, answers that stop in the middle."
-    yield from s.finding("vague prompts", "warning", [i for i, q in enumerate(s.asked) if len(q) < 200 and all(_EMPTY.fullmatch(w) for w in _WORD.findall(q))], "write what the prompt is about into the prompt")
+    yield from s.finding(
+        "vague prompts",
+        "warning",
+        [
+            i
+            for i, q in enumerate(s.asked)
+            if len(q) < 200 and all(_EMPTY.fullmatch(w) for w in _WORD.findall(q))
+        ],
+        "write what the prompt is about into the prompt",
+    )
     gaps = [i for i, t in enumerate(s.whole) if _GAP.search(t)]
-    yield from s.finding("unfilled templates", "warning", gaps, "put the real text where the placeholder stands", _GAP.search(s.whole[gaps[0]])[0] if gaps else "")
+    yield from s.finding(
+        "unfilled templates",
+        "warning",
+        gaps,
+        "put the real text where the placeholder stands",
+        _GAP.search(s.whole[gaps[0]])[0] if gaps else "",
+    )
     cut = [i for i, a in enumerate(s.said) if any(_CUT.search(t) for t in a)]
     for rows in s.groups() if s.kind != "corpus" else ():
         long = [i for i in rows if len(s.said[i][0].split()) >= 8]
         open_end = [i for i in long if not _STOP.search(s.said[i][0])]
-        if len(long) >= 20 and len(open_end) <= 0.1 * len(long): cut += open_end   # where nearly all end in a full stop, the others were cut
-    yield from s.finding("truncated answers", "warning", cut, "finish the answer or remove the row; the model learns to stop there")
+        if len(long) >= 20 and len(open_end) <= 0.1 * len(long):
+            cut += open_end  # where nearly all end in a full stop, the others were cut
+    yield from s.finding(
+        "truncated answers",
+        "warning",
+        cut,
+        "finish the answer or remove the row; the model learns to stop there",
+    )
 
-def _labels(s:_Sheet):
+
+def _labels(s: _Sheet):
     "One label far more frequent than the others, and too few rows."
     from scipy.stats import binomtest
+
     for rows in s.groups() if s.kind == "sft" else ():
         count = Counter(s.said[i][0] for i in rows)
-        if len(rows) < 20 or len(count) > min(20, len(rows) / 10): continue
+        if len(rows) < 20 or len(count) > min(20, len(rows) / 10):
+            continue
         (label, most), *_ = count.most_common()
-        if most / len(rows) >= 0.8 and (len(count) == 1 or binomtest(most, len(rows), 1 / len(count), alternative="greater").pvalue < 0.001):
+        if most / len(rows) >= 0.8 and (
+            len(count) == 1
+            or binomtest(most, len(rows), 1 / len(count), alternative="greater").pvalue < 0.001
+        ):
             rare = [i for i in rows if s.said[i][0] != label] or rows
-            yield from s.finding("unbalanced labels", "warning", rare, "collect more of the others, and compare accuracy with that number",
-                                 f"always answering {_short(label, 30)!r} is right in {most / len(rows):.0%} of {len(rows):,} rows")
+            yield from s.finding(
+                "unbalanced labels",
+                "warning",
+                rare,
+                "collect more of the others, and compare accuracy with that number",
+                f"always answering {_short(label, 30)!r} is right in {most / len(rows):.0%} of {len(rows):,} rows",
+            )
 
-def _few(s:_Sheet):
+
+def _few(s: _Sheet):
     "A note when a test tenth would be too small to see a difference."
     n = len(s.rows)
-    if n >= 1000: return
-    folklore, half = dict(sft="“at least 500 rows”", pairs="“at least 1,000 pairs”", corpus="“100,000 documents”")[s.kind], min(0.98 / max(n // 10, 1)**0.5, 0.5)
-    yield Finding("few rows", "note", [], "", f"a test of one tenth holds {n // 10} rows: an accuracy of 50 % is known to ±{100 * half:.0f} points",
-                  f"{folklore} is folklore. Train on a quarter, a half and all of them; while the curve still rises, more rows pay")
+    if n >= 1000:
+        return
+    folklore, half = (
+        dict(sft="“at least 500 rows”", pairs="“at least 1,000 pairs”", corpus="“100,000 documents”")[s.kind],
+        min(0.98 / max(n // 10, 1) ** 0.5, 0.5),
+    )
+    yield Finding(
+        "few rows",
+        "note",
+        [],
+        "",
+        f"a test of one tenth holds {n // 10} rows: an accuracy of 50 % is known to ±{100 * half:.0f} points",
+        f"{folklore} is folklore. Train on a quarter, a half and all of them; while the curve still rises, more rows pay",
+    )
 
 # %% ../nbs/03_data.ipynb #data-check-personal
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,4}[a-z]{2,24}\b", re.I)
 _DIGITS = re.compile(r"(?<![\w.,+(-])[+(]?\d[\d ().-]{6,22}\d(?![\w]|[.,-]\d)")
 _CARD = re.compile(r"3[47]\d{13}|4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|6(?:011|5\d\d)\d{12}")
 
-def personal_data(text:str, regions:tuple=("BR", "US")) -> list[tuple]: # (what, the characters)
+
+def personal_data(text: str, regions: tuple = ("BR", "US")) -> list[tuple]:  # (what, the characters)
     "E-mail addresses, CPF and card numbers with a right checksum, phone numbers that a numbering plan knows."
     found = [("e-mail", m[0]) for m in _MAIL.finditer(text)] if "@" in text else []
     for n, m in enumerate(_DIGITS.finditer(text)):
-        if n == 100: break
+        if n == 100:
+            break
         what = _number(m[0].strip(), regions)
-        if what: found.append((what, m[0].strip()))
+        if what:
+            found.append((what, m[0].strip()))
     return found
 
-def _number(written:str, regions:tuple) -> str|None:
+
+def _number(written: str, regions: tuple) -> str | None:
     from stdnum import luhn
     from stdnum.br import cpf
+
     digits = re.sub(r"\D", "", written)
-    if re.fullmatch(r"\d{3}\.\d{3}\.\d{3}-\d\d|\d{11}", written) and cpf.is_valid(digits): return "CPF"
-    if _CARD.fullmatch(digits) and luhn.is_valid(digits): return "card number"
-    if digits == written or not 8 <= len(digits) <= 15 or re.match(r"\d{4}-\d\d-\d\d", written): return None   # a plain number, or a date
+    if re.fullmatch(r"\d{3}\.\d{3}\.\d{3}-\d\d|\d{11}", written) and cpf.is_valid(digits):
+        return "CPF"
+    if _CARD.fullmatch(digits) and luhn.is_valid(digits):
+        return "card number"
+    if digits == written or not 8 <= len(digits) <= 15 or re.match(r"\d{4}-\d\d-\d\d", written):
+        return None  # a plain number, or a date
     import phonenumbers
+
     for region in regions:
         try:
             number = phonenumbers.parse(written, region)
-            if phonenumbers.is_valid_number(number) and (written[0] == "+" or len(digits) >= 10): return "phone number"
-        except phonenumbers.NumberParseException: pass
+            if phonenumbers.is_valid_number(number) and (written[0] == "+" or len(digits) >= 10):
+                return "phone number"
+        except phonenumbers.NumberParseException:
+            pass
     return None
 
-def _personal(s:_Sheet):
+
+def _personal(s: _Sheet):
     kinds, rows = Counter(), []
     for i, r in enumerate(s.rows):
         found = personal_data("\n".join(t for _, t in _turns(r, s.kind)), s.regions)
         kinds.update(what for what, _ in found)
-        if found: rows.append(i)
-    yield from s.finding("personal data", "warning", rows, "replace it by invented data; a model can repeat what it was trained on", ", ".join(f"{k}: {n}" for k, n in kinds.most_common()))
+        if found:
+            rows.append(i)
+    yield from s.finding(
+        "personal data",
+        "warning",
+        rows,
+        "replace it by invented data; a model can repeat what it was trained on",
+        ", ".join(f"{k}: {n}" for k, n in kinds.most_common()),
+    )
 
 # %% ../nbs/03_data.ipynb #data-check-pairs
-def _pairs(s:_Sheet):
+def _pairs(s: _Sheet):
     "Pairs without a preference, preferences in a circle, and answers preferred for their length."
     from graphlib import CycleError, TopologicalSorter
+
     from scipy.stats import binomtest
-    if s.kind != "pairs": return
-    yield from s.finding("chosen equals rejected", "error", [i for i, (c, r) in enumerate(s.said) if c == r], "they differ in case or spaces only; remove the pair")
+
+    if s.kind != "pairs":
+        return
+    yield from s.finding(
+        "chosen equals rejected",
+        "error",
+        [i for i, (c, r) in enumerate(s.said) if c == r],
+        "they differ in case or spaces only; remove the pair",
+    )
     better, circle, example = defaultdict(list), [], ""
-    for i, q in enumerate(s.asked): better[q].append(i)
+    for i, q in enumerate(s.asked):
+        better[q].append(i)
     for q, rows in better.items():
         graph = TopologicalSorter()
-        for i in rows: s.said[i][0] == s.said[i][1] or graph.add(s.said[i][1], s.said[i][0])
-        try: graph.prepare()
+        for i in rows:
+            s.said[i][0] == s.said[i][1] or graph.add(s.said[i][1], s.said[i][0])
+        try:
+            graph.prepare()
         except CycleError as e:
-            ring = e.args[1]; circle += [i for i in rows if tuple(s.said[i]) in set(zip(ring, ring[1:]))]
+            ring = e.args[1]
+            circle += [i for i in rows if tuple(s.said[i]) in set(zip(ring, ring[1:]))]
             example = example or " > ".join(_short(t, 24) for t in ring)
-    yield from s.finding("circular preferences", "error", circle, "no model can satisfy them; keep the judgement you trust, or drop the prompt", example)
+    yield from s.finding(
+        "circular preferences",
+        "error",
+        circle,
+        "no model can satisfy them; keep the judgement you trust, or drop the prompt",
+        example,
+    )
     longer, shorter = sum(len(c) > len(r) for c, r in s.said), sum(len(c) < len(r) for c, r in s.said)
-    decided = longer + shorter; most = max(longer, shorter)
+    decided = longer + shorter
+    most = max(longer, shorter)
     if decided and most / decided >= 0.6 and (p := binomtest(most, decided, 0.5).pvalue) < 0.01:
         side = "longer" if longer > shorter else "shorter"
-        yield from s.finding("length bias", "warning", [i for i, (c, r) in enumerate(s.said) if (len(c) > len(r)) == (side == "longer") and len(c) != len(r)],
-                             "DPO may learn length instead of quality; add pairs where the other side wins, or look at lengths after training",
-                             f"the {side} answer is chosen in {most / decided:.0%} of {decided:,} pairs (sign test, p = {p:.0e})")
+        yield from s.finding(
+            "length bias",
+            "warning",
+            [
+                i
+                for i, (c, r) in enumerate(s.said)
+                if (len(c) > len(r)) == (side == "longer") and len(c) != len(r)
+            ],
+            "DPO may learn length instead of quality; add pairs where the other side wins, or look at lengths after training",
+            f"the {side} answer is chosen in {most / decided:.0%} of {decided:,} pairs (sign test, p = {p:.0e})",
+        )
 
-def _tokenised(s:_Sheet):
+
+def _tokenised(s: _Sheet):
     "What only the tokens show: cut rows, missing end tokens, prompts that change, rows without a scored token."
-    if s.tokenizer is None: return
+    if s.tokenizer is None:
+        return
     s.spans = spans(s.tokenizer, s.rows, s.kind, progress=s.progress)
     known = [(i, p) for i, p in enumerate(s.spans) if p is not None]
-    yield from s.finding("template refuses", "error", [i for i, p in enumerate(s.spans) if p is None], "the chat template cannot write this conversation; look at the order of its roles")
+    yield from s.finding(
+        "template refuses",
+        "error",
+        [i for i, p in enumerate(s.spans) if p is None],
+        "the chat template cannot write this conversation; look at the order of its roles",
+    )
     answers = known if s.kind != "corpus" else []
-    yield from s.finding("no end token", "error", [i for i, p in answers if not p.ends], "the model would never learn to stop; the chat template must end the answer with the tokenizer's end token")
-    yield from s.finding("prompt changes", "error", [i for i, p in answers if p.prompt - p.start > 1], "the prompt's tokens are others once the answer follows, so the loss starts at the wrong token; mend the chat template")
-    yield from s.finding("prompt's end changes", "warning", [i for i, p in answers if p.prompt - p.start == 1], "the prompt's last token joins the answer's first; begin the answer without spaces, or end the template's prompt with a special token")
-    if s.max_length is None: return
+    yield from s.finding(
+        "no end token",
+        "error",
+        [i for i, p in answers if not p.ends],
+        "the model would never learn to stop; the chat template must end the answer with the tokenizer's end token",
+    )
+    yield from s.finding(
+        "prompt changes",
+        "error",
+        [i for i, p in answers if p.prompt - p.start > 1],
+        "the prompt's tokens are others once the answer follows, so the loss starts at the wrong token; mend the chat template",
+    )
+    yield from s.finding(
+        "prompt's end changes",
+        "warning",
+        [i for i, p in answers if p.prompt - p.start == 1],
+        "the prompt's last token joins the answer's first; begin the answer without spaces, or end the template's prompt with a special token",
+    )
+    if s.max_length is None:
+        return
     blind = [i for i, p in answers if min(p.length, s.max_length) <= p.start]
-    yield from s.finding("no trained token", "error", blind, "the prompt fills the whole length, so nothing is learnt; shorten it or raise max_length")
+    yield from s.finding(
+        "no trained token",
+        "error",
+        blind,
+        "the prompt fills the whole length, so nothing is learnt; shorten it or raise max_length",
+    )
     cut = [i for i, p in known if p.length > s.max_length]
-    yield from s.finding("cut answers", "error", cut, "training cuts them before their end token; shorten them or raise max_length",
-                         f"{len(cut) / len(s.rows):.1%} of the rows are longer than {s.max_length} tokens, the longest has {max(p.length for _, p in known):,}" if known else "")
+    yield from s.finding(
+        "cut answers",
+        "error",
+        cut,
+        "training cuts them before their end token; shorten them or raise max_length",
+        f"{len(cut) / len(s.rows):.1%} of the rows are longer than {s.max_length} tokens, the longest has {max(p.length for _, p in known):,}"
+        if known
+        else "",
+    )
 
 # %% ../nbs/03_data.ipynb #data-sheet
 @dataclass
 class _Sheet:
     "Rows prepared once for all checks."
-    kind:str; tokenizer:object; max_length:int|None; test:list; near:float; regions:tuple
-    rows:list = field(default_factory=list); number:list = field(default_factory=list); where:list = field(default_factory=list)
-    asked:list = field(default_factory=list); said:list = field(default_factory=list); whole:list = field(default_factory=list)
-    bad:list = field(default_factory=list); spans:list = field(default_factory=list); progress:object = None
 
-    def take(self, n:int, where:str, row):
+    kind: str
+    tokenizer: object
+    max_length: int | None
+    test: list
+    near: float
+    regions: tuple
+    rows: list = field(default_factory=list)
+    number: list = field(default_factory=list)
+    where: list = field(default_factory=list)
+    asked: list = field(default_factory=list)
+    said: list = field(default_factory=list)
+    whole: list = field(default_factory=list)
+    bad: list = field(default_factory=list)
+    spans: list = field(default_factory=list)
+    progress: object = None
+
+    def take(self, n: int, where: str, row):
         "Keep a row, or the reason why it cannot be used."
-        try: row = _checked(where, row, self.kind)
-        except DataError as e: self.bad.append((n, where, e)); return
+        try:
+            row = _checked(where, row, self.kind)
+        except DataError as e:
+            self.bad.append((n, where, e))
+            return
         said = _answered(row, self.kind)
-        self.rows.append(row); self.number.append(n); self.where.append(where)
-        self.asked.append(normal(_asked(row))); self.said.append([normal(t) for t in said])
+        self.rows.append(row)
+        self.number.append(n)
+        self.where.append(where)
+        self.asked.append(normal(_asked(row)))
+        self.said.append([normal(t) for t in said])
         self.whole.append(" → ".join(normal(t) for _, t in _turns(row, self.kind)))
 
-    def finding(self, name:str, severity:str, rows, do:str, example="") -> list: # of one Finding, or of none
+    def finding(
+        self, name: str, severity: str, rows, do: str, example=""
+    ) -> list:  # of one Finding, or of none
         rows = sorted(set(rows))
-        if not rows: return []
-        where = ", ".join(self.where[i].rsplit(", ", 1)[-1] for i in rows[:3]) + (" …" if len(rows) > 3 else "")
-        return [Finding(name, severity, [self.number[i] for i in rows], where, example or _short(self.whole[rows[0]]), do)]
+        if not rows:
+            return []
+        where = ", ".join(self.where[i].rsplit(", ", 1)[-1] for i in rows[:3]) + (
+            " …" if len(rows) > 3 else ""
+        )
+        return [
+            Finding(
+                name,
+                severity,
+                [self.number[i] for i in rows],
+                where,
+                example or _short(self.whole[rows[0]]),
+                do,
+            )
+        ]
 
-    def groups(self) -> list[list]: # numbers of rows
+    def groups(self) -> list[list]:  # numbers of rows
         "Rows by their task, where they have one."
         by = defaultdict(list)
-        for i, r in enumerate(self.rows): by[str(r.get("task"))].append(i)
+        for i, r in enumerate(self.rows):
+            by[str(r.get("task"))].append(i)
         return list(by.values())
 
-def _short(text:str, most:int=70) -> str:
+
+def _short(text: str, most: int = 70) -> str:
     "The beginning and the end of a text, without personal data."
-    for _, found in personal_data(text[:_SEEN]): text = text.replace(found, "•" * 6)
-    return text if len(text) <= most else f"{text[:most // 2]} … {text[-most // 2:]}"
+    for _, found in personal_data(text[:_SEEN]):
+        text = text.replace(found, "•" * 6)
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
+
 
 def _libraries():
     "ModuleNotFoundError that says how to install what `check` needs beyond the core."
     from importlib.util import find_spec
-    if missing := [m for m in ("datasketch", "phonenumbers", "rapidfuzz", "scipy", "stdnum") if find_spec(m) is None]:
+
+    if missing := [
+        m for m in ("datasketch", "phonenumbers", "rapidfuzz", "scipy", "stdnum") if find_spec(m) is None
+    ]:
         raise ModuleNotFoundError(f"checking data needs {', '.join(missing)}: pip install 'ftguide[check]'")
+
 
 CHECKS = (_copies, _leaks, _content, _labels, _personal, _pairs, _tokenised, _few)
 
+
 def check(
-    data,                 # as in `stream`
-    tokenizer=None,       # or an LM; without it, what depends on tokens is not checked
-    kind:str="sft",       # "sft", "pairs" or "corpus"
+    data,  # as in `stream`
+    tokenizer=None,  # or an LM; without it, what depends on tokens is not checked
+    kind: str = "sft",  # "sft", "pairs" or "corpus"
     *,
-    test=None,            # rows or a file that must not leak into the data
-    max_length:int|None=None, # tokens of a row that training keeps; by default the context
-    near:float=90,        # similarity of near duplicates, 0..100
-    regions:tuple=("BR", "US"), # whose phone numbers are known without a country code
+    test=None,  # rows or a file that must not leak into the data
+    max_length: int | None = None,  # tokens of a row that training keeps; by default the context
+    near: float = 90,  # similarity of near duplicates, 0..100
+    regions: tuple = ("BR", "US"),  # whose phone numbers are known without a country code
 ) -> Findings:
     "Everything that can be wrong with data and be seen before training; DataError when no row can be used."
     from ftguide.models import bar, context_length
+
     _libraries()
-    if kind not in KINDS: raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
-    if hasattr(tokenizer, "tokenizer"): max_length, tokenizer = max_length or context_length(tokenizer), tokenizer.tokenizer
-    if tokenizer is not None and max_length is None and tokenizer.model_max_length < 10**9: max_length = tokenizer.model_max_length
-    s, n = _Sheet(kind, tokenizer, max_length, list(stream(test, "corpus" if kind == "pairs" else kind)) if test is not None else [], near, regions), -1
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    if hasattr(tokenizer, "tokenizer"):
+        max_length, tokenizer = max_length or context_length(tokenizer), tokenizer.tokenizer
+    if tokenizer is not None and max_length is None and tokenizer.model_max_length < 10**9:
+        max_length = tokenizer.model_max_length
+    s, n = (
+        _Sheet(
+            kind,
+            tokenizer,
+            max_length,
+            list(stream(test, "corpus" if kind == "pairs" else kind)) if test is not None else [],
+            near,
+            regions,
+        ),
+        -1,
+    )
     with bar(None, "reading") as progress:
-        for n, (where, row) in enumerate(_addressed(data)): s.take(n, where, row); progress.update()
-    if not s.rows: raise s.bad[0][2] if s.bad else DataError(f"{data if isinstance(data, (str, Path)) else 'the data'}: no rows")
-    found = [Finding("unusable rows", "error", [i for i, _, _ in s.bad], ", ".join(w.rsplit(", ", 1)[-1] for _, w, _ in s.bad[:3]), str(s.bad[0][2])[:200], "mend or remove them; training refuses the file")] if s.bad else []
+        for n, (where, row) in enumerate(_addressed(data)):
+            s.take(n, where, row)
+            progress.update()
+    if not s.rows:
+        raise (
+            s.bad[0][2]
+            if s.bad
+            else DataError(f"{data if isinstance(data, (str, Path)) else 'the data'}: no rows")
+        )
+    found = (
+        [
+            Finding(
+                "unusable rows",
+                "error",
+                [i for i, _, _ in s.bad],
+                ", ".join(w.rsplit(", ", 1)[-1] for _, w, _ in s.bad[:3]),
+                str(s.bad[0][2])[:200],
+                "mend or remove them; training refuses the file",
+            )
+        ]
+        if s.bad
+        else []
+    )
     with bar(len(s.rows) * (1 if tokenizer is None else 2), "checking") as progress:
         s.progress = progress.update
-        for one in CHECKS: found += one(s)
+        for one in CHECKS:
+            found += one(s)
     found.sort(key=lambda f: ("error", "warning", "note").index(f.severity))
     return Findings(found, n + 1, [p.length for p in s.spans if p], max_length)
 
 # %% ../nbs/03_data.ipynb #data-split
 def split(
-    rows:list[dict],
-    shares:tuple=(0.8, 0.1, 0.1), # of the different prompts; must sum to 1
-    seed:int=0,
-) -> tuple: # one list of rows for each share
+    rows: list[dict],
+    shares: tuple = (0.8, 0.1, 0.1),  # of the different prompts; must sum to 1
+    seed: int = 0,
+) -> tuple:  # one list of rows for each share
     "Split rows at random: rows with the same prompt (but for case and spaces) stay together, and every `task` gets the same shares."
-    if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0: raise ValueError(f"shares must be 0 or more and sum to 1, not {shares}")
+    if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:
+        raise ValueError(f"shares must be 0 or more and sum to 1, not {shares}")
     task = {}
-    for r in rows: task.setdefault(_question(r), str(r.get("task")))
+    for r in rows:
+        task.setdefault(_question(r), str(r.get("task")))
     rng, place = random.Random(seed), {}
     for name in sorted(set(task.values())):
-        own = sorted(q for q, t in task.items() if t == name); rng.shuffle(own)
-        place |= {q: ((i + 0.5) / len(own), i, name) for i, q in enumerate(own)}   # each task spread evenly over 0..1
+        own = sorted(q for q, t in task.items() if t == name)
+        rng.shuffle(own)
+        place |= {
+            q: ((i + 0.5) / len(own), i, name) for i, q in enumerate(own)
+        }  # each task spread evenly over 0..1
     order = sorted(task, key=place.get)
     cuts = [round(sum(shares[:i]) * len(order)) for i in range(len(shares) + 1)]
-    if (empty := [i for i, share in enumerate(shares) if share and cuts[i] == cuts[i + 1]]) and rows: warnings.warn(f"part {empty[0] + 1} of the split, of share {shares[empty[0]]:g}, is empty: the rows have {len(order)} different prompts")
-    side = {q: i for i in range(len(shares)) for q in order[cuts[i]:cuts[i + 1]]}
+    if (empty := [i for i, share in enumerate(shares) if share and cuts[i] == cuts[i + 1]]) and rows:
+        warnings.warn(
+            f"part {empty[0] + 1} of the split, of share {shares[empty[0]]:g}, is empty: the rows have {len(order)} different prompts"
+        )
+    side = {q: i for i in range(len(shares)) for q in order[cuts[i] : cuts[i + 1]]}
     return tuple([r for r in rows if side[_question(r)] == i] for i in range(len(shares)))
 
 # %% ../nbs/03_data.ipynb #data-trl
-def _shaped(r:dict, kind:str) -> dict: # messages, or prompt and answers as messages
-    if kind == "sft" and "messages" in r: return dict(messages=r["messages"])
+def _shaped(r: dict, kind: str) -> dict:  # messages, or prompt and answers as messages
+    if kind == "sft" and "messages" in r:
+        return dict(messages=r["messages"])
     parts = dict(completion="assistant") if kind == "sft" else dict(chosen="assistant", rejected="assistant")
     return dict(prompt=_turn(r["prompt"], "user"), **{k: _turn(r[k], role) for k, role in parts.items()})
 
-def to_trl(rows:list[dict], kind:str="sft"): # -> datasets.Dataset of messages
+
+def to_trl(rows: list[dict], kind: str = "sft"):  # -> datasets.Dataset of messages
     "Rows as the conversational dataset that TRL's trainers take; other columns are left out."
     from datasets import Dataset
+
     shapes = [tuple(_shaped(r, kind)) for r in rows]
     if len(set(shapes)) > 1:
         n = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
-        raise DataError(f"row 1 has {', '.join(shapes[0])} and row {n + 1} has {', '.join(shapes[n])}; write all rows in one shape")
-    try: return Dataset.from_list([_shaped(r, kind) for r in rows])
-    except Exception as e: raise DataError(f"the rows do not make one table: {str(e)[:200]}. Give every message role and content, as text") from e
+        raise DataError(
+            f"row 1 has {', '.join(shapes[0])} and row {n + 1} has {', '.join(shapes[n])}; write all rows in one shape"
+        )
+    try:
+        return Dataset.from_list([_shaped(r, kind) for r in rows])
+    except Exception as e:
+        raise DataError(
+            f"the rows do not make one table: {str(e)[:200]}. Give every message role and content, as text"
+        ) from e
 
-def prepare(lm, data, kind:str="sft"): # -> datasets.Dataset, or None for None
+
+def prepare(lm, data, kind: str = "sft"):  # -> datasets.Dataset, or None for None
     "Read, check the length, and turn into what TRL takes; DataError before any training."
-    if data is None: return None
-    rows = read(data, kind); fit(lm, rows, kind)
+    if data is None:
+        return None
+    rows = read(data, kind)
+    fit(lm, rows, kind)
     return to_trl(rows, kind)
 
 # %% ../nbs/03_data.ipynb #data-streamed
 def is_streamed(data) -> bool:
     "Is this a data set that is read while training goes on (datasets.IterableDataset)?"
     import sys
+
     return "datasets" in sys.modules and isinstance(data, sys.modules["datasets"].IterableDataset)
 
+
 def streamed(
-    source:str|Path,  # a file (.jsonl, .csv, .parquet), or a data set of the hub
-    kind:str="sft",   # "sft", "pairs" or "corpus"
-): # -> datasets.IterableDataset
+    source: str | Path,  # a file (.jsonl, .csv, .parquet), or a data set of the hub
+    kind: str = "sft",  # "sft", "pairs" or "corpus"
+):  # -> datasets.IterableDataset
     "Rows for `finetune_sft`, `align_dpo` and `distill` in constant memory; they need `max_steps`. DataError when the turn of a bad row comes."
     from datasets import IterableDataset
-    for _ in stream(source, kind): break                 # a wrong path or column is said now
+
+    for _ in stream(source, kind):
+        break  # a wrong path or column is said now
     return IterableDataset.from_generator(lambda: stream(source, kind))
 
-def head(data, kind:str, config:dict, most:int=1000) -> list[dict]:
+
+def head(data, kind: str, config: dict, most: int = 1000) -> list[dict]:
     "The first rows of a stream, for the checks before training; ValueError without max_steps."
     from itertools import islice
-    if not (config.get("max_steps") or 0) > 0: raise ValueError("a stream has no length, so max_steps must say how many steps to take")
+
+    if not (config.get("max_steps") or 0) > 0:
+        raise ValueError("a stream has no length, so max_steps must say how many steps to take")
     return read(list(islice(data, most)), kind)
 
 # %% ../nbs/03_data.ipynb #data-flow
-def flow(lm, data, kind:str="sft", chunk:int=64): # yields rows
+def flow(lm, data, kind: str = "sft", chunk: int = 64):  # yields rows
     "Rows of a stream that fit the model, tokenised `chunk` at a time; DataError names the first that does not, when its turn comes."
     from ftguide.models import context_length
+
     limit, ends, waiting = context_length(lm), {lm.tokenizer.eos_token_id}, []
+
     def fitting():
-        some = waiting.copy(); waiting.clear()
-        for (n, row), span in zip(some, _spans(lm.tokenizer, [row for _, row in some], kind, ends) if some else ()):
-            if span is None: raise DataError(f"row {n} of the stream: the chat template cannot write it; look at the order of its roles")
-            if span.length > limit: raise DataError(f"row {n} of the stream has {span.length} tokens and does not fit into {lm.name}'s context of {limit}. Shorten it, or filter the stream")
+        some = waiting.copy()
+        waiting.clear()
+        for (n, row), span in zip(
+            some, _spans(lm.tokenizer, [row for _, row in some], kind, ends) if some else ()
+        ):
+            if span is None:
+                raise DataError(
+                    f"row {n} of the stream: the chat template cannot write it; look at the order of its roles"
+                )
+            if span.length > limit:
+                raise DataError(
+                    f"row {n} of the stream has {span.length} tokens and does not fit into {lm.name}'s context of {limit}. Shorten it, or filter the stream"
+                )
             yield row
+
     try:
         for n, row in enumerate(data, 1):
             waiting.append((n, _checked(f"row {n} of the stream", row, kind)))
-            if len(waiting) == chunk: yield from fitting()
+            if len(waiting) == chunk:
+                yield from fitting()
     except DataError:
-        yield from fitting(); raise                      # the rows before it come first
+        yield from fitting()
+        raise  # the rows before it come first
     yield from fitting()
 
-def feed(lm, data, rows:list[dict], kind:str="sft"): # -> datasets.Dataset; of a stream, an IterableDataset
+
+def feed(
+    lm, data, rows: list[dict], kind: str = "sft"
+):  # -> datasets.Dataset; of a stream, an IterableDataset
     "What TRL's trainers read: all rows at once, or a stream's one by one."
     from datasets import IterableDataset
-    if not is_streamed(data): return to_trl(rows, kind)
+
+    if not is_streamed(data):
+        return to_trl(rows, kind)
     first = tuple(_shaped(rows[0], kind))
+
     def shaped():
         for n, row in enumerate(flow(lm, data, kind), 1):
             one = _shaped(row, kind)
-            if tuple(one) != first: raise DataError(f"row 1 of the stream has {', '.join(first)} and row {n} has {', '.join(one)}; write all rows in one shape")
+            if tuple(one) != first:
+                raise DataError(
+                    f"row 1 of the stream has {', '.join(first)} and row {n} has {', '.join(one)}; write all rows in one shape"
+                )
             yield one
+
     return IterableDataset.from_generator(shaped)
 
 # %% ../nbs/03_data.ipynb #data-movable
 def movable(
     model,
-    learning_rate:float, # at the top of the schedule
-    sample:int=100_000,  # weights looked at
-) -> float: # share, 0..1
+    learning_rate: float,  # at the top of the schedule
+    sample: int = 100_000,  # weights looked at
+) -> float:  # share, 0..1
     "Share of the weights that a step as long as the learning rate changes, after rounding to their dtype."
     weights = [p.detach().flatten() for p in model.parameters() if p.is_floating_point()]
     every = max(sum(len(w) for w in weights) // sample, 1)
-    moved = [((w - learning_rate != w) | (w + learning_rate != w)).float() for w in (w[::every].cpu() for w in weights)]
+    moved = [
+        ((w - learning_rate != w) | (w + learning_rate != w)).float()
+        for w in (w[::every].cpu() for w in weights)
+    ]
     return sum(m.sum().item() for m in moved) / max(sum(len(m) for m in moved), 1)
 
 # %% ../nbs/03_data.ipynb #data-same-tokens
-def different_tokens(a, b) -> list: # (token, id in a, id in b) of the first differences; empty when equal
+def different_tokens(a, b) -> list:  # (token, id in a, id in b) of the first differences; empty when equal
     "Where two tokenizers disagree on what an id means."
     va, vb = a.get_vocab(), b.get_vocab()
     return [(t, va.get(t), vb.get(t)) for t in sorted(va.keys() | vb.keys()) if va.get(t) != vb.get(t)][:5]
 
-def _steps(n:int, epochs:float, batch_size:int, config:dict) -> tuple: # (steps, of which warm-up)
+
+def _steps(n: int, epochs: float, batch_size: int, config: dict) -> tuple:  # (steps, of which warm-up)
     "How many steps transformers' Trainer will make of `n` rows."
     import math
+
     batch = config.get("per_device_train_batch_size", batch_size)
     batches = n // batch if config.get("dataloader_drop_last") else math.ceil(n / batch)
-    steps = math.ceil(math.ceil(batches / config.get("gradient_accumulation_steps", 1)) * config.get("num_train_epochs", epochs))
-    if config.get("max_steps", -1) >= 0: steps = config["max_steps"] if batches else 0
+    steps = math.ceil(
+        math.ceil(batches / config.get("gradient_accumulation_steps", 1))
+        * config.get("num_train_epochs", epochs)
+    )
+    if config.get("max_steps", -1) >= 0:
+        steps = config["max_steps"] if batches else 0
     warm = config.get("warmup_steps", 0.1)
     return steps, math.ceil(steps * warm) if warm < 1 else int(warm)
 
-def _pace(lm, n:int, method:str, learning_rate, epochs, batch_size, config:dict):
+
+def _pace(lm, n: int, method: str, learning_rate, epochs, batch_size, config: dict):
     "Problems of a training that would change nothing."
     steps, warm = _steps(n, epochs, batch_size, config)
-    if method == "distill" or config.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau"): warm = 0     # schedules without warm-up
-    if steps == 0: yield f"no step would be made: {n} rows in batches of {config.get('per_device_train_batch_size', batch_size)} with {', '.join(f'{k}={v}' for k, v in config.items() if k in ('dataloader_drop_last', 'max_steps')) or f'{epochs} epochs'}. Give more rows, a smaller batch_size, or leave that setting out"
-    elif steps == 1 and warm and config.get("max_steps", -1) < 0: yield f"the only step would have the learning rate 0, because warm-up begins there: {n} rows in batches of {batch_size}. Take more epochs, a smaller batch_size, or warmup_steps=0"
-    if not learning_rate or getattr(lm.model, "is_quantized", False): return
+    if method == "distill" or config.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau"):
+        warm = 0  # schedules without warm-up
+    if steps == 0:
+        yield f"no step would be made: {n} rows in batches of {config.get('per_device_train_batch_size', batch_size)} with {', '.join(f'{k}={v}' for k, v in config.items() if k in ('dataloader_drop_last', 'max_steps')) or f'{epochs} epochs'}. Give more rows, a smaller batch_size, or leave that setting out"
+    elif steps == 1 and warm and config.get("max_steps", -1) < 0:
+        yield f"the only step would have the learning rate 0, because warm-up begins there: {n} rows in batches of {batch_size}. Take more epochs, a smaller batch_size, or warmup_steps=0"
+    if not learning_rate or getattr(lm.model, "is_quantized", False):
+        return
     share = movable(lm.model, learning_rate)
-    if share < 0.5: yield (f"the learning rate {learning_rate:g} changes only {share:.1%} of the weights a step: they are {str(next(lm.model.parameters()).dtype)[6:]}, whose numbers lie further apart. "
-                           "Load the model as float32, or raise the rate")
+    if share < 0.5:
+        yield (
+            f"the learning rate {learning_rate:g} changes only {share:.1%} of the weights a step: they are {str(next(lm.model.parameters()).dtype)[6:]}, whose numbers lie further apart. "
+            "Load the model as float32, or raise the rate"
+        )
 
-def _wording(lm, rows:list[dict], kind:str):
+
+def _wording(lm, rows: list[dict], kind: str):
     "Problems of the chat template: the same for every row, so a hundred rows show them."
     ends = lm.model.generation_config.eos_token_id
     ends = {lm.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    if lm.tokenizer.pad_token_id is None: yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.ready gives it one"
-    some = [r if kind != "corpus" else dict(prompt=r["prompt"], completion=r.get("completion") or "Yes.") for r in rows if kind != "corpus" or "prompt" in r][:100]
+    if lm.tokenizer.pad_token_id is None:
+        yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.ready gives it one"
+    some = [
+        r if kind != "corpus" else dict(prompt=r["prompt"], completion=r.get("completion") or "Yes.")
+        for r in rows
+        if kind != "corpus" or "prompt" in r
+    ][:100]
     seen = [p for p in spans(lm.tokenizer, some, "pairs" if kind == "pairs" else "sft", ends) if p]
-    if seen and not any(p.ends for p in seen): yield f"{lm.name}: no answer ends with an end token, so the model would never learn to stop. Its chat template must write {lm.tokenizer.eos_token!r} after the answer"
+    if seen and not any(p.ends for p in seen):
+        yield f"{lm.name}: no answer ends with an end token, so the model would never learn to stop. Its chat template must write {lm.tokenizer.eos_token!r} after the answer"
     changed, joined = (sum(p.prompt - p.start > most for p in seen) for most in (1, 0))
-    if changed > 0.1 * len(seen): yield f"{lm.name}: in {changed} of {len(seen)} rows the prompt's tokens are others once the answer follows, so the loss starts at the wrong token. Mend the chat template"
-    elif joined > 0.1 * len(seen): warnings.warn(f"{lm.name}: in {joined} of {len(seen)} rows the prompt's last token joins the answer's first, so the model is asked in other tokens than it was taught. End the template's prompt with a special token", stacklevel=4)
+    if changed > 0.1 * len(seen):
+        yield f"{lm.name}: in {changed} of {len(seen)} rows the prompt's tokens are others once the answer follows, so the loss starts at the wrong token. Mend the chat template"
+    elif joined > 0.1 * len(seen):
+        warnings.warn(
+            f"{lm.name}: in {joined} of {len(seen)} rows the prompt's last token joins the answer's first, so the model is asked in other tokens than it was taught. End the template's prompt with a special token",
+            stacklevel=4,
+        )
+
 
 def _reference(lm, reference):
     "Problems of a DPO reference that is not the model the training starts from."
     import torch
+
     from ftguide.models import ModelError, load
-    try: other = load(reference).model.state_dict()
-    except ModelError as e: yield f"the reference cannot be loaded: {e}"; return
+
+    try:
+        other = load(reference).model.state_dict()
+    except ModelError as e:
+        yield f"the reference cannot be loaded: {e}"
+        return
     own = lm.model.state_dict()
-    wrong = [k for k in own if k not in other or own[k].shape != other[k].shape or not torch.equal(own[k].float(), other[k].float().to(own[k].device))]
-    if wrong or own.keys() != other.keys(): yield (f"the reference ({getattr(reference, 'name', None) or Path(str(reference)).name}) is not the model that training starts from: {len(wrong)} of {len(own)} weight tensors differ, "
-                                                   "so the first loss is not ln 2. Leave precompute_ref_log_probs on, or save the model and load it from there")
+    wrong = [
+        k
+        for k in own
+        if k not in other
+        or own[k].shape != other[k].shape
+        or not torch.equal(own[k].float(), other[k].float().to(own[k].device))
+    ]
+    if wrong or own.keys() != other.keys():
+        yield (
+            f"the reference ({getattr(reference, 'name', None) or Path(str(reference)).name}) is not the model that training starts from: {len(wrong)} of {len(own)} weight tensors differ, "
+            "so the first loss is not ln 2. Leave precompute_ref_log_probs on, or save the model and load it from there"
+        )
 
 # %% ../nbs/03_data.ipynb #data-preflight
 def preflight(
-    base,                     # LM, folder or hub name: what will be trained (of a distillation, the student)
-    data,                     # as in `stream`
-    method:str="sft",         # "sft", "dpo" or "distill"
+    base,  # LM, folder or hub name: what will be trained (of a distillation, the student)
+    data,  # as in `stream`
+    method: str = "sft",  # "sft", "dpo" or "distill"
     *,
-    learning_rate:float|None=None, # at the top; None is not checked
-    epochs:float=1, batch_size:int=4,
-    teacher=None, alpha:float=0.7, # of a distillation
-    reference=None,           # of DPO: LM, folder or name; None is the model itself
-    lora=None,                # an adapter? Then the reference is the model without it
-    config:dict|None=None,    # what goes to TRL's config
-    force:bool=False,         # warn instead of refusing
-) -> list[dict]: # the rows; of a stream, the first thousand
+    learning_rate: float | None = None,  # at the top; None is not checked
+    epochs: float = 1,
+    batch_size: int = 4,
+    teacher=None,
+    alpha: float = 0.7,  # of a distillation
+    reference=None,  # of DPO: LM, folder or name; None is the model itself
+    lora=None,  # an adapter? Then the reference is the model without it
+    config: dict | None = None,  # what goes to TRL's config
+    force: bool = False,  # warn instead of refusing
+) -> list[dict]:  # the rows; of a stream, the first thousand
     "Refuse to train what would silently fail: ValueError (DataError when the rows are at fault) says what and how to mend it."
     from ftguide.models import context_length, load
+
     kind = dict(sft="sft", dpo="pairs", distill="corpus").get(method)
-    if kind is None: raise ValueError(f"method must be sft, dpo or distill, not {method!r}")
+    if kind is None:
+        raise ValueError(f"method must be sft, dpo or distill, not {method!r}")
     lm, config, problems = load(base), config or {}, []
     rows = head(data, kind, config) if is_streamed(data) else read(data, kind)
     if teacher is not None:
         teacher = load(teacher)
         if alpha > 0 and (differ := different_tokens(teacher.tokenizer, lm.tokenizer)):
-            problems.append(f"teacher and student have different tokenizers (first difference, token and its two ids: {differ[0]}), so soft labels would teach the wrong tokens. Use alpha=0, which teaches with the teacher's text")
-    if method == "dpo" and not lora and not config.get("precompute_ref_log_probs", True): reference = reference or lm.model.config._name_or_path   # where TRL looks for it
-    if reference is not None: problems += _reference(lm, reference)
+            problems.append(
+                f"teacher and student have different tokenizers (first difference, token and its two ids: {differ[0]}), so soft labels would teach the wrong tokens. Use alpha=0, which teaches with the teacher's text"
+            )
+    if method == "dpo" and not lora and not config.get("precompute_ref_log_probs", True):
+        reference = reference or lm.model.config._name_or_path  # where TRL looks for it
+    if reference is not None:
+        problems += _reference(lm, reference)
     problems += _wording(lm, rows, kind)
-    long = [p for one in (teacher, lm) if one is not None for p in _long(one.tokenizer, one.name, context_length(one), rows, kind)]
-    n = -(-sum(lengths(lm.tokenizer, rows, kind)) // min(context_length(lm), 4096)) if config.get("packing") else len(rows)
+    long = [
+        p
+        for one in (teacher, lm)
+        if one is not None
+        for p in _long(one.tokenizer, one.name, context_length(one), rows, kind)
+    ]
+    n = (
+        -(-sum(lengths(lm.tokenizer, rows, kind)) // min(context_length(lm), 4096))
+        if config.get("packing")
+        else len(rows)
+    )
     problems += _pace(lm, n, method, learning_rate, epochs, batch_size, config)
     return _decide(rows, problems, long, force)
 
-def _decide(rows, problems:list[str], long:list[str], force:bool) -> list[dict]:
-    if (problems or long) and not force: raise (ValueError if problems else DataError)("; ".join(problems + long))
-    for p in problems + long: warnings.warn(f"training all the same: {p}", stacklevel=3)
+
+def _decide(rows, problems: list[str], long: list[str], force: bool) -> list[dict]:
+    if (problems or long) and not force:
+        raise (ValueError if problems else DataError)("; ".join(problems + long))
+    for p in problems + long:
+        warnings.warn(f"training all the same: {p}", stacklevel=3)
     return rows

@@ -4,7 +4,9 @@
 
 # %% ../nbs/00_decide.ipynb #decide-imports
 from __future__ import annotations
-import json, math
+
+import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from numbers import Real
@@ -18,112 +20,214 @@ __all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'METHODS', 'TILE', 'CHUNK', 'HORIZON_MO
 @dataclass(frozen=True)
 class Branch:
     "What follows from one answer."
-    then:str          # name of the next question, or of an end
-    because:str       # the reason; {names} are filled with the numbers of the case
-    step:str = ""     # the training step it adds: "sft", "dpo" or "distill"
-    missing:str = ""  # what it finds missing, "thing: how much"
-    how:str = ""      # how to collect it
+
+    then: str  # name of the next question, or of an end
+    because: str  # the reason; {names} are filled with the numbers of the case
+    step: str = ""  # the training step it adds: "sft", "dpo" or "distill"
+    missing: str = ""  # what it finds missing, "thing: how much"
+    how: str = ""  # how to collect it
+
 
 @dataclass(frozen=True)
 class Question:
     "One question of the tree and its two branches."
-    ask:str
-    yes:Branch
-    no:Branch
+
+    ask: str
+    yes: Branch
+    no: Branch
+
 
 STEP_NAMES = {"sft": "SFT", "dpo": "DPO", "distill": "distillation"}
-ENDS = {"measure": "score more rows first", "stop": "do not train", "wait": "do not train yet", "collect": "collect data first", "deploy": "measure, then deploy"}
+ENDS = {
+    "measure": "score more rows first",
+    "stop": "do not train",
+    "wait": "do not train yet",
+    "collect": "collect data first",
+    "deploy": "measure, then deploy",
+}
 TREE = {
-    "certain": Question("Is the score certain enough?",
+    "certain": Question(
+        "Is the score certain enough?",
         yes=Branch("prompt", "{score}: {interval}"),
-        no=Branch("measure", "{score} reaches across good_enough {good_enough:g}: it says neither yes nor no", missing="test rows: {rows_short}",
-                  how="score the same prompt on new rows; four times the rows halve the interval")),
-    "prompt": Question("Is a good prompt enough?",
-        yes=Branch("stop", "it scores {score} (good_enough {good_enough:g}); to pay less, score it on a smaller model"),
-        no=Branch("worth", "it scores {score} (good_enough {good_enough:g}): there is something to gain")),
-    "worth": Question("Is the gain worth the cost?",
+        no=Branch(
+            "measure",
+            "{score} reaches across good_enough {good_enough:g}: it says neither yes nor no",
+            missing="test rows: {rows_short}",
+            how="score the same prompt on new rows; four times the rows halve the interval",
+        ),
+    ),
+    "prompt": Question(
+        "Is a good prompt enough?",
+        yes=Branch(
+            "stop",
+            "it scores {score} (good_enough {good_enough:g}); to pay less, score it on a smaller model",
+        ),
+        no=Branch("worth", "it scores {score} (good_enough {good_enough:g}): there is something to gain"),
+    ),
+    "worth": Question(
+        "Is the gain worth the cost?",
         yes=Branch("labels", "you say so; estimate and roi say it in money"),
-        no=Branch("wait", "keep the prompt; ask again when volume, prices or the task change")),
-    "labels": Question("Enough labelled examples?",
-        yes=Branch("objective", "{labelled_examples:,.0f} (min_labelled {min_labelled:,.0f}): teach what is right", step="sft"),
-        no=Branch("collect", "{labelled_examples:,.0f} (min_labelled {min_labelled:,.0f})", missing="labelled examples: {labels_short:,.0f} more",
-                  how="a test set first; then let the best prompt draft answers to the commonest inputs, and people correct them")),
-    "objective": Question("Is there one right answer?",
+        no=Branch("wait", "keep the prompt; ask again when volume, prices or the task change"),
+    ),
+    "labels": Question(
+        "Enough labelled examples?",
+        yes=Branch(
+            "objective",
+            "{labelled_examples:,.0f} (min_labelled {min_labelled:,.0f}): teach what is right",
+            step="sft",
+        ),
+        no=Branch(
+            "collect",
+            "{labelled_examples:,.0f} (min_labelled {min_labelled:,.0f})",
+            missing="labelled examples: {labels_short:,.0f} more",
+            how="a test set first; then let the best prompt draft answers to the commonest inputs, and people correct them",
+        ),
+    ),
+    "objective": Question(
+        "Is there one right answer?",
         yes=Branch("cost", "nothing is better than the right answer: SFT is sufficient"),
-        no=Branch("pairs", "several answers are right and some are better: SFT cannot say which")),
-    "pairs": Question("Enough preference pairs?",
-        yes=Branch("cost", "{preference_pairs:,.0f} (min_pairs {min_pairs:,.0f}): teach what is better", step="dpo"),
-        no=Branch("cost", "{preference_pairs:,.0f} (min_pairs {min_pairs:,.0f})", missing="preference pairs: {pairs_short:,.0f} more",
-                  how="after SFT: sample two answers of the SFT model for each prompt, and let users or an A/B test choose")),
-    "cost": Question("Is cost or latency critical?",
+        no=Branch("pairs", "several answers are right and some are better: SFT cannot say which"),
+    ),
+    "pairs": Question(
+        "Enough preference pairs?",
+        yes=Branch(
+            "cost", "{preference_pairs:,.0f} (min_pairs {min_pairs:,.0f}): teach what is better", step="dpo"
+        ),
+        no=Branch(
+            "cost",
+            "{preference_pairs:,.0f} (min_pairs {min_pairs:,.0f})",
+            missing="preference pairs: {pairs_short:,.0f} more",
+            how="after SFT: sample two answers of the SFT model for each prompt, and let users or an A/B test choose",
+        ),
+    ),
+    "cost": Question(
+        "Is cost or latency critical?",
         yes=Branch("teacher", "critical: {critical}; a smaller model answers both"),
-        no=Branch("deploy", "{critical}serve the trained model as it is")),
-    "teacher": Question("Is there a teacher?",
+        no=Branch("deploy", "{critical}serve the trained model as it is"),
+    ),
+    "teacher": Question(
+        "Is there a teacher?",
         yes=Branch("deploy", "compress the teacher into a student", step="distill"),
-        no=Branch("deploy", "nobody to learn from", missing="a teacher: a larger model that does this task well",
-                  how="score larger models with the same prompt on the same test rows; one you may only call teaches with its text")),
+        no=Branch(
+            "deploy",
+            "nobody to learn from",
+            missing="a teacher: a larger model that does this task well",
+            how="score larger models with the same prompt on the same test rows; one you may only call teaches with its text",
+        ),
+    ),
 }
 
 # %% ../nbs/00_decide.ipynb #decide-plan
 @dataclass
 class Plan:
     "What to do in which order, why, and what to collect."
-    steps:list[str] = field(default_factory=list)          # "sft", "dpo", "distill"; empty = do not train (yet)
-    reasons:list[str] = field(default_factory=list)        # one per question asked
-    missing:list[str] = field(default_factory=list)        # what the questions asked found missing
-    answers:dict[str,bool] = field(default_factory=dict)   # question -> answer, in the order asked
-    end:str = "stop"                                       # name of one of ENDS
-    collect:list[str] = field(default_factory=list)        # everything to collect, in this order, and how
+
+    steps: list[str] = field(default_factory=list)  # "sft", "dpo", "distill"; empty = do not train (yet)
+    reasons: list[str] = field(default_factory=list)  # one per question asked
+    missing: list[str] = field(default_factory=list)  # what the questions asked found missing
+    answers: dict[str, bool] = field(default_factory=dict)  # question -> answer, in the order asked
+    end: str = "stop"  # name of one of ENDS
+    collect: list[str] = field(default_factory=list)  # everything to collect, in this order, and how
 
     @property
-    def verdict(self) -> str: # one line
+    def verdict(self) -> str:  # one line
         "The steps and where they end."
         return " → ".join([*(STEP_NAMES[s] for s in self.steps), ENDS[self.end]])
 
     def _rows(self):
-        return [(TREE[q].ask, "yes" if a else "no", why) for (q, a), why in zip(self.answers.items(), self.reasons)]
+        return [
+            (TREE[q].ask, "yes" if a else "no", why)
+            for (q, a), why in zip(self.answers.items(), self.reasons)
+        ]
 
     def __str__(self):
         rows = [f"  {ask:<28} {answer:<3}  {why}" for ask, answer, why in self._rows()]
-        return "\n".join([self.verdict, *rows, *(f"  {i}. collect {c}" for i, c in enumerate(self.collect, 1))])
+        return "\n".join(
+            [self.verdict, *rows, *(f"  {i}. collect {c}" for i, c in enumerate(self.collect, 1))]
+        )
 
     def _repr_markdown_(self):
         rows = [f"| {' | '.join(row)} |" for row in self._rows()]
-        list_ = ["\nCollect, in this order:\n", *(f"{i}. {c}" for i, c in enumerate(self.collect, 1))] if self.collect else []
-        return "\n".join([f"**{self.verdict}**\n", "| question | answer | because |", "|---|---|---|", *rows, *list_])
+        list_ = (
+            ["\nCollect, in this order:\n", *(f"{i}. {c}" for i, c in enumerate(self.collect, 1))]
+            if self.collect
+            else []
+        )
+        return "\n".join(
+            [f"**{self.verdict}**\n", "| question | answer | because |", "|---|---|---|", *rows, *list_]
+        )
 
 # %% ../nbs/00_decide.ipynb #decide-walk
-def _check(expected:str, ok, **values):
+def _check(expected: str, ok, **values):
     "Raise a ValueError that names the value, says what it is and what was expected."
     for name, value in values.items():
-        if not ok(value): raise ValueError(f"{name} must be {expected}, not {value!r}")
+        if not ok(value):
+            raise ValueError(f"{name} must be {expected}, not {value!r}")
 
-def _number(v, most=math.inf): return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= most
-def _count(v): return _number(v) and v == int(v)
-def _flag(v): return not isinstance(v, str) and v in (0, 1)
 
-def _scored(score, good_enough:float) -> dict:
+def _number(v, most=math.inf):
+    return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= most
+
+
+def _count(v):
+    return _number(v) and v == int(v)
+
+
+def _flag(v):
+    return not isinstance(v, str) and v in (0, 1)
+
+
+def _scored(score, good_enough: float) -> dict:
     "What a score says about `good_enough`; one with value, low and high may leave it open."
     value, low, high = (getattr(score, k, score) for k in ("value", "low", "high"))
-    _check("a share between 0 and 1 (0.87, not 87), or a score whose value, low and high are", lambda v: _number(v, 1), **{"prompting_score": value, "prompting_score's low end": low, "prompting_score's high end": high})
-    if not low <= value <= high: raise ValueError(f"prompting_score must lie inside its interval, not {value:g} [{low:g}, {high:g}]")
+    _check(
+        "a share between 0 and 1 (0.87, not 87), or a score whose value, low and high are",
+        lambda v: _number(v, 1),
+        **{"prompting_score": value, "prompting_score's low end": low, "prompting_score's high end": high},
+    )
+    if not low <= value <= high:
+        raise ValueError(f"prompting_score must lie inside its interval, not {value:g} [{low:g}, {high:g}]")
     rows = getattr(score, "n", None)
-    if rows and low == high and value in (0, 1): low, high = (0.025 ** (1 / rows), 1) if value else (0, 1 - 0.025 ** (1 / rows))   # equal rows give a bootstrap no width: Clopper-Pearson
+    if rows and low == high and value in (0, 1):
+        low, high = (
+            (0.025 ** (1 / rows), 1) if value else (0, 1 - 0.025 ** (1 / rows))
+        )  # equal rows give a bootstrap no width: Clopper-Pearson
     exact = low == high
-    needed = math.inf if value == good_enough or not rows else math.ceil(rows * (max(high - value, value - low) / (value - good_enough)) ** 2)
-    return dict(value=value, certain=exact or not low <= good_enough < high, score=f"{value:.3g}" if exact else f"{value:.3g} [{low:.3g}, {high:.3g}]",
-                interval="no interval given, so it is taken as exact" if exact else f"the whole interval lies on one side of good_enough {good_enough:g}",
-                rows_short=f"about {needed - rows:,} more" if needed < 50 * (rows or 0) else "many times as many")
+    needed = (
+        math.inf
+        if value == good_enough or not rows
+        else math.ceil(rows * (max(high - value, value - low) / (value - good_enough)) ** 2)
+    )
+    return dict(
+        value=value,
+        certain=exact or not low <= good_enough < high,
+        score=f"{value:.3g}" if exact else f"{value:.3g} [{low:.3g}, {high:.3g}]",
+        interval="no interval given, so it is taken as exact"
+        if exact
+        else f"the whole interval lies on one side of good_enough {good_enough:g}",
+        rows_short=f"about {needed - rows:,} more" if needed < 50 * (rows or 0) else "many times as many",
+    )
 
-def _latency(target, measured, critical) -> tuple: # (what to say, is it too slow?)
-    if target is None and measured is None: return "latency", bool(critical)
-    if target is None or measured is None: raise ValueError("latency_target_ms and latency_ms (measured on the model you would serve) belong together; or set latency_critical yourself")
-    _check("a number of milliseconds, above 0", lambda v: _number(v) and v > 0, latency_target_ms=target, latency_ms=measured)
+
+def _latency(target, measured, critical) -> tuple:  # (what to say, is it too slow?)
+    if target is None and measured is None:
+        return "latency", bool(critical)
+    if target is None or measured is None:
+        raise ValueError(
+            "latency_target_ms and latency_ms (measured on the model you would serve) belong together; or set latency_critical yourself"
+        )
+    _check(
+        "a number of milliseconds, above 0",
+        lambda v: _number(v) and v > 0,
+        latency_target_ms=target,
+        latency_ms=measured,
+    )
     return f"latency {measured:g} ms (target {target:g})", bool(critical) or measured > target
 
+
 def _walk(
-    answers:dict, # question -> bool, for all questions
-    case:dict,    # the numbers the reasons mention
+    answers: dict,  # question -> bool, for all questions
+    case: dict,  # the numbers the reasons mention
 ) -> Plan:
     "Follow the answers through TREE."
     plan, at = Plan(), next(iter(TREE))
@@ -131,7 +235,8 @@ def _walk(
         plan.answers[at] = bool(answers[at])
         branch = TREE[at].yes if answers[at] else TREE[at].no
         plan.reasons.append(branch.because.format(**case))
-        if branch.step: plan.steps.append(branch.step)
+        if branch.step:
+            plan.steps.append(branch.step)
         if branch.missing:
             plan.missing.append(branch.missing.format(**case))
             plan.collect.append(f"{plan.missing[-1]}; {branch.how}")
@@ -141,121 +246,216 @@ def _walk(
 
 # %% ../nbs/00_decide.ipynb #decide-choose
 def choose_technique(
-    prompting_score,               # quality of your best prompt on the model you would serve, 0..1; or a score with value, low, high; else ValueError
-    labelled_examples:int,         # inputs with a checked answer; the chosen side of a pair is one too
-    preference_pairs:int=0,        # a better and a worse answer to the same prompt
-    objective_task:bool=True,      # one right answer? False: several are right and some are better
-    cost_critical:bool=False,      # is a call too expensive?
-    latency_critical:bool=False,   # is a call too slow?
-    teacher_available:bool=True,   # a larger model good at this task; the one the plan trains counts
-    good_enough:float=0.9,         # a prompting score above this means: do not train
-    min_labelled:int=1000,         # examples before SFT; folklore, adjust it
-    min_pairs:int=1000,            # pairs before DPO; folklore, adjust it
-    worth_it:bool=True,            # is the gain worth the cost? see `estimate` and `roi`
-    latency_target_ms:float|None=None, # longest acceptable call, milliseconds; needs latency_ms
-    latency_ms:float|None=None,    # measured call of the model you would serve, milliseconds
-) -> Plan: # steps, reasons, what to collect
+    prompting_score,  # quality of your best prompt on the model you would serve, 0..1; or a score with value, low, high; else ValueError
+    labelled_examples: int,  # inputs with a checked answer; the chosen side of a pair is one too
+    preference_pairs: int = 0,  # a better and a worse answer to the same prompt
+    objective_task: bool = True,  # one right answer? False: several are right and some are better
+    cost_critical: bool = False,  # is a call too expensive?
+    latency_critical: bool = False,  # is a call too slow?
+    teacher_available: bool = True,  # a larger model good at this task; the one the plan trains counts
+    good_enough: float = 0.9,  # a prompting score above this means: do not train
+    min_labelled: int = 1000,  # examples before SFT; folklore, adjust it
+    min_pairs: int = 1000,  # pairs before DPO; folklore, adjust it
+    worth_it: bool = True,  # is the gain worth the cost? see `estimate` and `roi`
+    latency_target_ms: float | None = None,  # longest acceptable call, milliseconds; needs latency_ms
+    latency_ms: float | None = None,  # measured call of the model you would serve, milliseconds
+) -> Plan:  # steps, reasons, what to collect
     "Which techniques to use, in which order, and why (TREE with your numbers)."
     case = dict(locals())
     _check("a share between 0 and 1 (0.87, not 87)", lambda v: _number(v, 1), good_enough=good_enough)
-    _check("a whole number, 0 or more", _count, **{k: case[k] for k in ("labelled_examples", "preference_pairs", "min_labelled", "min_pairs")})
-    _check("True or False", _flag, **{k: case[k] for k in ("objective_task", "cost_critical", "latency_critical", "teacher_available", "worth_it")})
+    _check(
+        "a whole number, 0 or more",
+        _count,
+        **{k: case[k] for k in ("labelled_examples", "preference_pairs", "min_labelled", "min_pairs")},
+    )
+    _check(
+        "True or False",
+        _flag,
+        **{
+            k: case[k]
+            for k in ("objective_task", "cost_critical", "latency_critical", "teacher_available", "worth_it")
+        },
+    )
     latency, slow = _latency(latency_target_ms, latency_ms, latency_critical)
-    case |= _scored(prompting_score, good_enough) | dict(labels_short=min_labelled - labelled_examples, pairs_short=min_pairs - preference_pairs)
-    case["critical"] = " and ".join(["cost"] * bool(cost_critical) + [latency] * slow) or (f"{latency}; " if latency_ms else "")
-    answers = dict(certain=case["certain"], prompt=case["value"] > good_enough, worth=worth_it, labels=labelled_examples >= min_labelled, objective=objective_task,
-                   pairs=preference_pairs >= min_pairs, cost=cost_critical or slow, teacher=teacher_available)
+    case |= _scored(prompting_score, good_enough) | dict(
+        labels_short=min_labelled - labelled_examples, pairs_short=min_pairs - preference_pairs
+    )
+    case["critical"] = " and ".join(["cost"] * bool(cost_critical) + [latency] * slow) or (
+        f"{latency}; " if latency_ms else ""
+    )
+    answers = dict(
+        certain=case["certain"],
+        prompt=case["value"] > good_enough,
+        worth=worth_it,
+        labels=labelled_examples >= min_labelled,
+        objective=objective_task,
+        pairs=preference_pairs >= min_pairs,
+        cost=cost_critical or slow,
+        teacher=teacher_available,
+    )
     plan = _walk(answers, case)
-    if plan.end == "collect": plan.collect += _walk({**answers, "labels": True}, case).collect
+    if plan.end == "collect":
+        plan.collect += _walk({**answers, "labels": True}, case).collect
     return plan
 
 # %% ../nbs/00_decide.ipynb #decide-draw
-def _places() -> dict: # name -> (x, y)
+def _places() -> dict:  # name -> (x, y)
     "Where each question and end of TREE stands."
     into = Counter(b.then for q in TREE.values() for b in (q.yes, q.no))
     places = {name: (0, -row) for row, name in enumerate([*TREE, *(e for e in ENDS if into[e] > 1)])}
     for name, q in TREE.items():
-        for b in (q.yes, q.no): places.setdefault(b.then, (1.9, places[name][1]))
+        for b in (q.yes, q.no):
+            places.setdefault(b.then, (1.9, places[name][1]))
     return places
 
-def _label(yes:bool, branch:Branch) -> str:
+
+def _label(yes: bool, branch: Branch) -> str:
     "What stands beside an arrow: the answer, and the step it adds or what it finds missing."
     answer = "yes" if yes else "no"
-    if branch.step: return f"{answer}: {STEP_NAMES[branch.step]}"
+    if branch.step:
+        return f"{answer}: {STEP_NAMES[branch.step]}"
     return f"{answer}, missing:\n{branch.missing.split(':')[0]}" if branch.missing else answer
 
+
 _HALF = 0.64  # half the width of a box
+
 
 def _draw_branch(ax, start, end, yes, branch, taken):
     "An arrow from `start` to `end` and its label."
     (x, y), (x2, y2), side = start, end, -1 if yes else 1
     look = dict(color="black" if taken else "0.55", lw=2.4 if taken else 1)
-    text = dict(s=_label(yes, branch), fontsize=8, weight="bold" if taken else "normal", ha="right" if side < 0 and x2 == x else "left")
-    if x2 > x: tail, head, (a, b, va) = (_HALF, y), (x2 - _HALF, y), (_HALF + 0.04, y + 0.05, "bottom")
-    elif y - y2 == 1: tail, head, (a, b, va) = (side * 0.3, y - 0.2), (side * 0.3, y2 + 0.2), (side * 0.34, y - 0.5, "center")
+    text = dict(
+        s=_label(yes, branch),
+        fontsize=8,
+        weight="bold" if taken else "normal",
+        ha="right" if side < 0 and x2 == x else "left",
+    )
+    if x2 > x:
+        tail, head, (a, b, va) = (_HALF, y), (x2 - _HALF, y), (_HALF + 0.04, y + 0.05, "bottom")
+    elif y - y2 == 1:
+        tail, head, (a, b, va) = (
+            (side * 0.3, y - 0.2),
+            (side * 0.3, y2 + 0.2),
+            (side * 0.34, y - 0.5, "center"),
+        )
     else:
         rail = side * (_HALF + 0.2)
         tail, head, (a, b, va) = (rail, y2), (side * _HALF, y2), (rail + side * 0.04, (y + y2) / 2, "center")
         ax.plot([side * _HALF, rail, rail], [y, y, y2], **look)
-    ax.annotate("", head, tail, arrowprops=dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=12, **look))
+    ax.annotate(
+        "", head, tail, arrowprops=dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=12, **look)
+    )
     ax.text(a, b, va=va, **text)
+
 
 def _draw_box(ax, name, place, on):
     "A question (round) or an end (square); grey and thick when `on`."
     from matplotlib.patches import FancyBboxPatch
+
     (x, y), style = place, "round,pad=0,rounding_size=0.12" if name in TREE else "square,pad=0"
-    ax.add_patch(FancyBboxPatch((x - _HALF, y - 0.2), 2 * _HALF, 0.4, boxstyle=style, fc="0.85" if on else "white", ec="black", lw=1 + on))
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - _HALF, y - 0.2),
+            2 * _HALF,
+            0.4,
+            boxstyle=style,
+            fc="0.85" if on else "white",
+            ec="black",
+            lw=1 + on,
+        )
+    )
     ax.text(x, y, TREE[name].ask if name in TREE else ENDS[name], ha="center", va="center", fontsize=9)
 
+
 def draw_tree(
-    plan:Plan|None=None, # its way through the tree is drawn thick, on grey boxes
-    ax=None,             # matplotlib axes; None makes a figure
-): # the axes
+    plan: Plan | None = None,  # its way through the tree is drawn thick, on grey boxes
+    ax=None,  # matplotlib axes; None makes a figure
+):  # the axes
     "Draw TREE, and the way `plan` took."
     import matplotlib.pyplot as plt
-    if ax is None: _, ax = plt.subplots(figsize=(6.4, 5.8), layout="constrained")
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 5.8), layout="constrained")
     places, taken = _places(), plan.answers if plan else {}
     for name, q in TREE.items():
         _draw_branch(ax, places[name], places[q.yes.then], True, q.yes, taken.get(name) is True)
         _draw_branch(ax, places[name], places[q.no.then], False, q.no, taken.get(name) is False)
-    for name, place in places.items(): _draw_box(ax, name, place, name in taken or (plan is not None and plan.end == name))
+    for name, place in places.items():
+        _draw_box(ax, name, place, name in taken or (plan is not None and plan.end == name))
     ax.set(xlim=(-1.15, 2.6), ylim=(min(y for _, y in places.values()) - 0.3, 0.3))
     ax.axis("off")
     return ax
 
 # %% ../nbs/00_decide.ipynb #decide-explore
-def explore(**start): # starting values of choose_technique's arguments -> widget, or Plan when nobody can click
+def explore(
+    **start,
+):  # starting values of choose_technique's arguments -> widget, or Plan when nobody can click
     "choose_technique on sliders, where ipywidgets is installed and somebody can move them."
-    import importlib.util, os, sys
-    values = dict(prompting_score=0.6, labelled_examples=2000, preference_pairs=0, objective_task=True, cost_critical=False, latency_critical=False, teacher_available=True, worth_it=True) | start
+    import importlib.util
+    import os
+    import sys
+
+    values = (
+        dict(
+            prompting_score=0.6,
+            labelled_examples=2000,
+            preference_pairs=0,
+            objective_task=True,
+            cost_critical=False,
+            latency_critical=False,
+            teacher_available=True,
+            worth_it=True,
+        )
+        | start
+    )
     live = "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules or "VSCODE_PID" in os.environ
-    if not live or not importlib.util.find_spec("ipywidgets"): return choose_technique(**values)
+    if not live or not importlib.util.find_spec("ipywidgets"):
+        return choose_technique(**values)
     import ipywidgets as w
     from IPython.display import display
+
     def control(name, value):
-        if not isinstance(value, Real): return w.fixed(value)
-        if isinstance(value, bool): return w.Checkbox(value, description=name, indent=False)
-        if isinstance(value, float): return w.FloatSlider(value, min=0, max=1, step=0.01, description=name, style=dict(description_width="initial"))
-        return w.IntSlider(value, min=0, max=max(10_000, value), step=50, description=name, style=dict(description_width="initial"))
-    return w.interactive(lambda **chosen: display(choose_technique(**chosen)), **{k: control(k, v) for k, v in values.items()})
+        if not isinstance(value, Real):
+            return w.fixed(value)
+        if isinstance(value, bool):
+            return w.Checkbox(value, description=name, indent=False)
+        if isinstance(value, float):
+            return w.FloatSlider(
+                value, min=0, max=1, step=0.01, description=name, style=dict(description_width="initial")
+            )
+        return w.IntSlider(
+            value,
+            min=0,
+            max=max(10_000, value),
+            step=50,
+            description=name,
+            style=dict(description_width="initial"),
+        )
+
+    return w.interactive(
+        lambda **chosen: display(choose_technique(**chosen)), **{k: control(k, v) for k, v in values.items()}
+    )
 
 # %% ../nbs/00_decide.ipynb #decide-prices
 def prices(
-    file=None, # JSON of the same form; None reads the one in the package
-) -> dict: # "gpus" and "apis": name -> dict with date and source
+    file=None,  # JSON of the same form; None reads the one in the package
+) -> dict:  # "gpus" and "apis": name -> dict with date and source
     "Dated prices of GPUs and APIs."
     from importlib.resources import files
     from pathlib import Path
+
     return json.loads((Path(file) if file else files("ftguide") / "prices.json").read_text(encoding="utf-8"))
 
+
 def api_usd(
-    name:str,             # one of prices()["apis"], else ValueError
-    tokens_in:float,      # read
-    tokens_out:float=0.0, # written
-) -> float: # USD
+    name: str,  # one of prices()["apis"], else ValueError
+    tokens_in: float,  # read
+    tokens_out: float = 0.0,  # written
+) -> float:  # USD
     "What an API takes for so many tokens."
     apis = prices()["apis"]
-    if name not in apis: raise ValueError(f"no API {name!r} in prices.json; it has {', '.join(apis)}")
+    if name not in apis:
+        raise ValueError(f"no API {name!r} in prices.json; it has {', '.join(apis)}")
     _check("a number, 0 or more", _number, tokens_in=tokens_in, tokens_out=tokens_out)
     return (tokens_in * apis[name]["usd_in"] + tokens_out * apis[name]["usd_out"]) / 1e6
 
@@ -263,100 +463,220 @@ def api_usd(
 @dataclass(frozen=True)
 class Shape:
     "What memory and arithmetic depend on."
-    parameters:int   # shared ones once
-    matmul:int       # weights of the linear layers, without the output layer
-    hidden:int; ffn:int; layers:int; heads:int
-    attention:int    # heads x head width
-    vocabulary:int
-    tied:bool        # is the output layer the embedding?
-    sides:int        # inputs plus outputs of all linear layers, for LoRA
-    linears:int      # how many linear layers
 
-def _config(model): # -> transformers config; ValueError
-    from pathlib import Path
+    parameters: int  # shared ones once
+    matmul: int  # weights of the linear layers, without the output layer
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    attention: int  # heads x head width
+    vocabulary: int
+    tied: bool  # is the output layer the embedding?
+    sides: int  # inputs plus outputs of all linear layers, for LoRA
+    linears: int  # how many linear layers
+
+
+def _config(model):  # -> transformers config; ValueError
     from importlib.resources import files
+    from pathlib import Path
+
     from transformers import AutoConfig
-    model = getattr(model, "model", model) if hasattr(model, "tokenizer") else model   # an LM
+
+    model = getattr(model, "model", model) if hasattr(model, "tokenizer") else model  # an LM
     model = getattr(model, "config", model)
     shipped = files("ftguide") / "checkpoints" / str(model)
     try:
-        if isinstance(model, dict): return AutoConfig.for_model(**model)
-        if isinstance(model, (str, Path)): return AutoConfig.from_pretrained(str(shipped) if shipped.is_dir() and str(model) else str(model), trust_remote_code=False)
-    except Exception as e:   # a bad value has an error class of its own in each library
-        if isinstance(model, dict): raise ValueError(f"not a config: {str(e).splitlines()[-1].strip()}. The dict needs a known model_type, such as \"llama\", and sizes that fit together") from e
-        raise ValueError(f"no config for {str(model)[:80]!r}: it is no folder with a config.json and no known model_type, not in the local cache, and the hub was not reached") from e
-    if not hasattr(model, "model_type"): raise ValueError(f"model must be a hub name, a folder, a config, a dict or a loaded model, not {type(model).__name__}")
+        if isinstance(model, dict):
+            return AutoConfig.for_model(**model)
+        if isinstance(model, (str, Path)):
+            return AutoConfig.from_pretrained(
+                str(shipped) if shipped.is_dir() and str(model) else str(model), trust_remote_code=False
+            )
+    except Exception as e:  # a bad value has an error class of its own in each library
+        if isinstance(model, dict):
+            raise ValueError(
+                f'not a config: {str(e).splitlines()[-1].strip()}. The dict needs a known model_type, such as "llama", and sizes that fit together'
+            ) from e
+        raise ValueError(
+            f"no config for {str(model)[:80]!r}: it is no folder with a config.json and no known model_type, not in the local cache, and the hub was not reached"
+        ) from e
+    if not hasattr(model, "model_type"):
+        raise ValueError(
+            f"model must be a hub name, a folder, a config, a dict or a loaded model, not {type(model).__name__}"
+        )
     return model
 
+
 def shape(
-    model, # hub name, folder, transformers config, dict of one, or a loaded model
-) -> Shape: # ValueError for what is not a dense decoder
+    model,  # hub name, folder, transformers config, dict of one, or a loaded model
+) -> Shape:  # ValueError for what is not a dense decoder
     "Count a model from its config: the architecture is built on the meta device, which holds no numbers."
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as encoders
+
     config = _config(model).get_text_config()
-    if config.is_encoder_decoder or config.model_type in encoders and not getattr(config, "is_decoder", False):
-        raise ValueError(f"{config.model_type} is not a decoder: SFT, DPO and distillation need a causal language model")
-    lacks = [k for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if not getattr(config, k, None)]
-    if lacks: raise ValueError(f"the config of {config.model_type} has no {', '.join(lacks)}")
-    if max(getattr(config, k, None) or 0 for k in ("num_experts", "num_local_experts", "n_routed_experts")) > 1: raise ValueError(f"{config.model_type} is a mixture of experts, which estimate does not cover")
+    if config.is_encoder_decoder or (
+        config.model_type in encoders and not getattr(config, "is_decoder", False)
+    ):
+        raise ValueError(
+            f"{config.model_type} is not a decoder: SFT, DPO and distillation need a causal language model"
+        )
+    lacks = [
+        k
+        for k in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "vocab_size",
+        )
+        if not getattr(config, k, None)
+    ]
+    if lacks:
+        raise ValueError(f"the config of {config.model_type} has no {', '.join(lacks)}")
+    if (
+        max(getattr(config, k, None) or 0 for k in ("num_experts", "num_local_experts", "n_routed_experts"))
+        > 1
+    ):
+        raise ValueError(f"{config.model_type} is a mixture of experts, which estimate does not cover")
     try:
-        with torch.device("meta"): built = AutoModelForCausalLM.from_config(config)
-    except (ValueError, RuntimeError, TypeError) as e: raise ValueError(f"cannot build {config.model_type} from its config: {str(e).splitlines()[0]}") from e
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config)
+    except (ValueError, RuntimeError, TypeError) as e:
+        raise ValueError(f"cannot build {config.model_type} from its config: {str(e).splitlines()[0]}") from e
     head = built.get_output_embeddings()
     linear = [m.weight.shape for m in built.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    width = (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) * config.num_attention_heads
-    return Shape(sum(p.numel() for p in built.parameters()), sum(a * b for a, b in linear), config.hidden_size, config.intermediate_size, config.num_hidden_layers,
-                 config.num_attention_heads, width, config.vocab_size, bool(config.tie_word_embeddings), sum(a + b for a, b in linear), len(linear))
+    width = (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    ) * config.num_attention_heads
+    return Shape(
+        sum(p.numel() for p in built.parameters()),
+        sum(a * b for a, b in linear),
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        width,
+        config.vocab_size,
+        bool(config.tie_word_embeddings),
+        sum(a + b for a, b in linear),
+        len(linear),
+    )
 
 # %% ../nbs/00_decide.ipynb #decide-parts
 METHODS = ("sft", "lora", "dpo", "distill")
-TILE = 4096, 32768   # positions x words that trl's fused output layer computes at once
-CHUNK = 2**21        # scores that `distillation_loss` computes at once
+TILE = 4096, 32768  # positions x words that trl's fused output layer computes at once
+CHUNK = 2**21  # scores that `distillation_loss` computes at once
 
-def _parts(s:Shape, method:str, rows:int, length:int, scored:float, rank:int, teacher:Shape|None, states:float, gpu:bool) -> dict: # part -> bytes
+
+def _parts(
+    s: Shape,
+    method: str,
+    rows: int,
+    length: int,
+    scored: float,
+    rank: int,
+    teacher: Shape | None,
+    states: float,
+    gpu: bool,
+) -> dict:  # part -> bytes
     "Memory of a training step by part."
     tokens, wanted = rows * length, rows * length * scored
     trained = rank * s.sides if method == "lora" else s.parameters
-    kept = (4 if method == "lora" else 6) * s.hidden + 4 * s.attention + 4 * s.ffn + s.heads + 2 + length + (rank * s.linears / s.layers if method == "lora" else 0)
+    kept = (
+        (4 if method == "lora" else 6) * s.hidden
+        + 4 * s.attention
+        + 4 * s.ffn
+        + s.heads
+        + 2
+        + length
+        + (rank * s.linears / s.layers if method == "lora" else 0)
+    )
     tile, scores = min(wanted if gpu else tokens, TILE[0]) * min(s.vocabulary, TILE[1]), wanted * s.vocabulary
-    return dict(weights=4 * s.parameters + (4 * trained if method == "lora" else 0) + (2 * s.matmul if gpu else 0), gradients=4 * trained, optimizer=8 * trained,
-                activations=tokens * (s.layers * s.hidden * 4 + kept * 2 if gpu else (s.layers * kept + 2 * s.hidden) * 4),
-                logits=28 * min(scores, CHUNK) if method == "distill" else 2 * tile if gpu else 33 * tile if method == "lora" else {"sft": 12, "dpo": 16}[method] * scores,
-                teacher=4 * teacher.parameters + states if teacher else 0)
+    return dict(
+        weights=4 * s.parameters + (4 * trained if method == "lora" else 0) + (2 * s.matmul if gpu else 0),
+        gradients=4 * trained,
+        optimizer=8 * trained,
+        activations=tokens
+        * (s.layers * s.hidden * 4 + kept * 2 if gpu else (s.layers * kept + 2 * s.hidden) * 4),
+        logits=28 * min(scores, CHUNK)
+        if method == "distill"
+        else 2 * tile
+        if gpu
+        else 33 * tile
+        if method == "lora"
+        else {"sft": 12, "dpo": 16}[method] * scores,
+        teacher=4 * teacher.parameters + states if teacher else 0,
+    )
 
-def _peak(p:dict, s:Shape, method:str, reference:float, gpu:bool) -> float: # bytes
+
+def _peak(p: dict, s: Shape, method: str, reference: float, gpu: bool) -> float:  # bytes
     "The larger of the two moments, or of what comes before: copying the model, and for DPO the reference over `reference` scored tokens at once."
     head = 0 if method == "lora" else 4 * s.vocabulary * s.hidden
-    logits = {"sft": max(p["logits"], p["logits"] / 3 + head), "dpo": p["logits"] + head, "distill": p["logits"] + head}.get(method, p["logits"])
-    before = 0 if gpu else max(8 * s.parameters, p["weights"] + 20 * reference * s.vocabulary if method == "dpo" else 0)
-    return max(before, p["weights"] + p["optimizer"] + p["teacher"] + max(p["activations"] + logits, p["gradients"] + (2 * head if s.tied else 0)))
+    logits = {
+        "sft": max(p["logits"], p["logits"] / 3 + head),
+        "dpo": p["logits"] + head,
+        "distill": p["logits"] + head,
+    }.get(method, p["logits"])
+    before = (
+        0
+        if gpu
+        else max(8 * s.parameters, p["weights"] + 20 * reference * s.vocabulary if method == "dpo" else 0)
+    )
+    return max(
+        before,
+        p["weights"]
+        + p["optimizer"]
+        + p["teacher"]
+        + max(p["activations"] + logits, p["gradients"] + (2 * head if s.tied else 0)),
+    )
 
-def _flops(s:Shape, method:str, length:int, scored:float, tokens:float, epochs:float, teacher:Shape|None, gpu:bool) -> float:
+
+def _flops(
+    s: Shape,
+    method: str,
+    length: int,
+    scored: float,
+    tokens: float,
+    epochs: float,
+    teacher: Shape | None,
+    gpu: bool,
+) -> float:
     "Operations of a whole run."
-    body, head = lambda m: 2 * m.matmul + 4 * m.layers * m.attention * length, lambda m: 2 * m.vocabulary * m.hidden
-    again = gpu                                              # gradient checkpointing runs every layer twice
-    tiles = method == "lora" or gpu and method != "distill"  # trl's output layer computes its logits twice, on a CPU for every position
+    body, head = (
+        lambda m: 2 * m.matmul + 4 * m.layers * m.attention * length,
+        lambda m: 2 * m.vocabulary * m.hidden,
+    )
+    again = gpu  # gradient checkpointing runs every layer twice
+    tiles = method == "lora" or (
+        gpu and method != "distill"
+    )  # trl's output layer computes its logits twice, on a CPU for every position
     share = 1 if method == "lora" and not gpu else scored
-    step = body(s) * ((2 if method == "lora" else 3) + again) + head(s) * share * ((2 if method == "lora" else 3) + tiles)
-    before = body(s) + head(s) * share if method == "dpo" else body(teacher) if teacher else 0   # the reference pass; the teacher's body, kept
+    step = body(s) * ((2 if method == "lora" else 3) + again) + head(s) * share * (
+        (2 if method == "lora" else 3) + tiles
+    )
+    before = (
+        body(s) + head(s) * share if method == "dpo" else body(teacher) if teacher else 0
+    )  # the reference pass; the teacher's body, kept
     return tokens * (epochs * (step + (head(teacher) * share if teacher else 0)) + before)
 
 # %% ../nbs/00_decide.ipynb #decide-estimate
 @dataclass(frozen=True)
 class Estimate:
     "What a training run needs."
-    method:str
-    parameters:int       # of the model
-    trained:int          # of them, or of the adapter
-    memory:dict          # part -> bytes
-    peak_bytes:float     # they are not all there at once
-    flops:float          # of the whole run
-    hours:float
-    usd:float
-    device:str
-    device_gb:float
+
+    method: str
+    parameters: int  # of the model
+    trained: int  # of them, or of the adapter
+    memory: dict  # part -> bytes
+    peak_bytes: float  # they are not all there at once
+    flops: float  # of the whole run
+    hours: float
+    usd: float
+    device: str
+    device_gb: float
 
     @property
     def fits(self) -> bool:
@@ -364,85 +684,135 @@ class Estimate:
         return self.peak_bytes <= 0.9 * self.device_gb * 1e9
 
     def _rows(self):
-        yield "parameters", f"{self.parameters:,}" + ("" if self.trained == self.parameters else f", {self.trained:,} trained")
+        yield (
+            "parameters",
+            f"{self.parameters:,}"
+            + ("" if self.trained == self.parameters else f", {self.trained:,} trained"),
+        )
         for part, n in self.memory.items():
-            if n: yield part, f"{n / 1e9:,.2f} GB"
-        yield "peak", f"{self.peak_bytes / 1e9:,.2f} GB: {'fits' if self.fits else 'does not fit'} {self.device} ({self.device_gb:g} GB)"
+            if n:
+                yield part, f"{n / 1e9:,.2f} GB"
+        yield (
+            "peak",
+            f"{self.peak_bytes / 1e9:,.2f} GB: {'fits' if self.fits else 'does not fit'} {self.device} ({self.device_gb:g} GB)",
+        )
         yield "arithmetic", f"{self.flops:.2g} FLOP"
         yield "time and money", f"{self.hours:,.2f} hours, {self.usd:,.2f} USD"
 
-    def __str__(self): return "\n".join(f"{name:<15} {value}" for name, value in self._rows())
-    def _repr_markdown_(self): return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in self._rows())])
+    def __str__(self):
+        return "\n".join(f"{name:<15} {value}" for name, value in self._rows())
+
+    def _repr_markdown_(self):
+        return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in self._rows())])
+
 
 def estimate(
-    model,                       # hub name, folder, transformers config, dict of one, or a loaded model; for distill the student
-    method:str="sft",            # one of METHODS; ValueError for this and for all that is wrong below
-    batch_size:int=4,            # rows a step; pairs for dpo
-    sequence_length:int=512,     # tokens of the longest row, prompt and answer
-    tokens:float=1e6,            # in the data, all rows, padding too; for dpo both answers
-    device="H100",               # name in prices()["gpus"], or a dict like one of its lines
+    model,  # hub name, folder, transformers config, dict of one, or a loaded model; for distill the student
+    method: str = "sft",  # one of METHODS; ValueError for this and for all that is wrong below
+    batch_size: int = 4,  # rows a step; pairs for dpo
+    sequence_length: int = 512,  # tokens of the longest row, prompt and answer
+    tokens: float = 1e6,  # in the data, all rows, padding too; for dpo both answers
+    device="H100",  # name in prices()["gpus"], or a dict like one of its lines
     *,
-    epochs:float=1,
-    scored:float=0.5,            # share of the tokens that the loss counts: the answers
-    teacher=None,                # for distill; by default as large as the student
-    rank:int=8,                  # of the LoRA adapter, on every linear layer
-    mfu:float=0.3,               # share of the device's peak that is reached, 0..1; assumed
+    epochs: float = 1,
+    scored: float = 0.5,  # share of the tokens that the loss counts: the answers
+    teacher=None,  # for distill; by default as large as the student
+    rank: int = 8,  # of the LoRA adapter, on every linear layer
+    mfu: float = 0.3,  # share of the device's peak that is reached, 0..1; assumed
 ) -> Estimate:
     "Memory by part, arithmetic, hours and money of a training run, from the config alone (dense decoders like Llama)."
-    if method not in METHODS: raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     gpus = prices()["gpus"]
-    if not isinstance(device, dict) and device not in gpus: raise ValueError(f"no device {device!r} in prices.json; it has {', '.join(gpus)}")
+    if not isinstance(device, dict) and device not in gpus:
+        raise ValueError(f"no device {device!r} in prices.json; it has {', '.join(gpus)}")
     line = device if isinstance(device, dict) else gpus[device]
-    if lacks := [k for k in ("memory_gb", "peak_tflops", "usd_per_hour") if not _number(line.get(k))]: raise ValueError(f"device needs {', '.join(lacks)}, as a number")
-    _check("a whole number, 1 or more", lambda v: _count(v) and v > 0, batch_size=batch_size, sequence_length=sequence_length, rank=rank)
-    _check("a number above 0", lambda v: _number(v) and v > 0, tokens=tokens, epochs=epochs, **{"device's peak_tflops": line["peak_tflops"]})
+    if lacks := [k for k in ("memory_gb", "peak_tflops", "usd_per_hour") if not _number(line.get(k))]:
+        raise ValueError(f"device needs {', '.join(lacks)}, as a number")
+    _check(
+        "a whole number, 1 or more",
+        lambda v: _count(v) and v > 0,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        rank=rank,
+    )
+    _check(
+        "a number above 0",
+        lambda v: _number(v) and v > 0,
+        tokens=tokens,
+        epochs=epochs,
+        **{"device's peak_tflops": line["peak_tflops"]},
+    )
     _check("a share above 0, at most 1", lambda v: _number(v, 1) and v > 0, scored=scored, mfu=mfu)
     s, gpu = shape(model), line.get("precision", "bf16") != "float32"
     t = (shape(teacher) if teacher is not None else s) if method == "distill" else None
-    states = min(2e9, 4 * tokens * scored * t.hidden) if t else 0   # chapter 7 keeps at most 2 GB of them
-    parts = _parts(s, method, batch_size * (2 if method == "dpo" else 1), sequence_length, scored, rank, t, states, gpu)
+    states = min(2e9, 4 * tokens * scored * t.hidden) if t else 0  # chapter 7 keeps at most 2 GB of them
+    parts = _parts(
+        s, method, batch_size * (2 if method == "dpo" else 1), sequence_length, scored, rank, t, states, gpu
+    )
     flops = _flops(s, method, sequence_length, scored, tokens, epochs, t, gpu)
     hours = flops / (line["peak_tflops"] * 1e12 * mfu) / 3600
-    return Estimate(method, s.parameters, rank * s.sides if method == "lora" else s.parameters, parts, _peak(parts, s, method, min(64 * sequence_length, tokens) * scored, gpu),
-                    flops, hours, hours * line["usd_per_hour"], device if isinstance(device, str) else "this device", line["memory_gb"])
+    return Estimate(
+        method,
+        s.parameters,
+        rank * s.sides if method == "lora" else s.parameters,
+        parts,
+        _peak(parts, s, method, min(64 * sequence_length, tokens) * scored, gpu),
+        flops,
+        hours,
+        hours * line["usd_per_hour"],
+        device if isinstance(device, str) else "this device",
+        line["memory_gb"],
+    )
 
 # %% ../nbs/00_decide.ipynb #decide-roi
 HORIZON_MONTHS = 60  # five years
 
+
 @dataclass(frozen=True)
 class ROI:
     "What training costs, and what it brings back."
-    investment_usd:float              # labour and compute, once
-    saving_usd_per_month:float        # negative: your own model costs more than what it replaces
-    payback_months:float              # inf: never
-    break_even_calls_per_month:float  # volume at which five years end at zero; inf: at no volume
-    five_year_usd:float               # savings of 60 months less the investment
 
-    def balance_usd(self, month:float) -> float: # USD
+    investment_usd: float  # labour and compute, once
+    saving_usd_per_month: float  # negative: your own model costs more than what it replaces
+    payback_months: float  # inf: never
+    break_even_calls_per_month: float  # volume at which five years end at zero; inf: at no volume
+    five_year_usd: float  # savings of 60 months less the investment
+
+    def balance_usd(self, month: float) -> float:  # USD
         "What is won or lost so far, `month` months after deployment."
         return self.saving_usd_per_month * month - self.investment_usd
 
-    def curve(self, months:int=HORIZON_MONTHS) -> list: # (month, USD) pairs, month 0 first
+    def curve(self, months: int = HORIZON_MONTHS) -> list:  # (month, USD) pairs, month 0 first
         "The balance month by month."
         return [(month, self.balance_usd(month)) for month in range(months + 1)]
 
     def _repr_markdown_(self):
-        cells = [("investment", f"{self.investment_usd:,.0f} USD"), ("saving", f"{self.saving_usd_per_month:,.0f} USD a month"),
-                 ("payback", "never" if math.isinf(self.payback_months) else f"{self.payback_months:,.1f} months"),
-                 ("break-even", "at no volume" if math.isinf(self.break_even_calls_per_month) else f"{self.break_even_calls_per_month:,.0f} calls a month"),
-                 ("after five years", f"{self.five_year_usd:,.0f} USD")]
+        cells = [
+            ("investment", f"{self.investment_usd:,.0f} USD"),
+            ("saving", f"{self.saving_usd_per_month:,.0f} USD a month"),
+            ("payback", "never" if math.isinf(self.payback_months) else f"{self.payback_months:,.1f} months"),
+            (
+                "break-even",
+                "at no volume"
+                if math.isinf(self.break_even_calls_per_month)
+                else f"{self.break_even_calls_per_month:,.0f} calls a month",
+            ),
+            ("after five years", f"{self.five_year_usd:,.0f} USD"),
+        ]
         return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in cells)])
 
+
 def roi(
-    calls_per_month:float,                  # volume, above 0; every argument: ValueError when negative or not a finite number
-    cost_before_usd_per_month:float,        # today's bill for that volume
-    cost_after_usd_per_month:float,         # the part of the new bill that grows with the volume
-    labour_weeks:float,                     # work until it is deployed
-    hours_per_week:float=40.0,              # of work
-    usd_per_hour:float=50.0,                # 0 = you take your own time as free
-    compute_usd:float=0.0,                  # training runs, once
-    serving_floor_usd_per_month:float=0.0,  # what the server costs when nobody calls
-    retraining_usd_per_month:float=0.0,     # labour and compute to keep the model fresh
+    calls_per_month: float,  # volume, above 0; every argument: ValueError when negative or not a finite number
+    cost_before_usd_per_month: float,  # today's bill for that volume
+    cost_after_usd_per_month: float,  # the part of the new bill that grows with the volume
+    labour_weeks: float,  # work until it is deployed
+    hours_per_week: float = 40.0,  # of work
+    usd_per_hour: float = 50.0,  # 0 = you take your own time as free
+    compute_usd: float = 0.0,  # training runs, once
+    serving_floor_usd_per_month: float = 0.0,  # what the server costs when nobody calls
+    retraining_usd_per_month: float = 0.0,  # labour and compute to keep the model fresh
 ) -> ROI:
     "When does replacing a paid model by one you trained pay back?"
     _check("a number, 0 or more", _number, **locals())
@@ -451,17 +821,27 @@ def roi(
     fixed = serving_floor_usd_per_month + retraining_usd_per_month
     variable = cost_before_usd_per_month - cost_after_usd_per_month
     saving = variable - fixed
-    return ROI(investment, saving, investment / saving if saving > 0 else math.inf,
-               (investment / HORIZON_MONTHS + fixed) * calls_per_month / variable if variable > 0 else math.inf,
-               saving * HORIZON_MONTHS - investment)
+    return ROI(
+        investment,
+        saving,
+        investment / saving if saving > 0 else math.inf,
+        (investment / HORIZON_MONTHS + fixed) * calls_per_month / variable if variable > 0 else math.inf,
+        saving * HORIZON_MONTHS - investment,
+    )
 
 # %% ../nbs/00_decide.ipynb #decide-sensitivity
 def sensitivity(
-    **assumptions, # the arguments of roi
-) -> dict: # assumption -> (five-year result when it is halved, when it is doubled), USD; the one that matters most first
+    **assumptions,  # the arguments of roi
+) -> dict:  # assumption -> (five-year result when it is halved, when it is doubled), USD; the one that matters most first
     "Which assumption moves the five-year result most?"
+
     def five(name, factor):
-        with_bills = ("cost_before_usd_per_month", "cost_after_usd_per_month") if name == "calls_per_month" else ()   # both bills grow with the volume
-        return roi(**{k: v * factor if k == name or k in with_bills else v for k, v in assumptions.items()}).five_year_usd
+        with_bills = (
+            ("cost_before_usd_per_month", "cost_after_usd_per_month") if name == "calls_per_month" else ()
+        )  # both bills grow with the volume
+        return roi(
+            **{k: v * factor if k == name or k in with_bills else v for k, v in assumptions.items()}
+        ).five_year_usd
+
     found = {name: (five(name, 0.5), five(name, 2)) for name, value in assumptions.items() if value}
     return dict(sorted(found.items(), key=lambda item: -abs(item[1][1] - item[1][0])))

@@ -4,7 +4,17 @@
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-imports
 from __future__ import annotations
-import csv, hashlib, html, io, json, math, os, random, re, warnings
+
+import csv
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import random
+import re
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +30,7 @@ __all__ = ['SPEED', 'LIMITS', 'SHEET_PAGE', 'JUDGE', 'exact_match', 'rouge_l', '
            'sentinel', 'human_sheet', 'win_rate', 'Judged', 'read_sheet', 'judge']
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-exact
-def exact_match(answer:str, reference:str) -> float:
+def exact_match(answer: str, reference: str) -> float:
     "1 when two texts are equal up to case and spaces, else 0."
     plain = lambda t: " ".join(t.lower().split())
     return float(plain(answer) == plain(reference))
@@ -28,195 +38,274 @@ def exact_match(answer:str, reference:str) -> float:
 # %% ../nbs/04_evaluate.ipynb #evaluate-rouge
 class _Words:
     "Words with their accents, for rouge-score."
-    def tokenize(self, text): return re.findall(r"\w+", text.lower())
 
-def rouge_l(answer:str, reference:str) -> float: # 0..1
+    def tokenize(self, text):
+        return re.findall(r"\w+", text.lower())
+
+
+def rouge_l(answer: str, reference: str) -> float:  # 0..1
     "ROUGE-L F1 (Lin 2004) over words."
     from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rougeL"], tokenizer=_Words()).score(reference, answer)["rougeL"].fmeasure
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-bleu
 def bleu(
-    answers:list[str], references:list[str],
-    n:int=1000,  # resamples
-    seed:int=0,
-) -> "Score": # 0..100, as it is always quoted
+    answers: list[str],
+    references: list[str],
+    n: int = 1000,  # resamples
+    seed: int = 0,
+) -> Score:  # 0..100, as it is always quoted
     "Corpus BLEU of sacrebleu (Papineni et al. 2002; Post 2018) with a 95 % bootstrap interval over rows."
     import numpy as np
     from sacrebleu.metrics import BLEU
-    if len(answers) != len(references) or not answers: raise ValueError(f"BLEU needs a reference for every answer: {len(answers)} answers, {len(references)} references")
+
+    if len(answers) != len(references) or not answers:
+        raise ValueError(
+            f"BLEU needs a reference for every answer: {len(answers)} answers, {len(references)} references"
+        )
     rows = [BLEU(effective_order=True).sentence_score(a, [r]) for a, r in zip(answers, references)]
-    counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in rows])          # (rows, 10)
-    def value(i): c = counts[i].sum(0).tolist(); return BLEU.compute_bleu(c[:4], c[4:8], c[8], c[9], smooth_method="exp").score
+    counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in rows])  # (rows, 10)
+
+    def value(i):
+        c = counts[i].sum(0).tolist()
+        return BLEU.compute_bleu(c[:4], c[4:8], c[8], c[9], smooth_method="exp").score
+
     draws = [value(i) for i in np.random.default_rng(seed).integers(0, len(rows), (n, len(rows)))]
     return Score(value(np.arange(len(rows))), *np.quantile(draws, [0.025, 0.975]).tolist(), len(rows))
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-attribute
 def attribute_accuracy(
-    answer:str, reference:str,
-    between:str="|", # what stands between fields
-) -> tuple: # (fields that are right, fields of the reference)
+    answer: str,
+    reference: str,
+    between: str = "|",  # what stands between fields
+) -> tuple:  # (fields that are right, fields of the reference)
     "Fields of a delimited row that are right and in their place."
     a, b = (t.split(between) for t in (answer, reference))
     return sum(exact_match(x, y) for x, y in zip(a, b)), len(b)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-byte
 def perplexity_per_byte(
-    lm, prompts:list, completions:list[str], batch_size:int=32
-) -> float: # 1 and above; comparable between tokenizers
+    lm, prompts: list, completions: list[str], batch_size: int = 32
+) -> float:  # 1 and above; comparable between tokenizers
     "Perplexity per UTF-8 byte of completions given their prompts, end token included."
     from ftguide.models import completion_logps
+
     nats = -completion_logps(lm, prompts, completions, batch_size)[0].sum().item()
     return math.exp(nats / sum(len(c.encode("utf-8")) for c in completions))
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-distinct
-def distinct(texts:list[str], n:int=2) -> float: # 0..1; 1 when there is nothing to repeat
+def distinct(texts: list[str], n: int = 2) -> float:  # 0..1; 1 when there is nothing to repeat
     "Share of different n-grams among all n-grams inside the answers (Li et al. 2016), the mean over answers."
+
     def one(text):
-        words = text.lower().split(); grams = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+        words = text.lower().split()
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
         return len(set(grams)) / len(grams) if grams else 1.0
+
     return sum(map(one, texts)) / max(len(texts), 1)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-score-row
-def score_row(row:dict, answer:str) -> dict: # metric -> (numerator, denominator)
+def score_row(row: dict, answer: str) -> dict:  # metric -> (numerator, denominator)
     "Score one answer by what its row knows: a task of the marketplace, or a reference."
     from ftguide.market import FIELDS, Product, purchase_probability, score_ad
+
     if row.get("task") == "ad" and "product" in row:
-        p = Product(**row["product"]); s = score_ad(answer, p)
-        return {"truth": (s["right"], s["stated"]), "completeness": (s["right"], len(FIELDS)), "conversion": (purchase_probability(answer, p), 1)}
-    if "completion" not in row: return {}
+        p = Product(**row["product"])
+        s = score_ad(answer, p)
+        return {
+            "truth": (s["right"], s["stated"]),
+            "completeness": (s["right"], len(FIELDS)),
+            "conversion": (purchase_probability(answer, p), 1),
+        }
+    if "completion" not in row:
+        return {}
     exact = (exact_match(answer, row["completion"]), 1)
-    if "task" in row: return {row["task"]: exact}
+    if "task" in row:
+        return {row["task"]: exact}
     return {"exact match": exact, "ROUGE-L": (rouge_l(answer, row["completion"]), 1)}
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-bootstrap
 @dataclass
 class Score:
     "A measured share with its 95 % interval."
-    value:float
-    low:float
-    high:float
-    n:int # rows it rests on
 
-    def __str__(self): return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+    value: float
+    low: float
+    high: float
+    n: int  # rows it rests on
+
+    def __str__(self):
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 _COMPARE = {"ratio": lambda x, y: x / y.clip(1e-12), "difference": lambda x, y: x - y}
 
+
 def bootstrap(
-    pairs:list[tuple],  # (numerator, denominator) of each row
-    against:list[tuple]|None=None, # the same rows under another model: then the two are compared
-    n:int=1000,         # resamples
-    seed:int=0,
-    how:str="ratio",    # or "difference", with `against`
-) -> Score: # of sum(numerators) / sum(denominators), or of the ratio or difference of two; nan for a ratio to a score that is 0 in 2.5 % of the resamples or more
+    pairs: list[tuple],  # (numerator, denominator) of each row
+    against: list[tuple] | None = None,  # the same rows under another model: then the two are compared
+    n: int = 1000,  # resamples
+    seed: int = 0,
+    how: str = "ratio",  # or "difference", with `against`
+) -> Score:  # of sum(numerators) / sum(denominators), or of the ratio or difference of two; nan for a ratio to a score that is 0 in 2.5 % of the resamples or more
     "95 % bootstrap interval over rows (Efron 1979); paired, when another model answered the same rows."
     import numpy as np
-    a = np.asarray(pairs, float); b = None if against is None else np.asarray(against, float)
-    if not len(a): raise ValueError("no rows to resample: the test set is empty, or no row has this metric")
-    if how not in _COMPARE: raise ValueError(f"how must be {' or '.join(_COMPARE)}, not {how!r}")
-    if b is not None and len(a) != len(b): raise ValueError(f"a paired interval needs the same rows: {len(a)} against {len(b)}")
+
+    a = np.asarray(pairs, float)
+    b = None if against is None else np.asarray(against, float)
+    if not len(a):
+        raise ValueError("no rows to resample: the test set is empty, or no row has this metric")
+    if how not in _COMPARE:
+        raise ValueError(f"how must be {' or '.join(_COMPARE)}, not {how!r}")
+    if b is not None and len(a) != len(b):
+        raise ValueError(f"a paired interval needs the same rows: {len(a)} against {len(b)}")
     share = lambda x: x[..., 0].sum(-1) / np.maximum(x[..., 1].sum(-1), 1e-12)
     value = lambda i: share(a[i]) if b is None else _COMPARE[how](share(a[i]), share(b[i]))
     again = np.random.default_rng(seed).integers(0, len(a), (n, len(a)))
-    if b is not None and how == "ratio" and np.mean(share(b[again]) <= 0) >= 0.025: return Score(math.nan, math.nan, math.nan, len(a))   # an interval without an upper end (Fieller 1954)
+    if b is not None and how == "ratio" and np.mean(share(b[again]) <= 0) >= 0.025:
+        return Score(math.nan, math.nan, math.nan, len(a))  # an interval without an upper end (Fieller 1954)
     draws = value(again)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Score(float(value(np.arange(len(a)))), float(low), float(high), len(a))
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-wilson
 def wilson(
-    right:float, n:int,  # how many of how many; half a point for a tie is fine
+    right: float,
+    n: int,  # how many of how many; half a point for a tie is fine
 ) -> Score:
     "A share with its 95 % interval in closed form (Wilson 1927); also honest when all rows are right."
-    if not 0 <= right <= n or n < 1: raise ValueError(f"{right} right of {n} rows is no share")
+    if not 0 <= right <= n or n < 1:
+        raise ValueError(f"{right} right of {n} rows is no share")
     z, p = 1.959964, right / n
-    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
     return Score(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-cost
 def usd_per_million_tokens(
-    tokens_per_second:float, # measured
-    usd_per_hour:float,      # price of the machine
+    tokens_per_second: float,  # measured
+    usd_per_hour: float,  # price of the machine
 ) -> float:
     "What a million generated tokens cost on a machine that is never idle."
-    if tokens_per_second <= 0 or usd_per_hour < 0: raise ValueError("tokens_per_second must be above 0 and usd_per_hour not below")
+    if tokens_per_second <= 0 or usd_per_hour < 0:
+        raise ValueError("tokens_per_second must be above 0 and usd_per_hour not below")
     return usd_per_hour / (3600 * tokens_per_second) * 1e6
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-latency
 def latency(
-    lm, prompts:list, new_tokens:int=32, n:int=12, batch_size:int=32
-) -> dict: # latency_p50_ms, latency_p95_ms for new_tokens at batch 1, unless n is 0; tokens_per_second at batch_size
+    lm, prompts: list, new_tokens: int = 32, n: int = 12, batch_size: int = 32
+) -> (
+    dict
+):  # latency_p50_ms, latency_p95_ms for new_tokens at batch 1, unless n is 0; tokens_per_second at batch_size
     "Decoding time after warm-up, every answer exactly `new_tokens` long."
     import numpy as np
+
     from ftguide.models import tokens_per_second
-    tokens_per_second(lm, prompts[:1], 1, new_tokens)   # warm-up
-    ms = [1000 * new_tokens / tokens_per_second(lm, [p], 1, new_tokens, warm_up=False) for p in (prompts * n)[:n]]
+
+    tokens_per_second(lm, prompts[:1], 1, new_tokens)  # warm-up
+    ms = [
+        1000 * new_tokens / tokens_per_second(lm, [p], 1, new_tokens, warm_up=False)
+        for p in (prompts * n)[:n]
+    ]
     many = (prompts * batch_size)[:batch_size]
-    alone = dict(latency_p50_ms=float(np.quantile(ms, 0.5)), latency_p95_ms=float(np.quantile(ms, 0.95))) if ms else {}
-    return dict(**alone, new_tokens=new_tokens, tokens_per_second=tokens_per_second(lm, many, batch_size, new_tokens), batch_size=batch_size)
+    alone = (
+        dict(latency_p50_ms=float(np.quantile(ms, 0.5)), latency_p95_ms=float(np.quantile(ms, 0.95)))
+        if ms
+        else {}
+    )
+    return dict(
+        **alone,
+        new_tokens=new_tokens,
+        tokens_per_second=tokens_per_second(lm, many, batch_size, new_tokens),
+        batch_size=batch_size,
+    )
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-api
 def api_price_ratio(
-    own_usd_per_million_tokens:float, # above 0
-    api:dict,                         # usd_out: USD per million written tokens; date: YYYY-MM-DD, when that was read; source
-) -> float: # above 1: the API asks more than this machine costs
+    own_usd_per_million_tokens: float,  # above 0
+    api: dict,  # usd_out: USD per million written tokens; date: YYYY-MM-DD, when that was read; source
+) -> float:  # above 1: the API asks more than this machine costs
     "An API's dated price over one's own cost; ValueError when the price has no date."
-    try: price, day = float(api["usd_out"]), date.fromisoformat(str(api["date"]))
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f'an API price needs "usd_out" (USD per million tokens) and "date" (YYYY-MM-DD), not {api}') from e
-    if day > date.today() or not price >= 0 or not own_usd_per_million_tokens > 0: raise ValueError(f"a price of {price} USD read on {day} against {own_usd_per_million_tokens} USD of one's own is no comparison")
+    try:
+        price, day = float(api["usd_out"]), date.fromisoformat(str(api["date"]))
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(
+            f'an API price needs "usd_out" (USD per million tokens) and "date" (YYYY-MM-DD), not {api}'
+        ) from e
+    if day > date.today() or not price >= 0 or not own_usd_per_million_tokens > 0:
+        raise ValueError(
+            f"a price of {price} USD read on {day} against {own_usd_per_million_tokens} USD of one's own is no comparison"
+        )
     return price / own_usd_per_million_tokens
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-report
 @dataclass
 class Report:
     "What one model scored on one test set."
-    name:str
-    parameters:int
-    rows:dict = field(default_factory=dict)      # metric -> list of (numerator, denominator), one a row
-    signs:dict = field(default_factory=dict)     # shares, 0..1
-    speed:dict = field(default_factory=dict)     # latency_p50_ms, latency_p95_ms, tokens_per_second, usd_per_million_tokens, api_price_ratio
-    perplexity:float|None = None                 # per token of the references
-    answers:list = field(default_factory=list)   # prompt (text, or messages), reference, answer
-    against:dict = field(default_factory=dict)   # metric -> Score of the ratio to another model
-    surprise:list = field(default_factory=list)  # (nats, tokens, bytes) of each reference, end token included
-    test:str = ""                                # fingerprint of prompts and references; reports of different rows are not compared
-    api:dict = field(default_factory=dict)       # the dated price that api_price_ratio compares with
-    weights:str = ""                             # fingerprint of the weights that were measured; empty in older reports
-    no_ratio:list = field(default_factory=list)  # metrics that `against` leaves out: the other model's score is 0, or not clearly above
 
-    def score(self, metric:str) -> Score:
+    name: str
+    parameters: int
+    rows: dict = field(default_factory=dict)  # metric -> list of (numerator, denominator), one a row
+    signs: dict = field(default_factory=dict)  # shares, 0..1
+    speed: dict = field(
+        default_factory=dict
+    )  # latency_p50_ms, latency_p95_ms, tokens_per_second, usd_per_million_tokens, api_price_ratio
+    perplexity: float | None = None  # per token of the references
+    answers: list = field(default_factory=list)  # prompt (text, or messages), reference, answer
+    against: dict = field(default_factory=dict)  # metric -> Score of the ratio to another model
+    surprise: list = field(
+        default_factory=list
+    )  # (nats, tokens, bytes) of each reference, end token included
+    test: str = ""  # fingerprint of prompts and references; reports of different rows are not compared
+    api: dict = field(default_factory=dict)  # the dated price that api_price_ratio compares with
+    weights: str = ""  # fingerprint of the weights that were measured; empty in older reports
+    no_ratio: list = field(
+        default_factory=list
+    )  # metrics that `against` leaves out: the other model's score is 0, or not clearly above
+
+    def score(self, metric: str) -> Score:
         "A metric with its 95 % interval; KeyError names the metrics there are."
-        if metric not in self.rows: raise KeyError(f"no metric {metric!r}; there are {', '.join(self.rows)}")
+        if metric not in self.rows:
+            raise KeyError(f"no metric {metric!r}; there are {', '.join(self.rows)}")
         return bootstrap(self.rows[metric])
 
     @property
-    def scores(self) -> dict: return {m: self.score(m) for m in self.rows}
+    def scores(self) -> dict:
+        return {m: self.score(m) for m in self.rows}
 
     @property
-    def perplexity_per_byte(self) -> Score|None:
-        if not self.surprise: return None
+    def perplexity_per_byte(self) -> Score | None:
+        if not self.surprise:
+            return None
         s = bootstrap([(nats, size) for nats, _, size in self.surprise])
         return Score(math.exp(s.value), math.exp(s.low), math.exp(s.high), s.n)
 
     @property
-    def quality(self) -> float: # 0..1, or relative to `against` when there is one; nan, which no gate lets pass, when all its ratios say nothing
+    def quality(
+        self,
+    ) -> float:  # 0..1, or relative to `against` when there is one; nan, which no gate lets pass, when all its ratios say nothing
         "Mean over the metrics, each counted once."
-        if self.no_ratio and not self.against: return math.nan
+        if self.no_ratio and not self.against:
+            return math.nan
         of = self.against or self.scores
         return sum(s.value for s in of.values()) / max(len(of), 1)
 
-    def save(self, path:str|Path):
+    def save(self, path: str | Path):
         "Write the report as JSON, whole or not at all."
         from ftguide.models import write_whole
+
         write_whole(path, json.dumps(asdict(self), ensure_ascii=False, indent=1))
 
     @staticmethod
-    def of(d:dict) -> "Report":
+    def of(d: dict) -> Report:
         "A report from its dict, as `dataclasses.asdict` and JSON give it."
         return Report(**{**d, "against": {m: Score(**s) for m, s in d["against"].items()}})
 
     @staticmethod
-    def read(path:str|Path) -> "Report":
+    def read(path: str | Path) -> Report:
         "Read a report written by `save`."
         return Report.of(json.loads(Path(path).read_text(encoding="utf-8")))
 
@@ -224,249 +313,436 @@ class Report:
         "Every metric with its interval, beside other reports."
         return plot_reports([self, *others], ax)
 
-    def __sub__(self, other) -> "Difference": return difference(self, other)
-    def __repr__(self): return f"Report({self.name}: " + ", ".join(f"{m} {s}" for m, s in self.scores.items()) + ")"
-    def _repr_markdown_(self): return markdown([self])
+    def __sub__(self, other) -> Difference:
+        return difference(self, other)
+
+    def __repr__(self):
+        return f"Report({self.name}: " + ", ".join(f"{m} {s}" for m, s in self.scores.items()) + ")"
+
+    def _repr_markdown_(self):
+        return markdown([self])
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-table
-SPEED = {"latency_p50_ms": "latency p50, ms", "latency_p95_ms": "latency p95, ms", "tokens_per_second": "tokens per second", "usd_per_million_tokens": "USD per million tokens",
-         "api_price_ratio": "API price over own cost"}
+SPEED = {
+    "latency_p50_ms": "latency p50, ms",
+    "latency_p95_ms": "latency p95, ms",
+    "tokens_per_second": "tokens per second",
+    "usd_per_million_tokens": "USD per million tokens",
+    "api_price_ratio": "API price over own cost",
+}
 
-def table(reports:list[Report], intervals:bool=True) -> list[list[str]]: # header row, then a row a measure
+
+def table(
+    reports: list[Report], intervals: bool = True
+) -> list[list[str]]:  # header row, then a row a measure
     "Reports side by side as rows of text."
     metrics = list(dict.fromkeys(m for r in reports for m in r.rows))
     show = lambda s: "" if s is None else str(s) if intervals else f"{s.value:.3f}"
     rows = [[m] + [show(r.score(m) if m in r.rows else None) for r in reports] for m in metrics]
-    if any(r.perplexity is not None for r in reports): rows.append(["perplexity per token"] + [f"{r.perplexity:.2f}" if r.perplexity is not None else "" for r in reports])
-    if any(r.surprise for r in reports): rows.append(["perplexity per byte"] + [show(r.perplexity_per_byte) for r in reports])
-    rows += [[label] + [f"{r.speed[k]:,.3g}" if k in r.speed else "" for r in reports] for k, label in SPEED.items() if any(k in r.speed for r in reports)]
+    if any(r.perplexity is not None for r in reports):
+        rows.append(
+            ["perplexity per token"]
+            + [f"{r.perplexity:.2f}" if r.perplexity is not None else "" for r in reports]
+        )
+    if any(r.surprise for r in reports):
+        rows.append(["perplexity per byte"] + [show(r.perplexity_per_byte) for r in reports])
+    rows += [
+        [label] + [f"{r.speed[k]:,.3g}" if k in r.speed else "" for r in reports]
+        for k, label in SPEED.items()
+        if any(k in r.speed for r in reports)
+    ]
     rows += [["parameters"] + [f"{r.parameters:,}" for r in reports]]
     return [["", *[r.name for r in reports]], *rows]
 
-def markdown(reports:list[Report], intervals:bool=True) -> str:
+
+def markdown(reports: list[Report], intervals: bool = True) -> str:
     "The table of `table`, in Markdown."
     head, *rows = table(reports, intervals)
     line = lambda cells: "| " + " | ".join(cells) + " |"
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
 
-def plot_reports(reports:list[Report], ax=None): # -> matplotlib Axes
+
+def plot_reports(reports: list[Report], ax=None):  # -> matplotlib Axes
     "Metrics of several models on the same rows, with 95 % intervals; a colour and a mark for each stage."
     from ftguide.models import STAGE_COLOURS, STAGE_MARKERS, figures
+
     metrics = list(dict.fromkeys(m for r in reports for m in r.rows))
     ax = ax or figures().subplots(figsize=(5.5, 0.6 + 0.4 * len(metrics)))[1]
     for i, r in enumerate(reports):
-        colour, mark, shift = STAGE_COLOURS.get(r.name, f"C{i}"), STAGE_MARKERS.get(r.name, "osD^vP"[i % 6]), 0.18 * (i - (len(reports) - 1) / 2)
+        colour, mark, shift = (
+            STAGE_COLOURS.get(r.name, f"C{i}"),
+            STAGE_MARKERS.get(r.name, "osD^vP"[i % 6]),
+            0.18 * (i - (len(reports) - 1) / 2),
+        )
         for y, m in enumerate(metrics):
-            if m not in r.rows: continue
-            s = r.score(m); ax.plot([s.low, s.high], [y + shift] * 2, color=colour, lw=2)
+            if m not in r.rows:
+                continue
+            s = r.score(m)
+            ax.plot([s.low, s.high], [y + shift] * 2, color=colour, lw=2)
             ax.plot(s.value, y + shift, mark, color=colour, label=r.name if m == next(iter(r.rows)) else None)
-    ax.set(yticks=range(len(metrics)), yticklabels=metrics, xlabel="score, 95 % interval", xlim=(-0.03, 1.03)); ax.invert_yaxis()
+    ax.set(yticks=range(len(metrics)), yticklabels=metrics, xlabel="score, 95 % interval", xlim=(-0.03, 1.03))
+    ax.invert_yaxis()
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-evaluate
 def evaluate(
-    lm,                     # LM, folder or hub name
-    test:list,              # rows (or a file) with prompt and completion; a `task` column is used when there is one
-    against=None,           # Report of another model on the same rows: adds paired ratios, except to a score of 0
-    metrics:tuple=("quality", "latency", "cost"),
-    max_new_tokens:int=96,
-    usd_per_hour:float=0.10, # price of this machine
-    temperature:float=0.7,  # of answers where several are right (ads), as they would be served; one right answer is asked for greedily
-    samples:int=3,          # sampled answers to each of those
-    batch_size:int=64,
-    progress=None,          # called with the number of rows answered
-    score=None,             # your own (row, answer) -> {metric: (numerator, denominator)}; by default `score_row`
-    api:dict|None=None,     # usd_out, date, source of an API's price: adds the ratio to this machine's cost
+    lm,  # LM, folder or hub name
+    test: list,  # rows (or a file) with prompt and completion; a `task` column is used when there is one
+    against=None,  # Report of another model on the same rows: adds paired ratios, except to a score of 0
+    metrics: tuple = ("quality", "latency", "cost"),
+    max_new_tokens: int = 96,
+    usd_per_hour: float = 0.10,  # price of this machine
+    temperature: float = 0.7,  # of answers where several are right (ads), as they would be served; one right answer is asked for greedily
+    samples: int = 3,  # sampled answers to each of those
+    batch_size: int = 64,
+    progress=None,  # called with the number of rows answered
+    score=None,  # your own (row, answer) -> {metric: (numerator, denominator)}; by default `score_row`
+    api: dict | None = None,  # usd_out, date, source of an API's price: adds the ratio to this machine's cost
 ) -> Report:
     "Answer every test row, score the answers, and measure speed and cost."
     from ftguide.data import read
     from ftguide.models import load
-    if unknown := set(metrics) - {"quality", "latency", "cost"}: raise ValueError(f"unknown metrics {sorted(unknown)}; there are quality, latency, cost")
-    if api is not None: api_price_ratio(1.0, api)
+
+    if unknown := set(metrics) - {"quality", "latency", "cost"}:
+        raise ValueError(f"unknown metrics {sorted(unknown)}; there are quality, latency, cost")
+    if api is not None:
+        api_price_ratio(1.0, api)
     lm, rows = load(lm), read(test, "sft")
     prompts = [_asked(r) for r in rows]
     report = Report(lm.name, lm.parameters, test=_fingerprint(rows), weights=weights_fingerprint(lm))
-    if against is not None: _same_test(report, against)
+    if against is not None:
+        _same_test(report, against)
     _healthy_logits(lm, prompts[0])
-    if "quality" in metrics: _quality(report, lm, rows, prompts, dict(max_new_tokens=max_new_tokens, batch_size=batch_size), temperature, samples, progress, score or score_row)
-    if against is not None: _relate(report, against)
-    if {"latency", "cost"} & set(metrics): report.speed = latency(lm, prompts[:32], n=12 if "latency" in metrics else 0)
-    if "cost" in metrics: _cost(report, usd_per_hour, api)
+    if "quality" in metrics:
+        _quality(
+            report,
+            lm,
+            rows,
+            prompts,
+            dict(max_new_tokens=max_new_tokens, batch_size=batch_size),
+            temperature,
+            samples,
+            progress,
+            score or score_row,
+        )
+    if against is not None:
+        _relate(report, against)
+    if {"latency", "cost"} & set(metrics):
+        report.speed = latency(lm, prompts[:32], n=12 if "latency" in metrics else 0)
+    if "cost" in metrics:
+        _cost(report, usd_per_hour, api)
     return report
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-quality
-def _asked(row:dict): # text, or the messages before the last answer
-    return row["prompt"] if "prompt" in row else row["messages"][:_last(row["messages"])]
+def _asked(row: dict):  # text, or the messages before the last answer
+    return row["prompt"] if "prompt" in row else row["messages"][: _last(row["messages"])]
 
-def _expected(row:dict) -> str: return _said(row["completion"] if "completion" in row else row["messages"])
 
-def _last(messages:list) -> int: # where the last answer stands; after the end when there is none
+def _expected(row: dict) -> str:
+    return _said(row["completion"] if "completion" in row else row["messages"])
+
+
+def _last(messages: list) -> int:  # where the last answer stands; after the end when there is none
     return max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
 
-def _said(answer) -> str: # the last answer as text
+
+def _said(answer) -> str:  # the last answer as text
     return answer if isinstance(answer, str) else answer[min(_last(answer), len(answer) - 1)]["content"]
 
-def _shown(prompt) -> str: # a whole conversation as text, as people and judges read it
-    if isinstance(prompt, str): return prompt
-    return prompt[0]["content"] if [m["role"] for m in prompt] == ["user"] else "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
-def _same(prompt) -> tuple: # equal for the same conversation, however it is written
+def _shown(prompt) -> str:  # a whole conversation as text, as people and judges read it
+    if isinstance(prompt, str):
+        return prompt
+    return (
+        prompt[0]["content"]
+        if [m["role"] for m in prompt] == ["user"]
+        else "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+    )
+
+
+def _same(prompt) -> tuple:  # equal for the same conversation, however it is written
     from ftguide.models import as_messages
+
     return tuple((m["role"], m["content"]) for m in as_messages(prompt))
 
-def _is_open(row:dict) -> bool: return row.get("task") == "ad" and "product" in row
 
-def _sampled(lm, rows, prompts, knobs, temperature, samples): # -> row number -> its sampled answers
+def _is_open(row: dict) -> bool:
+    return row.get("task") == "ad" and "product" in row
+
+
+def _sampled(lm, rows, prompts, knobs, temperature, samples):  # -> row number -> its sampled answers
     "Answers to the rows where several are right."
     from ftguide.models import reply
-    at = [i for i, r in enumerate(rows) if _is_open(r)] if temperature > 0 else []
-    texts = reply(lm, [prompts[i] for i in at for _ in range(samples)], temperature=temperature, **knobs) if at else []
-    return {i: texts[k * samples:(k + 1) * samples] for k, i in enumerate(at)}
 
-def _scored(score, row:dict, greedy:str, several:list) -> dict: # metric -> (numerator, denominator)
+    at = [i for i, r in enumerate(rows) if _is_open(r)] if temperature > 0 else []
+    texts = (
+        reply(lm, [prompts[i] for i in at for _ in range(samples)], temperature=temperature, **knobs)
+        if at
+        else []
+    )
+    return {i: texts[k * samples : (k + 1) * samples] for k, i in enumerate(at)}
+
+
+def _scored(score, row: dict, greedy: str, several: list) -> dict:  # metric -> (numerator, denominator)
     "A row's scores: of the greedy answer, or summed over the sampled ones with the greedy conversion beside."
-    if not several: return score(row, greedy)
+    if not several:
+        return score(row, greedy)
     parts, once = [score(row, a) for a in several], score(row, greedy)
-    return {m: tuple(sum(p.get(m, (0, 0))[k] for p in parts) for k in (0, 1)) for m in parts[0]} | ({"conversion, greedy": once["conversion"]} if "conversion" in once else {})
+    return {m: tuple(sum(p.get(m, (0, 0))[k] for p in parts) for k in (0, 1)) for m in parts[0]} | (
+        {"conversion, greedy": once["conversion"]} if "conversion" in once else {}
+    )
+
 
 def _quality(report, lm, rows, prompts, knobs, temperature, samples, progress, score):
     from ftguide.models import completion_logps, reply
+
     rows = [{**r, "completion": _expected(r)} for r in rows]
-    answers, several = reply(lm, prompts, progress=progress, **knobs), _sampled(lm, rows, prompts, knobs, temperature, samples)
+    answers, several = (
+        reply(lm, prompts, progress=progress, **knobs),
+        _sampled(lm, rows, prompts, knobs, temperature, samples),
+    )
     scored = [_scored(score, r, a, several.get(i)) for i, (r, a) in enumerate(zip(rows, answers))]
     answers = [several[i][0] if i in several else a for i, a in enumerate(answers)]
     report.rows = {m: [s[m] for s in scored if m in s] for m in dict.fromkeys(m for s in scored for m in s)}
     report.signs = signs(lm, answers, knobs["max_new_tokens"])
     sums, counts = completion_logps(lm, prompts, [r["completion"] for r in rows], knobs["batch_size"])
-    report.surprise = [(-s, n, len(r["completion"].encode("utf-8"))) for s, n, r in zip(sums.tolist(), counts.tolist(), rows)]
+    report.surprise = [
+        (-s, n, len(r["completion"].encode("utf-8"))) for s, n, r in zip(sums.tolist(), counts.tolist(), rows)
+    ]
     report.perplexity = math.exp(min(-(sums.sum() / counts.sum()).item(), 700.0))
-    if not math.isfinite(report.perplexity): raise _broken(lm)
-    report.answers = [dict(prompt=p, reference=r["completion"], answer=a) for p, r, a in zip(prompts, rows, answers)]
+    if not math.isfinite(report.perplexity):
+        raise _broken(lm)
+    report.answers = [
+        dict(prompt=p, reference=r["completion"], answer=a) for p, r, a in zip(prompts, rows, answers)
+    ]
 
-def _fingerprint(rows:list[dict]) -> str:
-    return hashlib.sha256(json.dumps([[_asked(r), _expected(r)] for r in rows], ensure_ascii=False, sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
-def _same_test(a:Report, b:Report):
-    if a.test and b.test and a.test != b.test: raise ValueError(f"{a.name} and {b.name} did not answer the same rows (tests {a.test[:6]} and {b.test[:6]}); evaluate both on one test set")
+def _fingerprint(rows: list[dict]) -> str:
+    return hashlib.sha256(
+        json.dumps([[_asked(r), _expected(r)] for r in rows], ensure_ascii=False, sort_keys=True).encode(
+            "utf-8"
+        )
+    ).hexdigest()[:16]
 
-def _relate(report:Report, other:Report):
+
+def _same_test(a: Report, b: Report):
+    if a.test and b.test and a.test != b.test:
+        raise ValueError(
+            f"{a.name} and {b.name} did not answer the same rows (tests {a.test[:6]} and {b.test[:6]}); evaluate both on one test set"
+        )
+
+
+def _relate(report: Report, other: Report):
     "Paired ratios to another report; where they say nothing, a warning instead."
     ratios = {m: bootstrap(report.rows[m], other.rows[m]) for m in report.rows if m in other.rows}
-    report.against, report.no_ratio = {m: s for m, s in ratios.items() if math.isfinite(s.value)}, [m for m, s in ratios.items() if not math.isfinite(s.value)]
-    if report.no_ratio: warnings.warn(f"no ratio for {', '.join(report.no_ratio)}: {other.name} scores 0 there, or not clearly more; subtract the two reports instead", stacklevel=3)
+    report.against, report.no_ratio = (
+        {m: s for m, s in ratios.items() if math.isfinite(s.value)},
+        [m for m, s in ratios.items() if not math.isfinite(s.value)],
+    )
+    if report.no_ratio:
+        warnings.warn(
+            f"no ratio for {', '.join(report.no_ratio)}: {other.name} scores 0 there, or not clearly more; subtract the two reports instead",
+            stacklevel=3,
+        )
+
 
 def _broken(lm):
     from ftguide.models import ModelError
-    return ModelError(f"{lm.name}: the logits are not finite; the weights are broken (look for NaN in training)")
+
+    return ModelError(
+        f"{lm.name}: the logits are not finite; the weights are broken (look for NaN in training)"
+    )
+
 
 def _healthy_logits(lm, prompt):
     "ModelError when the model's scores after one prompt are not finite."
     import torch
+
     from ftguide.models import context_length, prompt_text
-    ids = lm.tokenizer(prompt_text(lm.tokenizer, prompt), return_tensors="pt", add_special_tokens=False).input_ids[:, :context_length(lm)]
-    with _looking(lm): logits = lm.model(input_ids=ids.to(lm.model.device)).logits
-    if not torch.isfinite(logits).all(): raise _broken(lm)
+
+    ids = lm.tokenizer(
+        prompt_text(lm.tokenizer, prompt), return_tensors="pt", add_special_tokens=False
+    ).input_ids[:, : context_length(lm)]
+    with _looking(lm):
+        logits = lm.model(input_ids=ids.to(lm.model.device)).logits
+    if not torch.isfinite(logits).all():
+        raise _broken(lm)
+
 
 @contextmanager
 def _looking(lm):
     "Evaluation mode without gradients; the mode from before comes back."
     import torch
-    training = lm.model.training; lm.model.eval()
-    try:
-        with torch.no_grad(): yield
-    finally: lm.model.train(training)
 
-def _cost(report:Report, usd_per_hour:float, api):
-    report.speed["usd_per_million_tokens"] = usd_per_million_tokens(report.speed["tokens_per_second"], usd_per_hour)
-    if api is not None: report.api, report.speed["api_price_ratio"] = dict(api), api_price_ratio(report.speed["usd_per_million_tokens"], api)
+    training = lm.model.training
+    lm.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        lm.model.train(training)
+
+
+def _cost(report: Report, usd_per_hour: float, api):
+    report.speed["usd_per_million_tokens"] = usd_per_million_tokens(
+        report.speed["tokens_per_second"], usd_per_hour
+    )
+    if api is not None:
+        report.api, report.speed["api_price_ratio"] = (
+            dict(api),
+            api_price_ratio(report.speed["usd_per_million_tokens"], api),
+        )
+
 
 def weights_fingerprint(
-    lm, # LM
-) -> str: # 16 hexadecimal digits
+    lm,  # LM
+) -> str:  # 16 hexadecimal digits
     "Digits that any other fine-tune of the same model does not have; the same for what was saved and loaded again."
     import hashlib
+
     digest = hashlib.sha256()
     for name, weights in sorted(lm.model.named_parameters(), key=lambda x: x[0]):
-        digest.update(f"{name} {tuple(weights.shape)}".encode()); digest.update(weights.detach().float().cpu().contiguous().numpy())
+        digest.update(f"{name} {tuple(weights.shape)}".encode())
+        digest.update(weights.detach().float().cpu().contiguous().numpy())
     return digest.hexdigest()[:16]
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-signs
-def signs(lm, answers:list[str], max_new_tokens:int) -> dict: # name -> share, 0..1
+def signs(lm, answers: list[str], max_new_tokens: int) -> dict:  # name -> share, 0..1
     "Signs of collapse: repetition, answers that never end, the same answer to everything."
     cut = [len(lm.tokenizer(a, add_special_tokens=False).input_ids) >= max_new_tokens - 1 for a in answers]
     top = Counter(answers).most_common(1)[0][1] if answers else 0
-    return {"distinct_2": distinct(answers), "never_ended": sum(cut) / max(len(cut), 1), "same_answer": top / max(len(answers), 1)}
+    return {
+        "distinct_2": distinct(answers),
+        "never_ended": sum(cut) / max(len(cut), 1),
+        "same_answer": top / max(len(answers), 1),
+    }
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-text
 def text_scores(
-    answers:list[dict], # reference and answer, as in `Report.answers`
-) -> dict: # metric -> Score; BLEU 0..100, the others 0..1
+    answers: list[dict],  # reference and answer, as in `Report.answers`
+) -> dict:  # metric -> Score; BLEU 0..100, the others 0..1
     "BLEU, ROUGE-1, -2, -L and distinct-1, -2 of answers; ValueError where a reference is missing."
     from rouge_score.rouge_scorer import RougeScorer
+
     missing = [i for i, r in enumerate(answers, 1) if not r.get("reference")]
-    if missing or not answers: raise ValueError(f"BLEU and ROUGE need references: {'row ' + str(missing[0]) + ' has none' if missing else 'there are no rows'}")
+    if missing or not answers:
+        raise ValueError(
+            f"BLEU and ROUGE need references: {'row ' + str(missing[0]) + ' has none' if missing else 'there are no rows'}"
+        )
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
     rouge = [scorer.score(r["reference"], r["answer"]) for r in answers]
     found = {"BLEU": bleu([r["answer"] for r in answers], [r["reference"] for r in answers])}
-    found |= {f"ROUGE-{k[5:]}": bootstrap([(s[k].fmeasure, 1) for s in rouge]) for k in ("rouge1", "rouge2", "rougeL")}
-    return found | {f"distinct-{n}": bootstrap([(distinct([r["answer"]], n), 1) for r in answers]) for n in (1, 2)}
+    found |= {
+        f"ROUGE-{k[5:]}": bootstrap([(s[k].fmeasure, 1) for s in rouge])
+        for k in ("rouge1", "rouge2", "rougeL")
+    }
+    return found | {
+        f"distinct-{n}": bootstrap([(distinct([r["answer"]], n), 1) for r in answers]) for n in (1, 2)
+    }
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-difference
 @dataclass
 class Difference:
     "One report minus another on the same rows."
-    name:str                                     # "a - b"
-    scores:dict = field(default_factory=dict)    # metric -> Score of the difference, paired
-    speed:dict = field(default_factory=dict)     # the units of Report.speed
+
+    name: str  # "a - b"
+    scores: dict = field(default_factory=dict)  # metric -> Score of the difference, paired
+    speed: dict = field(default_factory=dict)  # the units of Report.speed
 
     @property
-    def clear(self) -> list[str]: # metrics
+    def clear(self) -> list[str]:  # metrics
         "Metrics whose 95 % interval does not hold 0."
         return [m for m, s in self.scores.items() if s.low > 0 or s.high < 0]
 
     def _repr_markdown_(self):
-        rows = [f"| {m} | {s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}] |{' clear' * (m in self.clear)} |" for m, s in self.scores.items()]
-        return "\n".join([f"| {self.name} | difference, 95 % interval | |", "|---|---|---|", *rows, *[f"| {SPEED[k]} | {v:+,.3g} | |" for k, v in self.speed.items()]])
+        rows = [
+            f"| {m} | {s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}] |{' clear' * (m in self.clear)} |"
+            for m, s in self.scores.items()
+        ]
+        return "\n".join(
+            [
+                f"| {self.name} | difference, 95 % interval | |",
+                "|---|---|---|",
+                *rows,
+                *[f"| {SPEED[k]} | {v:+,.3g} | |" for k, v in self.speed.items()],
+            ]
+        )
 
-def difference(a:Report, b:Report) -> Difference:
+
+def difference(a: Report, b: Report) -> Difference:
     "What `a` has more than `b`; ValueError when they answered different rows."
     _same_test(a, b)
     scores = {m: bootstrap(a.rows[m], b.rows[m], how="difference") for m in a.rows if m in b.rows}
-    if a.surprise and b.surprise: scores["nats per byte"] = bootstrap(*[[(nats, size) for nats, _, size in r.surprise] for r in (a, b)], how="difference")
-    if not scores: raise ValueError(f"{a.name} and {b.name} have no metric in common")
-    return Difference(f"{a.name} - {b.name}", scores, {k: a.speed[k] - b.speed[k] for k in SPEED if k in a.speed and k in b.speed})
+    if a.surprise and b.surprise:
+        scores["nats per byte"] = bootstrap(
+            *[[(nats, size) for nats, _, size in r.surprise] for r in (a, b)], how="difference"
+        )
+    if not scores:
+        raise ValueError(f"{a.name} and {b.name} have no metric in common")
+    return Difference(
+        f"{a.name} - {b.name}",
+        scores,
+        {k: a.speed[k] - b.speed[k] for k in SPEED if k in a.speed and k in b.speed},
+    )
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-few-shot
 def few_shot(
-    lm, rows:list[dict],   # questions with their references
-    examples:list[dict],   # rows shown before each question
-    max_new_tokens:int=64,
-    score=None,            # (row, answer) -> (numerator, denominator); by default exact match
-) -> Score: # exact match, or what `score` counts
+    lm,
+    rows: list[dict],  # questions with their references
+    examples: list[dict],  # rows shown before each question
+    max_new_tokens: int = 64,
+    score=None,  # (row, answer) -> (numerator, denominator); by default exact match
+) -> Score:  # exact match, or what `score` counts
     "Score of a model that is shown solved examples and then asked, in plain text."
     from ftguide.models import load
+
     return bootstrap(_shot_pairs(load(lm), rows, examples, max_new_tokens, score))
 
-def _shot_text(row:dict, examples:list[dict]) -> str:
-    return "".join(f"{_shown(_asked(e))}\n=> {_expected(e)}\n\n" for e in examples) + f"{_shown(_asked(row))}\n=>"
 
-def _shot_turns(row:dict, examples:list[dict]) -> list[dict]: # the row's system prompt leads, those of the examples are left out
+def _shot_text(row: dict, examples: list[dict]) -> str:
+    return (
+        "".join(f"{_shown(_asked(e))}\n=> {_expected(e)}\n\n" for e in examples)
+        + f"{_shown(_asked(row))}\n=>"
+    )
+
+
+def _shot_turns(
+    row: dict, examples: list[dict]
+) -> list[dict]:  # the row's system prompt leads, those of the examples are left out
     from ftguide.models import as_messages
-    asked, turns = as_messages(_asked(row)), [m for e in examples for m in [*as_messages(_asked(e)), dict(role="assistant", content=_expected(e))]]
+
+    asked, turns = (
+        as_messages(_asked(row)),
+        [
+            m
+            for e in examples
+            for m in [*as_messages(_asked(e)), dict(role="assistant", content=_expected(e))]
+        ],
+    )
     of = lambda messages, system: [m for m in messages if (m["role"] == "system") == system]
     return of(asked, True) + of(turns, False) + of(asked, False)
 
-def _first(texts:list[str], references:list[str]) -> list[str]: # answers without what a model writes behind them
+
+def _first(
+    texts: list[str], references: list[str]
+) -> list[str]:  # answers without what a model writes behind them
     "Up to the empty line that the prompt teaches, unless references hold one, and no more lines than the longest reference has."
     known = [r.strip() for r in references]
     lines, whole = 1 + max(r.count("\n") for r in known), any("\n\n" in r for r in known)
     return ["\n".join((t if whole else t.split("\n\n")[0]).split("\n")[:lines]) for t in texts]
 
+
 def _shot_pairs(who, rows, examples, max_new_tokens, score) -> list[tuple]:
     from ftguide.models import LM, reply
-    if isinstance(who, LM): answers = _first(reply(who, [_shot_text(r, examples) for r in rows], max_new_tokens, template=False), [_expected(r) for r in [*rows, *examples]])
-    else: answers = ask(who, [_shot_turns(r, examples) for r in rows], max_new_tokens)
+
+    if isinstance(who, LM):
+        answers = _first(
+            reply(who, [_shot_text(r, examples) for r in rows], max_new_tokens, template=False),
+            [_expected(r) for r in [*rows, *examples]],
+        )
+    else:
+        answers = ask(who, [_shot_turns(r, examples) for r in rows], max_new_tokens)
     score = score or (lambda row, answer: (exact_match(answer, _expected(row)), 1))
     return [score(r, a) for r, a in zip(rows, answers)]
 
@@ -474,301 +750,526 @@ def _shot_pairs(who, rows, examples, max_new_tokens, score) -> list[tuple]:
 @dataclass(frozen=True)
 class Endpoint:
     "A model behind a server that speaks OpenAI's chat format."
-    url:str                            # such as http://localhost:8000/v1
-    model:str                          # its name there
-    key_variable:str="OPENAI_API_KEY"  # environment variable with the key; may be unset for a local server
-    timeout_s:float=60.0
-    retries:int=2                      # after a failed request
-    at_once:int=8                      # requests in flight
+
+    url: str  # such as http://localhost:8000/v1
+    model: str  # its name there
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; may be unset for a local server
+    timeout_s: float = 60.0
+    retries: int = 2  # after a failed request
+    at_once: int = 8  # requests in flight
 
     def __post_init__(self):
-        if not self.url.startswith(("http://", "https://")): raise ValueError(f"an endpoint's url starts with http:// or https://, not {self.url!r}")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"an endpoint's url starts with http:// or https://, not {self.url!r}")
 
-    def client(self): # -> openai.OpenAI
+    def client(self):  # -> openai.OpenAI
         "A client that asks again after 429, 5xx and lost connections, waiting longer each time."
         from ftguide.models import ModelError
-        try: import openai
-        except ImportError as e: raise ModelError("an endpoint needs the openai package: pip install 'ftguide[serve]'") from e
-        return openai.OpenAI(base_url=self.url, api_key=os.environ.get(self.key_variable) or "none", timeout=self.timeout_s, max_retries=self.retries)
 
-    def say(self, client, messages:list[dict], max_new_tokens:int) -> tuple[str, int, int]: # answer, tokens read, tokens written
+        try:
+            import openai
+        except ImportError as e:
+            raise ModelError("an endpoint needs the openai package: pip install 'ftguide[serve]'") from e
+        return openai.OpenAI(
+            base_url=self.url,
+            api_key=os.environ.get(self.key_variable) or "none",
+            timeout=self.timeout_s,
+            max_retries=self.retries,
+        )
+
+    def say(
+        self, client, messages: list[dict], max_new_tokens: int
+    ) -> tuple[str, int, int]:  # answer, tokens read, tokens written
         "One answer at temperature 0; ModelError says why there is none, and never shows the key."
         import openai
-        from ftguide.models import ModelError
-        try:
-            got = client.chat.completions.create(model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0)
-            usage = getattr(got, "usage", None)
-            return (got.choices[0].message.content or "").strip(), getattr(usage, "prompt_tokens", None) or 0, getattr(usage, "completion_tokens", None) or 0
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise ModelError(f"{self.url} refuses the key ({e.status_code}): set {self.key_variable} to one that may use {self.model}") from None
-        except openai.OpenAIError as e: raise ModelError(f"{self.model} at {self.url} does not answer: {(str(e) or type(e).__name__).splitlines()[0].replace(client.api_key, '(the key)')}") from None
-        except (AttributeError, IndexError, TypeError, ValueError) as e: raise ModelError(f"{self.url} answers something that is no chat completion; is it the address of an OpenAI-compatible API, with /v1?") from e
 
-    def ask(self, prompts:list, max_new_tokens:int=96) -> list[str]:
+        from ftguide.models import ModelError
+
+        try:
+            got = client.chat.completions.create(
+                model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0
+            )
+            usage = getattr(got, "usage", None)
+            return (
+                (got.choices[0].message.content or "").strip(),
+                getattr(usage, "prompt_tokens", None) or 0,
+                getattr(usage, "completion_tokens", None) or 0,
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
+            raise ModelError(
+                f"{self.url} refuses the key ({e.status_code}): set {self.key_variable} to one that may use {self.model}"
+            ) from None
+        except openai.OpenAIError as e:
+            raise ModelError(
+                f"{self.model} at {self.url} does not answer: {(str(e) or type(e).__name__).splitlines()[0].replace(client.api_key, '(the key)')}"
+            ) from None
+        except (AttributeError, IndexError, TypeError, ValueError) as e:
+            raise ModelError(
+                f"{self.url} answers something that is no chat completion; is it the address of an OpenAI-compatible API, with /v1?"
+            ) from e
+
+    def ask(self, prompts: list, max_new_tokens: int = 96) -> list[str]:
         "Answers in the order of the prompts, temperature 0; ModelError when the server does not answer."
         from concurrent.futures import ThreadPoolExecutor
+
         from ftguide.models import as_messages
-        with self.client() as client, ThreadPoolExecutor(self.at_once) as pool: return [said for said, _, _ in pool.map(lambda p: self.say(client, as_messages(p), max_new_tokens), prompts)]
+
+        with self.client() as client, ThreadPoolExecutor(self.at_once) as pool:
+            return [
+                said
+                for said, _, _ in pool.map(
+                    lambda p: self.say(client, as_messages(p), max_new_tokens), prompts
+                )
+            ]
+
 
 def ask(
-    who,          # LM, folder or hub name; Endpoint; or a function from prompts to answers
-    prompts:list, # text or messages
-    max_new_tokens:int=96,
+    who,  # LM, folder or hub name; Endpoint; or a function from prompts to answers
+    prompts: list,  # text or messages
+    max_new_tokens: int = 96,
 ) -> list[str]:
     "Answers of whoever can answer."
     from ftguide.models import load, reply
-    if isinstance(who, Endpoint): return who.ask(prompts, max_new_tokens)
+
+    if isinstance(who, Endpoint):
+        return who.ask(prompts, max_new_tokens)
     return list(who(prompts)) if callable(who) else reply(load(who), prompts, max_new_tokens)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-baseline
 def prompting_baseline(
-    who,                  # LM, folder or hub name (asked in plain text); Endpoint or function (asked as a conversation)
-    test:list[dict],      # rows with prompt and completion
-    examples:list[dict],  # solved rows, never from the test
-    shots:tuple=(0, 3, 8), # examples before each question
-    max_new_tokens:int=64,
-    score=None,           # as in `few_shot`
-) -> dict: # examples shown -> Score
+    who,  # LM, folder or hub name (asked in plain text); Endpoint or function (asked as a conversation)
+    test: list[dict],  # rows with prompt and completion
+    examples: list[dict],  # solved rows, never from the test
+    shots: tuple = (0, 3, 8),  # examples before each question
+    max_new_tokens: int = 64,
+    score=None,  # as in `few_shot`
+) -> dict:  # examples shown -> Score
     "What prompting alone reaches; ValueError when an example is also a test row."
     from ftguide.data import read
     from ftguide.models import context_length, load
-    if not shots or min(shots) < 0: raise ValueError(f"shots must be numbers of examples, 0 or more, not {shots}")
+
+    if not shots or min(shots) < 0:
+        raise ValueError(f"shots must be numbers of examples, 0 or more, not {shots}")
     test, examples = read(test, "sft"), read(examples, "sft")
     known = {_same(_asked(r)) for r in test}
-    if both := [_shown(_asked(e)) for e in examples if _same(_asked(e)) in known]: raise ValueError(f"{len(both)} of the examples are also test rows, such as {both[0][:60]!r}; the answer would be given away")
+    if both := [_shown(_asked(e)) for e in examples if _same(_asked(e)) in known]:
+        raise ValueError(
+            f"{len(both)} of the examples are also test rows, such as {both[0][:60]!r}; the answer would be given away"
+        )
     local = not (isinstance(who, Endpoint) or callable(who))
-    if local: who = load(who)
+    if local:
+        who = load(who)
     context = context_length(who) if local else None
     tasks = list(dict.fromkeys(r.get("task") for r in test))
     of = lambda rows, task: [r for r in rows if r.get("task") == task] or rows
     found = {}
     for k in shots:
-        fits = min(_fitting(who, of(test, t), of(examples, t), k, max_new_tokens, context) if local else min(k, len(of(examples, t))) for t in tasks)
-        if fits < k: warnings.warn(f"{k} examples do not fit ({'context of ' + str(context) + ' tokens, ' if local else ''}{len(examples)} given): {fits} are shown", stacklevel=2)
-        if fits not in found: found[fits] = bootstrap([p for t in tasks for p in _shot_pairs(who, of(test, t), of(examples, t)[:fits], max_new_tokens, score)])
+        fits = min(
+            _fitting(who, of(test, t), of(examples, t), k, max_new_tokens, context)
+            if local
+            else min(k, len(of(examples, t)))
+            for t in tasks
+        )
+        if fits < k:
+            warnings.warn(
+                f"{k} examples do not fit ({'context of ' + str(context) + ' tokens, ' if local else ''}{len(examples)} given): {fits} are shown",
+                stacklevel=2,
+            )
+        if fits not in found:
+            found[fits] = bootstrap(
+                [
+                    p
+                    for t in tasks
+                    for p in _shot_pairs(who, of(test, t), of(examples, t)[:fits], max_new_tokens, score)
+                ]
+            )
     return found
 
-def _fitting(lm, rows, examples, k, max_new_tokens, context) -> int: # how many examples leave room for every question and its answer
+
+def _fitting(
+    lm, rows, examples, k, max_new_tokens, context
+) -> int:  # how many examples leave room for every question and its answer
     longest = max(rows, key=lambda r: len(_shown(_asked(r))))
     size = lambda n: len(lm.tokenizer(_shot_text(longest, examples[:n]), add_special_tokens=False).input_ids)
     return next((n for n in range(min(k, len(examples)), 0, -1) if size(n) + max_new_tokens <= context), 0)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-forced
 def forced(
-    lm, rows:list[dict], # prompt with completion (or chosen), or text
-    batch_size:int=8,
-) -> list[tuple]: # for each row: nats, tokens, bytes, entropy in nats summed over tokens, probability of the end (nan when it is not there); of what the context holds
+    lm,
+    rows: list[dict],  # prompt with completion (or chosen), or text
+    batch_size: int = 8,
+) -> list[
+    tuple
+]:  # for each row: nats, tokens, bytes, entropy in nats summed over tokens, probability of the end (nan when it is not there); of what the context holds
     "What the model thinks of given answers, token by token; DataError names a row without any token to score, ModelError a model that gives no finite numbers."
     import torch
+
     from ftguide.data import DataError
     from ftguide.models import collate, context_length, scored_logits
+
     found = []
     for start in range(0, len(rows), batch_size):
-        part = [_labelled(lm, r) for r in rows[start:start + batch_size]]
-        if empty := [n for n, (_, l, _) in enumerate(part, start + 1) if not _scored_tokens(l)]: raise DataError(f"row {empty[0]}: no token to score; its prompt fills {lm.name}'s context of {context_length(lm)} tokens, or its text is one token. Shorten the prompt, or remove the row")
-        batch = {k: v.to(lm.model.device) for k, v in collate([(i, l) for i, l, _ in part], lm.tokenizer.pad_token_id).items()}
-        with _looking(lm): logits, targets = scored_logits(lm.model, batch)
-        if not torch.isfinite(logits).all(): raise _broken(lm)
+        part = [_labelled(lm, r) for r in rows[start : start + batch_size]]
+        if empty := [n for n, (_, l, _) in enumerate(part, start + 1) if not _scored_tokens(l)]:
+            raise DataError(
+                f"row {empty[0]}: no token to score; its prompt fills {lm.name}'s context of {context_length(lm)} tokens, or its text is one token. Shorten the prompt, or remove the row"
+            )
+        batch = {
+            k: v.to(lm.model.device)
+            for k, v in collate([(i, l) for i, l, _ in part], lm.tokenizer.pad_token_id).items()
+        }
+        with _looking(lm):
+            logits, targets = scored_logits(lm.model, batch)
+        if not torch.isfinite(logits).all():
+            raise _broken(lm)
         logp = logits.float().log_softmax(-1)
-        nats, entropy, end = -logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1), logp[:, lm.tokenizer.eos_token_id].exp()
+        nats, entropy, end = (
+            -logp.gather(1, targets[:, None])[:, 0],
+            -(logp.exp() * logp).sum(-1),
+            logp[:, lm.tokenizer.eos_token_id].exp(),
+        )
         scored = [_scored_tokens(l) for _, l, _ in part]
-        for at, (_, _, size), n, h, e in zip(scored, part, *(x.split(list(map(len, scored))) for x in (nats, entropy, end))):
-            stops = e[at.index(lm.tokenizer.eos_token_id)].item() if lm.tokenizer.eos_token_id in at else math.nan
+        for at, (_, _, size), n, h, e in zip(
+            scored, part, *(x.split(list(map(len, scored))) for x in (nats, entropy, end))
+        ):
+            stops = (
+                e[at.index(lm.tokenizer.eos_token_id)].item() if lm.tokenizer.eos_token_id in at else math.nan
+            )
             found.append((n.sum().item(), len(n), size, h.sum().item(), stops))
     return found
 
-def _is_text(row:dict) -> bool: return "text" in row and "prompt" not in row and "messages" not in row
-def _scored_tokens(labels:list) -> list: return [x for x in labels[1:] if x != -100]
 
-def _labelled(lm, row:dict) -> tuple: # (ids, labels, bytes of the labelled text), as far as the context reaches
+def _is_text(row: dict) -> bool:
+    return "text" in row and "prompt" not in row and "messages" not in row
+
+
+def _scored_tokens(labels: list) -> list:
+    return [x for x in labels[1:] if x != -100]
+
+
+def _labelled(
+    lm, row: dict
+) -> tuple:  # (ids, labels, bytes of the labelled text), as far as the context reaches
     "A row's tokens, its answer labelled and ended, whatever the chat template does."
     from ftguide.models import as_messages, context_length, encode
+
     limit = context_length(lm)
-    if _is_text(row): ids = labels = lm.tokenizer(row["text"]).input_ids; said = row["text"]
+    if _is_text(row):
+        ids = labels = lm.tokenizer(row["text"]).input_ids
+        said = row["text"]
     else:
         answer = row["chosen"] if "chosen" in row else _expected(row)
-        ids, labels = encode(lm.tokenizer, _asked(row), answer); said = "".join(m["content"] for m in as_messages(answer))
+        ids, labels = encode(lm.tokenizer, _asked(row), answer)
+        said = "".join(m["content"] for m in as_messages(answer))
         end = [] if lm.tokenizer.eos_token_id in labels else [lm.tokenizer.eos_token_id]
         ids, labels = ids + end, labels + end
-    if len(ids) > limit: said = lm.tokenizer.decode([x for x in labels[:limit] if x != -100], skip_special_tokens=True)
+    if len(ids) > limit:
+        said = lm.tokenizer.decode([x for x in labels[:limit] if x != -100], skip_special_tokens=True)
     return ids[:limit], labels[:limit], len(said.encode("utf-8"))
 
-def _scorable(lm, row:dict) -> bool: # is there a token to score, and room for an answer?
+
+def _scorable(lm, row: dict) -> bool:  # is there a token to score, and room for an answer?
     from ftguide.models import context_length, prompt_text
-    if not _scored_tokens(_labelled(lm, row)[1]): return False
-    return _is_text(row) or len(lm.tokenizer(prompt_text(lm.tokenizer, _asked(row)), add_special_tokens=False).input_ids) < context_length(lm)
+
+    if not _scored_tokens(_labelled(lm, row)[1]):
+        return False
+    return _is_text(row) or len(
+        lm.tokenizer(prompt_text(lm.tokenizer, _asked(row)), add_special_tokens=False).input_ids
+    ) < context_length(lm)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-history
 def log_signs(
-    history:list[dict],  # of a trainer: loss, eval_loss, epoch; rewards/chosen for DPO
-    beta:float=0.1,      # of the DPO run, to turn its rewards into nats
-) -> dict: # sign -> value; empty for a log without validation or rewards
+    history: list[dict],  # of a trainer: loss, eval_loss, epoch; rewards/chosen for DPO
+    beta: float = 0.1,  # of the DPO run, to turn its rewards into nats
+) -> dict:  # sign -> value; empty for a log without validation or rewards
     "Signs of a broken run that its own log holds."
     import numpy as np
-    losses = [h["loss"] for h in history if "loss" in h]; valid = [(h.get("epoch", i), h["eval_loss"]) for i, h in enumerate(history) if "eval_loss" in h]
-    found, late = {}, lambda x: x[-max(len(x) // 5, 1):]
-    if valid and losses: found["validation_gap_nats"] = valid[-1][1] - float(np.mean(late(losses)))
-    half = valid[len(valid) // 2:] if len(valid) > 3 else valid
-    if len(half) > 1: found["validation_slope_nats_per_epoch"] = float(np.polyfit(*zip(*half), 1)[0])
+
+    losses = [h["loss"] for h in history if "loss" in h]
+    valid = [(h.get("epoch", i), h["eval_loss"]) for i, h in enumerate(history) if "eval_loss" in h]
+    found, late = {}, lambda x: x[-max(len(x) // 5, 1) :]
+    if valid and losses:
+        found["validation_gap_nats"] = valid[-1][1] - float(np.mean(late(losses)))
+    half = valid[len(valid) // 2 :] if len(valid) > 3 else valid
+    if len(half) > 1:
+        found["validation_slope_nats_per_epoch"] = float(np.polyfit(*zip(*half), 1)[0])
     rewards = [h["rewards/chosen"] for h in history if "rewards/chosen" in h]
-    if rewards: found["chosen_change_nats"] = float(np.mean(late(rewards))) / beta
+    if rewards:
+        found["chosen_change_nats"] = float(np.mean(late(rewards))) / beta
     return found
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-vitals
 def vitals(
-    history=None,        # a trainer's log; by default that of the model
-    model=None,          # LM, folder or hub name after (or during) training
-    data=None,           # rows it was trained on
+    history=None,  # a trainer's log; by default that of the model
+    model=None,  # LM, folder or hub name after (or during) training
+    data=None,  # rows it was trained on
     *,
-    test=None,           # held-out rows of the same kind
-    before=None,         # LM, folder or hub name from before the training, for forgetting
-    abilities=None,      # name -> rows (prompt and completion, or text) of what must not be lost
-    beta:float=0.1,      # of a DPO run
-    n:int=32,            # rows looked at, of each kind
-    max_new_tokens:int=64, # an answer this long counts as one that never ends
-) -> dict: # sign -> value, the unit in its name; only what could be measured
+    test=None,  # held-out rows of the same kind
+    before=None,  # LM, folder or hub name from before the training, for forgetting
+    abilities=None,  # name -> rows (prompt and completion, or text) of what must not be lost
+    beta: float = 0.1,  # of a DPO run
+    n: int = 32,  # rows looked at, of each kind
+    max_new_tokens: int = 64,  # an answer this long counts as one that never ends
+) -> dict:  # sign -> value, the unit in its name; only what could be measured
     "Measure every sign of overfitting, collapse and forgetting that the arguments allow; a warning counts rows that cannot be scored."
-    return _vitals(history, model, data, set(), test=test, before=before, abilities=abilities, beta=beta, n=n, max_new_tokens=max_new_tokens)
+    return _vitals(
+        history,
+        model,
+        data,
+        set(),
+        test=test,
+        before=before,
+        abilities=abilities,
+        beta=beta,
+        n=n,
+        max_new_tokens=max_new_tokens,
+    )
 
-def _vitals(history, model, data, told:set, *, test=None, before=None, abilities=None, beta=0.1, n=32, max_new_tokens=64) -> dict:
+
+def _vitals(
+    history,
+    model,
+    data,
+    told: set,
+    *,
+    test=None,
+    before=None,
+    abilities=None,
+    beta=0.1,
+    n=32,
+    max_new_tokens=64,
+) -> dict:
     from ftguide.models import load
+
     _can_forget(before, abilities)
     model, before = (x if x is None else load(x) for x in (model, before))
     found = log_signs(history if history is not None else getattr(model, "history", []), beta)
-    if model is None: return found
+    if model is None:
+        return found
     data, test = _some(data, n, [model], "training rows", told), _some(test, n, [model], "test rows", told)
-    if test: found |= _collapse(model, test, max_new_tokens)
-    if data and test: found |= _overfitting(model, data, test, max_new_tokens)
+    if test:
+        found |= _collapse(model, test, max_new_tokens)
+    if data and test:
+        found |= _overfitting(model, data, test, max_new_tokens)
     for name, rows in (abilities or {}).items():
-        if rows := _some(rows, n, [model, before], f"rows of {name}", told): found |= _forgetting(model, before, name, rows, max_new_tokens)
+        if rows := _some(rows, n, [model, before], f"rows of {name}", told):
+            found |= _forgetting(model, before, name, rows, max_new_tokens)
     return found
+
 
 def _can_forget(before, abilities):
     "ValueError when forgetting cannot be measured as it is asked for."
-    if abilities and before is None: raise ValueError("forgetting is a change: give the model from before the training as `before`")
-    if empty := [name for name, rows in (abilities or {}).items() if not len(rows)]: raise ValueError(f"ability {empty[0]!r} has no rows")
+    if abilities and before is None:
+        raise ValueError("forgetting is a change: give the model from before the training as `before`")
+    if empty := [name for name, rows in (abilities or {}).items() if not len(rows)]:
+        raise ValueError(f"ability {empty[0]!r} has no rows")
 
-def _some(rows, n:int, lms:list, what:str, told:set) -> list: # rows of a sample
+
+def _some(rows, n: int, lms: list, what: str, told: set) -> list:  # rows of a sample
     "At most `n` rows, less those that cannot be scored; a warning counts these, once for each `told`."
     drawn = random.Random(0).sample(list(rows), min(n, len(rows))) if rows else []
     kept = [r for r in drawn if all(_scorable(lm, r) for lm in lms)]
     if len(kept) < len(drawn) and what not in told:
-        told.add(what); warnings.warn(f"{len(drawn) - len(kept)} of {len(drawn)} {what} are left out: their prompt fills the context, or their text is one token; there is nothing to score", stacklevel=4)
+        told.add(what)
+        warnings.warn(
+            f"{len(drawn) - len(kept)} of {len(drawn)} {what} are left out: their prompt fills the context, or their text is one token; there is nothing to score",
+            stacklevel=4,
+        )
     return kept
 
-def _per(x:list[tuple], what:int, of:int) -> float: return sum(r[what] for r in x) / max(sum(r[of] for r in x), 1)
 
-def _right(lm, rows, max_new_tokens) -> float: # share of prompts answered exactly as the row says
+def _per(x: list[tuple], what: int, of: int) -> float:
+    return sum(r[what] for r in x) / max(sum(r[of] for r in x), 1)
+
+
+def _right(lm, rows, max_new_tokens) -> float:  # share of prompts answered exactly as the row says
     from ftguide.models import reply
+
     wanted = [r["chosen"] if "chosen" in r else _expected(r) for r in rows]
-    return sum(exact_match(a, _said(w)) for a, w in zip(reply(lm, [_asked(r) for r in rows], max_new_tokens), wanted)) / len(rows)
+    return sum(
+        exact_match(a, _said(w)) for a, w in zip(reply(lm, [_asked(r) for r in rows], max_new_tokens), wanted)
+    ) / len(rows)
+
 
 def _overfitting(lm, data, test, max_new_tokens) -> dict:
     known, new = forced(lm, data), forced(lm, test)
-    return dict(validation_gap_nats=_per(new, 0, 1) - _per(known, 0, 1), memorised_share=_right(lm, data, max_new_tokens) - _right(lm, test, max_new_tokens))
+    return dict(
+        validation_gap_nats=_per(new, 0, 1) - _per(known, 0, 1),
+        memorised_share=_right(lm, data, max_new_tokens) - _right(lm, test, max_new_tokens),
+    )
+
 
 def _collapse(lm, test, max_new_tokens) -> dict:
     from ftguide.models import reply
+
     seen, wanted = forced(lm, test), [_said(r["chosen"]) if "chosen" in r else _expected(r) for r in test]
     said = reply(lm, [_asked(r) for r in test], max_new_tokens)
     is_, should = (signs(lm, texts, max_new_tokens) for texts in (said, wanted))
-    pairs = lambda texts: distinct([" ".join(map(str, lm.tokenizer(t, add_special_tokens=False).input_ids)) for t in texts])   # of tokens: gibberish has few words
+    pairs = lambda texts: distinct(
+        [" ".join(map(str, lm.tokenizer(t, add_special_tokens=False).input_ids)) for t in texts]
+    )  # of tokens: gibberish has few words
     ends = [x[4] for x in seen if not math.isnan(x[4])]
-    return dict(distinct_2_ratio=pairs(said) / max(pairs(wanted), 1e-9), same_answer_excess=is_["same_answer"] - should["same_answer"], never_ended_excess=is_["never_ended"] - should["never_ended"],
-                **({"end_probability": sum(ends) / len(ends)} if ends else {}), overconfidence_nats=_per(seen, 0, 1) - _per(seen, 3, 1))
+    return dict(
+        distinct_2_ratio=pairs(said) / max(pairs(wanted), 1e-9),
+        same_answer_excess=is_["same_answer"] - should["same_answer"],
+        never_ended_excess=is_["never_ended"] - should["never_ended"],
+        **({"end_probability": sum(ends) / len(ends)} if ends else {}),
+        overconfidence_nats=_per(seen, 0, 1) - _per(seen, 3, 1),
+    )
+
 
 def _forgetting(lm, before, name, rows, max_new_tokens) -> dict:
     found = {f"forgot {name}, nats per byte": _per(forced(lm, rows), 0, 2) - _per(forced(before, rows), 0, 2)}
-    return found if _is_text(rows[0]) else {**found, f"forgot {name}, accuracy": _right(before, rows, max_new_tokens) - _right(lm, rows, max_new_tokens)}
+    return (
+        found
+        if _is_text(rows[0])
+        else {
+            **found,
+            f"forgot {name}, accuracy": _right(before, rows, max_new_tokens)
+            - _right(lm, rows, max_new_tokens),
+        }
+    )
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-limits
 @dataclass(frozen=True)
 class Limit:
     "Where a sign stops being healthy."
-    kind:str               # overfitting, collapse or forgetting
-    at_most:float|None=None
-    at_least:float|None=None
-    do:str=""              # what to change
 
-    def passed(self, value:float) -> bool: # also by a value that is no number
+    kind: str  # overfitting, collapse or forgetting
+    at_most: float | None = None
+    at_least: float | None = None
+    do: str = ""  # what to change
+
+    def passed(self, value: float) -> bool:  # also by a value that is no number
         return not (value <= self.at_most if self.at_most is not None else value >= self.at_least)
+
 
 LIMITS = {  # between the healthy runs and nearly all broken ones of the figures below
     "validation_gap_nats": Limit("overfitting", at_most=0.6, do="fewer epochs, or more and more varied rows"),
-    "validation_slope_nats_per_epoch": Limit("overfitting", at_most=0.01, do="stop at the epoch with the lowest validation loss"),
+    "validation_slope_nats_per_epoch": Limit(
+        "overfitting", at_most=0.01, do="stop at the epoch with the lowest validation loss"
+    ),
     "memorised_share": Limit("overfitting", at_most=0.25, do="fewer epochs; look for repeated rows"),
-    "overconfidence_nats": Limit("overfitting", at_most=0.5, do="fewer epochs or a lower learning rate; in DPO a larger beta"),
+    "overconfidence_nats": Limit(
+        "overfitting", at_most=0.5, do="fewer epochs or a lower learning rate; in DPO a larger beta"
+    ),
     "distinct_2_ratio": Limit("collapse", at_least=0.85, do="a lower learning rate; in DPO a larger beta"),
-    "same_answer_excess": Limit("collapse", at_most=0.3, do="look for one answer that dominates the training rows"),
-    "never_ended_excess": Limit("collapse", at_most=0.2, do="the end token must stand in the labels; look at the chat template and at the padding token"),
-    "end_probability": Limit("collapse", at_least=0.1, do="the end token must stand in the labels; look at the chat template and at the padding token"),
-    "chosen_change_nats": Limit("collapse", at_least=-10, do="a larger beta, a lower learning rate, or an SFT term in the loss"),
-    "forgot, nats per byte": Limit("forgetting", at_most=0.1, do="a lower learning rate, LoRA, or old rows mixed into the new"),
-    "forgot, accuracy": Limit("forgetting", at_most=0.2, do="a lower learning rate, LoRA, or old rows mixed into the new"),
+    "same_answer_excess": Limit(
+        "collapse", at_most=0.3, do="look for one answer that dominates the training rows"
+    ),
+    "never_ended_excess": Limit(
+        "collapse",
+        at_most=0.2,
+        do="the end token must stand in the labels; look at the chat template and at the padding token",
+    ),
+    "end_probability": Limit(
+        "collapse",
+        at_least=0.1,
+        do="the end token must stand in the labels; look at the chat template and at the padding token",
+    ),
+    "chosen_change_nats": Limit(
+        "collapse", at_least=-10, do="a larger beta, a lower learning rate, or an SFT term in the loss"
+    ),
+    "forgot, nats per byte": Limit(
+        "forgetting", at_most=0.1, do="a lower learning rate, LoRA, or old rows mixed into the new"
+    ),
+    "forgot, accuracy": Limit(
+        "forgetting", at_most=0.2, do="a lower learning rate, LoRA, or old rows mixed into the new"
+    ),
 }
 
-def limit_of(sign:str, limits:dict) -> Limit|None: # every ability shares its limits
+
+def limit_of(sign: str, limits: dict) -> Limit | None:  # every ability shares its limits
     return limits.get(sign) or limits.get(re.sub(r"^forgot .*, ", "forgot, ", sign))
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-diagnose
 @dataclass(frozen=True)
 class Symptom:
     "One sign beyond its limit."
-    kind:str      # overfitting, collapse or forgetting
-    sign:str      # with its unit
-    value:float
-    limit:float
-    do:str        # what to change
 
-    def __str__(self): return f"{self.kind}: {self.sign.replace('_', ' ')} is {self.value:.3g} (limit {self.limit:g}); {self.do}"
+    kind: str  # overfitting, collapse or forgetting
+    sign: str  # with its unit
+    value: float
+    limit: float
+    do: str  # what to change
+
+    def __str__(self):
+        return f"{self.kind}: {self.sign.replace('_', ' ')} is {self.value:.3g} (limit {self.limit:g}); {self.do}"
+
 
 def beyond(
-    found:dict,         # sign -> value, as `vitals` gives it
-    limits:dict=LIMITS, # sign -> Limit
+    found: dict,  # sign -> value, as `vitals` gives it
+    limits: dict = LIMITS,  # sign -> Limit
 ) -> list[Symptom]:
     "The signs that are beyond their limits."
-    if unknown := [s for s in limits if s not in LIMITS and not s.startswith("forgot ")]: raise ValueError(f"no sign {unknown[0]!r}; there are {', '.join(LIMITS)}")
+    if unknown := [s for s in limits if s not in LIMITS and not s.startswith("forgot ")]:
+        raise ValueError(f"no sign {unknown[0]!r}; there are {', '.join(LIMITS)}")
     judged = [(sign, value, limit_of(sign, limits)) for sign, value in found.items()]
-    return [Symptom(x.kind, sign, value, x.at_most if x.at_most is not None else x.at_least, x.do) for sign, value, x in judged if x and x.passed(value)]
+    return [
+        Symptom(x.kind, sign, value, x.at_most if x.at_most is not None else x.at_least, x.do)
+        for sign, value, x in judged
+        if x and x.passed(value)
+    ]
+
 
 def diagnose(
-    history=None,     # a trainer's log; by default that of the model
-    model=None,       # LM, folder or hub name after (or during) training
-    data=None,        # rows it was trained on
+    history=None,  # a trainer's log; by default that of the model
+    model=None,  # LM, folder or hub name after (or during) training
+    data=None,  # rows it was trained on
     *,
-    limits:dict=LIMITS, # sign -> Limit
-    **measured,       # test, before, abilities, beta, n, max_new_tokens of `vitals`
-) -> list[Symptom]: # empty = nothing looks broken
+    limits: dict = LIMITS,  # sign -> Limit
+    **measured,  # test, before, abilities, beta, n, max_new_tokens of `vitals`
+) -> list[Symptom]:  # empty = nothing looks broken
     "Signs of overfitting, collapse and forgetting that are beyond their limits."
     return beyond(vitals(history, model, data, **measured), limits)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-sentinel
 def sentinel(
-    data=None, test=None,  # as in `diagnose`
+    data=None,
+    test=None,  # as in `diagnose`
     *,
-    every:int=50,          # steps between two looks; the last step is always looked at
-    start:float=0.5,       # share of the steps before the first look
-    stop:bool=False,       # end the training at the first symptom
-    **diagnosed,           # before, abilities, beta, n, limits of `diagnose`
-): # -> transformers.TrainerCallback; its `symptoms` maps the step to what was found there
+    every: int = 50,  # steps between two looks; the last step is always looked at
+    start: float = 0.5,  # share of the steps before the first look
+    stop: bool = False,  # end the training at the first symptom
+    **diagnosed,  # before, abilities, beta, n, limits of `diagnose`
+):  # -> transformers.TrainerCallback; its `symptoms` maps the step to what was found there
     "A callback that looks for overfitting, collapse and forgetting while training goes on."
     import inspect
+
     from transformers import TrainerCallback
+
     from ftguide.models import LM, load, ready
+
     limits, knobs = diagnosed.pop("limits", LIMITS), dict(diagnosed, test=test)
-    inspect.signature(_vitals).bind(None, None, None, set(), **knobs); beyond({}, limits); _can_forget(knobs.get("before"), knobs.get("abilities"))        # what is wrong is said before the training, not in its middle
-    if knobs.get("before") is not None: knobs["before"] = load(knobs["before"])
-    if every < 1 or not 0 <= start <= 1: raise ValueError(f"every must be 1 or more and start between 0 and 1, not {every} and {start}")
+    inspect.signature(_vitals).bind(None, None, None, set(), **knobs)
+    beyond({}, limits)
+    _can_forget(
+        knobs.get("before"), knobs.get("abilities")
+    )  # what is wrong is said before the training, not in its middle
+    if knobs.get("before") is not None:
+        knobs["before"] = load(knobs["before"])
+    if every < 1 or not 0 <= start <= 1:
+        raise ValueError(f"every must be 1 or more and start between 0 and 1, not {every} and {start}")
+
     class Sentinel(TrainerCallback):
-        def __init__(self): self.symptoms, self.said = {}, set()
+        def __init__(self):
+            self.symptoms, self.said = {}, set()
+
         def on_step_end(self, args, state, control, model=None, processing_class=None, **kw):
             last = state.global_step == state.max_steps
-            if not last and (state.global_step % every or state.global_step < start * state.max_steps): return
+            if not last and (state.global_step % every or state.global_step < start * state.max_steps):
+                return
             lm = ready(LM(model, processing_class, "training", state.log_history))
             found = beyond(_vitals(state.log_history, lm, data, self.said, **knobs), limits)
-            if found: self.symptoms[state.global_step] = found
+            if found:
+                self.symptoms[state.global_step] = found
             for s in found:
-                if s.sign not in self.said: self.said.add(s.sign); warnings.warn(f"step {state.global_step}: {s}", stacklevel=2)
-            if found and stop: control.should_training_stop = True
+                if s.sign not in self.said:
+                    self.said.add(s.sign)
+                    warnings.warn(f"step {state.global_step}: {s}", stacklevel=2)
+            if found and stop:
+                control.should_training_stop = True
+
     return Sentinel()
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-sheet-page
@@ -798,158 +1299,283 @@ count();
 </script></body></html>
 """
 
-def _questions(test) -> list: # prompts of rows with or without answers
+
+def _questions(test) -> list:  # prompts of rows with or without answers
     from ftguide.data import DataError, read
-    try: rows = read(test, "sft")
-    except DataError: rows = read(test, "corpus")
-    if without := [i for i, r in enumerate(rows, 1) if "prompt" not in r and "messages" not in r]: raise DataError(f"row {without[0]}: a sheet needs a prompt, and this row has only text")
+
+    try:
+        rows = read(test, "sft")
+    except DataError:
+        rows = read(test, "corpus")
+    if without := [i for i, r in enumerate(rows, 1) if "prompt" not in r and "messages" not in r]:
+        raise DataError(f"row {without[0]}: a sheet needs a prompt, and this row has only text")
     return [_asked(r) for r in rows]
 
+
 def _answers_of(model, prompts, max_new_tokens) -> list[str]:
-    if not isinstance(model, Report): return ask(model, prompts, max_new_tokens)
+    if not isinstance(model, Report):
+        return ask(model, prompts, max_new_tokens)
     known = {_same(r["prompt"]): r["answer"] for r in model.answers}
-    if missing := [_shown(p) for p in prompts if _same(p) not in known]: raise ValueError(f"the report of {model.name} has no answer to {missing[0][:60]!r}; give the model, or the rows it was evaluated on")
+    if missing := [_shown(p) for p in prompts if _same(p) not in known]:
+        raise ValueError(
+            f"the report of {model.name} has no answer to {missing[0][:60]!r}; give the model, or the rows it was evaluated on"
+        )
     return [known[_same(p)] for p in prompts]
 
-def _harmless(text:str) -> str: # a spreadsheet must not take it for a formula
+
+def _harmless(text: str) -> str:  # a spreadsheet must not take it for a formula
     return "'" + text if re.match(r"[=+@\t\r-]", text) else text
 
-def _fieldset(n:int, of:int, item:dict) -> str:
-    shown = {k: html.escape(item[k]) for k in ("prompt", "left", "right")}
-    choices = "".join(f'<label><input type="radio" name="{item["id"]}" value="{v}"> {v if v != "tie" else "no difference"}</label>' for v in ("left", "tie", "right"))
-    return (f'<fieldset id="{item["id"]}"><legend>{n} of {of}</legend><pre class="asked">{shown["prompt"]}</pre><div class="pair"><pre>{shown["left"]}</pre><pre>{shown["right"]}</pre></div>'
-            f'{choices}<label>comment <input type="text" maxlength="500"></label></fieldset>')
 
-def _write_sheet(items:list[dict], folder:Path) -> Path:
+def _fieldset(n: int, of: int, item: dict) -> str:
+    shown = {k: html.escape(item[k]) for k in ("prompt", "left", "right")}
+    choices = "".join(
+        f'<label><input type="radio" name="{item["id"]}" value="{v}"> {v if v != "tie" else "no difference"}</label>'
+        for v in ("left", "tie", "right")
+    )
+    return (
+        f'<fieldset id="{item["id"]}"><legend>{n} of {of}</legend><pre class="asked">{shown["prompt"]}</pre><div class="pair"><pre>{shown["left"]}</pre><pre>{shown["right"]}</pre></div>'
+        f'{choices}<label>comment <input type="text" maxlength="500"></label></fieldset>'
+    )
+
+
+def _write_sheet(items: list[dict], folder: Path) -> Path:
     body = "\n".join(_fieldset(n, len(items), i) for n, i in enumerate(items, 1))
     digest = hashlib.sha256("".join(i["id"] for i in items).encode()).hexdigest()[:12]
-    (folder / "sheet.html").write_text(SHEET_PAGE.replace("@SHEET@", digest).replace("@ROWS@", body, 1), encoding="utf-8")
+    (folder / "sheet.html").write_text(
+        SHEET_PAGE.replace("@SHEET@", digest).replace("@ROWS@", body, 1), encoding="utf-8"
+    )
     with open(folder / "sheet.csv", "w", encoding="utf-8-sig", newline="") as f:
-        w = csv.writer(f); w.writerow(["id", "prompt", "left", "right", "better", "comment"])
+        w = csv.writer(f)
+        w.writerow(["id", "prompt", "left", "right", "better", "comment"])
         w.writerows([i["id"], *(_harmless(i[k]) for k in ("prompt", "left", "right")), "", ""] for i in items)
     return folder / "sheet.html"
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-sheet
 def human_sheet(
-    models:dict|list,     # two: name -> LM, folder, hub name or Report; or a list of LMs or Reports
-    test:list,            # rows with a prompt
-    folder:str|Path,      # new; gets for_raters/sheet.html, for_raters/sheet.csv and key.json, which raters must not see
-    n:int=100,            # rows, drawn at random; rows with two identical answers are left out
-    max_new_tokens:int=96,
-    seed:int=0,           # of draw, order and sides
-) -> Path: # of the page
+    models: dict | list,  # two: name -> LM, folder, hub name or Report; or a list of LMs or Reports
+    test: list,  # rows with a prompt
+    folder: str
+    | Path,  # new; gets for_raters/sheet.html, for_raters/sheet.csv and key.json, which raters must not see
+    n: int = 100,  # rows, drawn at random; rows with two identical answers are left out
+    max_new_tokens: int = 96,
+    seed: int = 0,  # of draw, order and sides
+) -> Path:  # of the page
     "Write a blind, shuffled, side-by-side sheet for people; ValueError unless there are two models."
     folder, rng = Path(folder), random.Random(f"sheet-{seed}")
-    if folder.exists() and any(folder.iterdir()): raise FileExistsError(f"{folder} exists and is not empty; choose another folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} exists and is not empty; choose another folder")
     named = models if isinstance(models, dict) else {getattr(m, "name", str(m)): m for m in models}
-    if len(named) != 2 or len(models) != 2: raise ValueError(f"a sheet compares two models with different names, not {', '.join(map(str, named)) or 'none'}")
+    if len(named) != 2 or len(models) != 2:
+        raise ValueError(
+            f"a sheet compares two models with different names, not {', '.join(map(str, named)) or 'none'}"
+        )
     rows = _questions(test)
     prompts = rng.sample(rows, min(n, len(rows)))
     answers = [_answers_of(m, prompts, max_new_tokens) for m in named.values()]
     different = [(p, a, b) for p, a, b in zip(prompts, *answers) if a != b]
-    if not different: raise ValueError(f"{' and '.join(named)} gave the same {len(prompts)} answers; there is nothing to choose")
-    items = [dict(id=f"q{rng.getrandbits(40):010x}", prompt=_shown(p), asked=p, left=(a, b)[turned], right=(b, a)[turned], left_is=list(named)[turned]) for p, a, b in different for turned in [rng.random() < 0.5]]
+    if not different:
+        raise ValueError(
+            f"{' and '.join(named)} gave the same {len(prompts)} answers; there is nothing to choose"
+        )
+    items = [
+        dict(
+            id=f"q{rng.getrandbits(40):010x}",
+            prompt=_shown(p),
+            asked=p,
+            left=(a, b)[turned],
+            right=(b, a)[turned],
+            left_is=list(named)[turned],
+        )
+        for p, a, b in different
+        for turned in [rng.random() < 0.5]
+    ]
     (folder / "for_raters").mkdir(parents=True)
-    key = dict(models=list(named), identical=len(prompts) - len(different), items={i["id"]: {"prompt": i["asked"], **{k: i[k] for k in ("left", "right", "left_is")}} for i in items})
+    key = dict(
+        models=list(named),
+        identical=len(prompts) - len(different),
+        items={
+            i["id"]: {"prompt": i["asked"], **{k: i[k] for k in ("left", "right", "left_is")}} for i in items
+        },
+    )
     (folder / "key.json").write_text(json.dumps(key, ensure_ascii=False, indent=1), encoding="utf-8")
     return _write_sheet(items, folder / "for_raters")
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-read-sheet
-def win_rate(verdicts:list) -> Score: # 0..1
+def win_rate(verdicts: list) -> Score:  # 0..1
     "Share of comparisons won, ties counting half: 1 won, -1 lost, 0 tie; numbers between for several raters."
     return bootstrap([((v + 1) / 2, 1) for v in verdicts])
+
 
 @dataclass
 class Judged:
     "What people, or a judge, think of two models."
-    models:tuple                  # (a, b); wins are wins of a
-    verdicts:list                 # of each row: 1 a is better, -1 b, 0 a tie
-    pairs:list = field(default_factory=list)  # prompt, chosen, rejected of the decided rows, for DPO
-    kappa:float|None = None       # Cohen's, of what two raters clicked: left, right or tie; nan when both always clicked the same one
-    agreement:Score|None = None   # share of rows where two raters say the same; of a judge with the known truth
-    survived:Score|None = None    # of a judge: share of rows with the same verdict in both orders
-    unread:int = 0                # rows without a verdict
-    identical:int = 0             # rows where both models gave the same answer; not shown to anybody
+
+    models: tuple  # (a, b); wins are wins of a
+    verdicts: list  # of each row: 1 a is better, -1 b, 0 a tie
+    pairs: list = field(default_factory=list)  # prompt, chosen, rejected of the decided rows, for DPO
+    kappa: float | None = (
+        None  # Cohen's, of what two raters clicked: left, right or tie; nan when both always clicked the same one
+    )
+    agreement: Score | None = (
+        None  # share of rows where two raters say the same; of a judge with the known truth
+    )
+    survived: Score | None = None  # of a judge: share of rows with the same verdict in both orders
+    unread: int = 0  # rows without a verdict
+    identical: int = 0  # rows where both models gave the same answer; not shown to anybody
 
     @property
-    def win_rate(self) -> Score: return win_rate(self.verdicts)
+    def win_rate(self) -> Score:
+        return win_rate(self.verdicts)
+
     def __repr__(self):
-        more = [f"{k} {f'{v} of {v.n} rows' if isinstance(v, Score) else round(v, 3)}" for k in ("kappa", "agreement", "survived") if (v := getattr(self, k)) is not None]
-        return f"Judged({self.models[0]} against {self.models[1]}: win rate {self.win_rate}, {len(self.verdicts)} rows" + "".join(f", {m}" for m in more) + (f", {self.unread} without a verdict" if self.unread else "") + ")"
+        more = [
+            f"{k} {f'{v} of {v.n} rows' if isinstance(v, Score) else round(v, 3)}"
+            for k in ("kappa", "agreement", "survived")
+            if (v := getattr(self, k)) is not None
+        ]
+        return (
+            f"Judged({self.models[0]} against {self.models[1]}: win rate {self.win_rate}, {len(self.verdicts)} rows"
+            + "".join(f", {m}" for m in more)
+            + (f", {self.unread} without a verdict" if self.unread else "")
+            + ")"
+        )
+
 
 def read_sheet(
-    sheet:str|Path,           # the CSV that a rater saved or filled in
-    key:str|Path,             # key.json of the sheet
-    second:str|Path|None=None, # another rater's: adds the agreement, and only rows both agree on become pairs
+    sheet: str | Path,  # the CSV that a rater saved or filled in
+    key: str | Path,  # key.json of the sheet
+    second: str
+    | Path
+    | None = None,  # another rater's: adds the agreement, and only rows both agree on become pairs
 ) -> Judged:
     "Win rate, agreement and preference pairs from filled sheets; DataError names the file and row."
     from ftguide.data import DataError
-    known = json.loads(Path(key).read_text(encoding="utf-8")); items, (a, b) = known["items"], known["models"]
+
+    known = json.loads(Path(key).read_text(encoding="utf-8"))
+    items, (a, b) = known["items"], known["models"]
     raters = [_choices(path, items) for path in (sheet, second) if path is not None]
     shared = [i for i in items if all(i in r for r in raters)]
-    if not shared: raise DataError(f"{sheet}: no row is answered{' by both' if second else ''}; the column 'better' takes left, right or tie")
-    side = lambda i, choice: 0 if choice == "tie" else 1 if (choice == "left") == (items[i]["left_is"] == a) else -1
+    if not shared:
+        raise DataError(
+            f"{sheet}: no row is answered{' by both' if second else ''}; the column 'better' takes left, right or tie"
+        )
+    side = lambda i, choice: (
+        0 if choice == "tie" else 1 if (choice == "left") == (items[i]["left_is"] == a) else -1
+    )
     each = [[side(i, r[i]) for i in shared] for r in raters]
     verdicts = [sum(v) / len(v) for v in zip(*each)]
-    pairs = [dict(prompt=items[i]["prompt"], chosen=items[i][r], rejected=items[i]["right" if r == "left" else "left"]) for i, r, same in zip(shared, (raters[0][i] for i in shared), zip(*each)) if len(set(same)) == 1 and same[0]]
+    pairs = [
+        dict(
+            prompt=items[i]["prompt"],
+            chosen=items[i][r],
+            rejected=items[i]["right" if r == "left" else "left"],
+        )
+        for i, r, same in zip(shared, (raters[0][i] for i in shared), zip(*each))
+        if len(set(same)) == 1 and same[0]
+    ]
     found = Judged((a, b), verdicts, pairs, unread=len(items) - len(shared), identical=known["identical"])
     clicked = [[r[i] for i in shared] for r in raters]
-    if second is not None: found.kappa, found.agreement = _kappa(*clicked), wilson(sum(x == y for x, y in zip(*clicked)), len(shared))
+    if second is not None:
+        found.kappa, found.agreement = (
+            _kappa(*clicked),
+            wilson(sum(x == y for x, y in zip(*clicked)), len(shared)),
+        )
     return found
 
-def _kappa(one:list, two:list) -> float: # nan when both always say the same one thing
-    from sklearn.metrics import cohen_kappa_score
-    with warnings.catch_warnings(): warnings.simplefilter("ignore"); return float(cohen_kappa_score(one, two, labels=["left", "right", "tie"]))
 
-def _choices(path, items:dict) -> dict: # id -> left, right or tie; only answered rows
+def _kappa(one: list, two: list) -> float:  # nan when both always say the same one thing
+    from sklearn.metrics import cohen_kappa_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(cohen_kappa_score(one, two, labels=["left", "right", "tie"]))
+
+
+def _choices(path, items: dict) -> dict:  # id -> left, right or tie; only answered rows
     "One rater's choices; DataError for rows that are not of this sheet."
-    from ftguide.data import DataError, READERS
-    if not Path(path).is_file(): raise DataError(f"no file {path}")
+    from ftguide.data import READERS, DataError
+
+    if not Path(path).is_file():
+        raise DataError(f"no file {path}")
     found = {}
     for where, row in READERS[".csv"](Path(path)):
-        if "id" not in row or "better" not in row: raise DataError(f"{where}: columns found: {', '.join(map(str, row))}; expected: id, better")
+        if "id" not in row or "better" not in row:
+            raise DataError(f"{where}: columns found: {', '.join(map(str, row))}; expected: id, better")
         choice = (row["better"] or "").strip().lower()
-        if row["id"] not in items: raise DataError(f"{where}: row {row['id']!r} is not in the key; does the key belong to another sheet?")
-        if choice and choice not in ("left", "right", "tie"): raise DataError(f"{where}: better must be left, right or tie, not {choice!r}")
-        if row["id"] in found: raise DataError(f"{where}: row {row['id']!r} is answered twice")
-        if choice: found[row["id"]] = choice
+        if row["id"] not in items:
+            raise DataError(
+                f"{where}: row {row['id']!r} is not in the key; does the key belong to another sheet?"
+            )
+        if choice and choice not in ("left", "right", "tie"):
+            raise DataError(f"{where}: better must be left, right or tie, not {choice!r}")
+        if row["id"] in found:
+            raise DataError(f"{where}: row {row['id']!r} is answered twice")
+        if choice:
+            found[row["id"]] = choice
     return found
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-judge
 JUDGE = "Two answers to the same request. Which one is better?\n\nRequest:\n{prompt}\n\nAnswer 1:\n{first}\n\nAnswer 2:\n{second}\n\nSay only 1 or 2."
 
+
 def judge(
-    who,                  # LM, folder or hub name; Endpoint; or a function from prompts to texts
-    rows:list[dict],      # with a prompt; with a product, the truth is known
-    a, b,                 # Reports on these rows, or lists of answers
+    who,  # LM, folder or hub name; Endpoint; or a function from prompts to texts
+    rows: list[dict],  # with a prompt; with a product, the truth is known
+    a,
+    b,  # Reports on these rows, or lists of answers
     *,
-    question:str=JUDGE,   # with {prompt}, {first} and {second}
-    truth:list|None=None, # of each row 1, -1 or 0; by default from the hidden purchase probability of the rows' products
-    max_new_tokens:int=8,
+    question: str = JUDGE,  # with {prompt}, {first} and {second}
+    truth: list
+    | None = None,  # of each row 1, -1 or 0; by default from the hidden purchase probability of the rows' products
+    max_new_tokens: int = 8,
 ) -> Judged:
     "Pairwise verdicts that survive a swap of positions, and how often they agree with the truth."
     prompts = [_asked(r) for r in rows]
     answers = [_answers_of(x, prompts, 0) if isinstance(x, Report) else list(x) for x in (a, b)]
-    if not rows or {len(x) for x in answers} != {len(rows)}: raise ValueError(f"a judge needs two answers for every row: {len(rows)} rows, {len(answers[0])} and {len(answers[1])} answers")
-    write = lambda p, first, second: re.sub(r"\{(prompt|first|second)\}", lambda m: dict(prompt=p, first=first, second=second)[m[1]], question)
+    if not rows or {len(x) for x in answers} != {len(rows)}:
+        raise ValueError(
+            f"a judge needs two answers for every row: {len(rows)} rows, {len(answers[0])} and {len(answers[1])} answers"
+        )
+    write = lambda p, first, second: re.sub(
+        r"\{(prompt|first|second)\}", lambda m: dict(prompt=p, first=first, second=second)[m[1]], question
+    )
     shown = list(map(_shown, prompts))
-    asked = [write(p, x, y) for p, x, y in zip(shown, *answers)] + [write(p, y, x) for p, x, y in zip(shown, *answers)]
+    asked = [write(p, x, y) for p, x, y in zip(shown, *answers)] + [
+        write(p, y, x) for p, x, y in zip(shown, *answers)
+    ]
     said = [_verdict(t) for t in ask(who, asked, max_new_tokens)]
-    both = list(zip(said[:len(rows)], (None if s is None else -s for s in said[len(rows):])))
+    both = list(zip(said[: len(rows)], (None if s is None else -s for s in said[len(rows) :])))
     verdicts = [x if x is not None and x == y else 0 for x, y in both]
-    pairs = [dict(prompt=p, chosen=(x, y)[v < 0], rejected=(y, x)[v < 0]) for p, x, y, v in zip(prompts, *answers, verdicts) if v]
-    found = Judged(tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b"))), verdicts, pairs, survived=wilson(sum(map(abs, verdicts)), len(rows)), unread=sum(None in x for x in both))
+    pairs = [
+        dict(prompt=p, chosen=(x, y)[v < 0], rejected=(y, x)[v < 0])
+        for p, x, y, v in zip(prompts, *answers, verdicts)
+        if v
+    ]
+    found = Judged(
+        tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b"))),
+        verdicts,
+        pairs,
+        survived=wilson(sum(map(abs, verdicts)), len(rows)),
+        unread=sum(None in x for x in both),
+    )
     truth = _truth(rows, *answers) if truth is None else truth
     known = [v == t for v, t in zip(verdicts, truth or []) if v and t]
     found.agreement = wilson(sum(known), len(known)) if known else None
     return found
 
-def _verdict(text:str) -> int|None: # 1 the first, -1 the second; None when it says neither, or both
+
+def _verdict(text: str) -> int | None:  # 1 the first, -1 the second; None when it says neither, or both
     said = set(re.findall(r"(?<![\w.])[12](?![\w.]*\d)", text))
     return {"1": 1, "2": -1}[said.pop()] if len(said) == 1 else None
 
-def _truth(rows, first, second) -> list|None:
+
+def _truth(rows, first, second) -> list | None:
     from ftguide.market import Product, purchase_probability
-    if not all("product" in r and r.get("task") == "ad" for r in rows): return None
+
+    if not all("product" in r and r.get("task") == "ad" for r in rows):
+        return None
     sells = lambda r, text: purchase_probability(text, Product(**r["product"]))
-    return [(x > y) - (x < y) for x, y in ((sells(r, a), sells(r, b)) for r, a, b in zip(rows, first, second))]
+    return [
+        (x > y) - (x < y) for x, y in ((sells(r, a), sells(r, b)) for r, a, b in zip(rows, first, second))
+    ]

@@ -4,11 +4,21 @@
 
 # %% ../nbs/08a_feedback.ipynb #feedback-imports
 from __future__ import annotations
-import json, math, os, random, re, shutil, sqlite3, threading, time, weakref
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+import sqlite3
+import threading
+import time
+import weakref
 from collections import Counter, defaultdict
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 # %% auto #0
@@ -18,48 +28,86 @@ __all__ = ['PATIENCE_S', 'MIGRATIONS', 'EXPORTS', 'PRIOR', 'FeedbackError', 'Fee
 # %% ../nbs/08a_feedback.ipynb #feedback-error
 class FeedbackError(ValueError):
     "Feedback that cannot be read, written or used; the message is one line and says what to do."
-    def __init__(self, message:str=""): super().__init__(" ".join(str(message).splitlines()).encode("utf-8", "backslashreplace").decode())
+
+    def __init__(self, message: str = ""):
+        super().__init__(" ".join(str(message).splitlines()).encode("utf-8", "backslashreplace").decode())
+
 
 @contextmanager
-def _plainly(path:Path, lost:str="This entry is not kept, all before it are; free some space and send it again"):
+def _plainly(
+    path: Path, lost: str = "This entry is not kept, all before it are; free some space and send it again"
+):
     "SQLite's errors as one line that says what to do."
-    try: yield
-    except OSError as e: raise FeedbackError(f"{path}: {e.strerror or e}; it must be a file in a folder that may be written, with room on the disk") from e
+    try:
+        yield
+    except OSError as e:
+        raise FeedbackError(
+            f"{path}: {e.strerror or e}; it must be a file in a folder that may be written, with room on the disk"
+        ) from e
     except sqlite3.Error as e:
         said = str(e)
-        if "full" in said or "disk I/O" in said: raise FeedbackError(f"{path}: no room on the disk ({said}). {lost}") from e
-        if "locked" in said: raise FeedbackError(f"{path}: others have been writing for {PATIENCE_S} seconds ({said}); send it again") from e
-        if "readonly" in said: raise FeedbackError(f"{path}: may not be written; check the permissions of the file and its folder") from e
-        if "unable to open" in said: raise FeedbackError(f"{path}: cannot be opened; it must be a file in a folder that may be written") from e
+        if "full" in said or "disk I/O" in said:
+            raise FeedbackError(f"{path}: no room on the disk ({said}). {lost}") from e
+        if "locked" in said:
+            raise FeedbackError(
+                f"{path}: others have been writing for {PATIENCE_S} seconds ({said}); send it again"
+            ) from e
+        if "readonly" in said:
+            raise FeedbackError(
+                f"{path}: may not be written; check the permissions of the file and its folder"
+            ) from e
+        if "unable to open" in said:
+            raise FeedbackError(
+                f"{path}: cannot be opened; it must be a file in a folder that may be written"
+            ) from e
         raise FeedbackError(f"{path}: damaged, or not a store of feedback ({said}). {_offer(path)}") from e
 
 # %% ../nbs/08a_feedback.ipynb #feedback-schema
-PATIENCE_S = 30   # how long a writer waits for others
+PATIENCE_S = 30  # how long a writer waits for others
 
-MIGRATIONS = (    # statements that lead from version n to n + 1; a file keeps its version in PRAGMA user_version
-    ("""CREATE TABLE feedback (
+MIGRATIONS = (  # statements that lead from version n to n + 1; a file keeps its version in PRAGMA user_version
+    (
+        """CREATE TABLE feedback (
         id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL CHECK (kind IN ('vote', 'choice')), prompt TEXT NOT NULL,
         answer TEXT NOT NULL, version TEXT NOT NULL, other TEXT, other_version TEXT, says INTEGER NOT NULL CHECK (says IN (-1, 0, 1)),
-        rater TEXT NOT NULL, note TEXT NOT NULL, time TEXT NOT NULL)""",),
-    ("ALTER TABLE feedback ADD COLUMN key TEXT", "CREATE UNIQUE INDEX feedback_key ON feedback (key)", "CREATE INDEX feedback_rater ON feedback (rater)"),
+        rater TEXT NOT NULL, note TEXT NOT NULL, time TEXT NOT NULL)""",
+    ),
+    (
+        "ALTER TABLE feedback ADD COLUMN key TEXT",
+        "CREATE UNIQUE INDEX feedback_key ON feedback (key)",
+        "CREATE INDEX feedback_rater ON feedback (rater)",
+    ),
 )
 
-def _upgrade(db, path:Path):
+
+def _upgrade(db, path: Path):
     "Bring a store to the newest version, in one transaction; FeedbackError for one that is newer still, or no store."
+
     def version():
-        found, tables = db.execute("PRAGMA user_version").fetchone()[0], {r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and "feedback" not in tables: raise FeedbackError(f"{path}: is a database, but not a store of feedback; choose another file")
-        if found > len(MIGRATIONS): raise FeedbackError(f"{path}: was written by a newer ftguide (version {found} of the store, this one knows {len(MIGRATIONS)}); upgrade ftguide")
+        found, tables = (
+            db.execute("PRAGMA user_version").fetchone()[0],
+            {r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")},
+        )
+        if tables and "feedback" not in tables:
+            raise FeedbackError(f"{path}: is a database, but not a store of feedback; choose another file")
+        if found > len(MIGRATIONS):
+            raise FeedbackError(
+                f"{path}: was written by a newer ftguide (version {found} of the store, this one knows {len(MIGRATIONS)}); upgrade ftguide"
+            )
         return found
-    if version() == len(MIGRATIONS): return
+
+    if version() == len(MIGRATIONS):
+        return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for statements in MIGRATIONS[version():]:
-            for statement in statements: db.execute(statement)
+        for statements in MIGRATIONS[version() :]:
+            for statement in statements:
+                db.execute(statement)
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction: db.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
 
 # %% ../nbs/08a_feedback.ipynb #feedback-open
@@ -67,406 +115,670 @@ def _patiently(act):
     "Try again while SQLite says that others hold the file: not every statement waits by itself."
     end = time.monotonic() + PATIENCE_S
     while True:
-        try: return act()
+        try:
+            return act()
         except sqlite3.OperationalError as e:
-            if "locked" not in str(e) or time.monotonic() > end: raise
+            if "locked" not in str(e) or time.monotonic() > end:
+                raise
             time.sleep(random.uniform(0.001, 0.02))
 
-def _open(path:Path): # -> sqlite3.Connection
+
+def _open(path: Path):  # -> sqlite3.Connection
     "A connection to a store, which is made or upgraded when it has to be."
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
     try:
         _patiently(lambda: _upgrade(db, path))
         _patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone())
-        db.execute("PRAGMA synchronous = FULL"); db.execute("PRAGMA secure_delete = ON")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")
         broken = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if broken != "ok": raise sqlite3.DatabaseError(broken)
-    except BaseException: db.close(); raise
+        if broken != "ok":
+            raise sqlite3.DatabaseError(broken)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 # %% ../nbs/08a_feedback.ipynb #feedback-class
 class Feedback:
     "Votes and choices of people in one SQLite file; safe with threads, processes and crashes. Errors are FeedbackError."
-    def __init__(self,
-        path:str|Path, # made when it does not exist
+
+    def __init__(
+        self,
+        path: str | Path,  # made when it does not exist
     ):
         self.path, self._lock, self._db = Path(path), threading.RLock(), None
-        self._all("SELECT 1"); _STORES.add(self)
+        self._all("SELECT 1")
+        _STORES.add(self)
 
     def close(self):
         "Let go of the file; the next use opens it again."
         with self._lock:
-            if self._db is not None: self._db.close(); self._db = None
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
-    def __reduce__(self): return Feedback, (self.path,)
-    def __repr__(self): return f"Feedback({self.path}: {self._all('SELECT count(*) FROM feedback')[0][0]:,} rows)"
+    def __reduce__(self):
+        return Feedback, (self.path,)
 
-    def vote(self,
-        prompt:str, answer:str,
-        version:str,        # of the model that answered
-        up:bool,            # True for 👍
-        rater:str="",       # who; empty = unknown
-        note:str="",
-        key:str|None=None,  # of this click: sent again, it counts once; empty = unknown. FeedbackError when it comes with another click
-    ) -> int: # id of the row
+    def __repr__(self):
+        return f"Feedback({self.path}: {self._all('SELECT count(*) FROM feedback')[0][0]:,} rows)"
+
+    def vote(
+        self,
+        prompt: str,
+        answer: str,
+        version: str,  # of the model that answered
+        up: bool,  # True for 👍
+        rater: str = "",  # who; empty = unknown
+        note: str = "",
+        key: str
+        | None = None,  # of this click: sent again, it counts once; empty = unknown. FeedbackError when it comes with another click
+    ) -> int:  # id of the row
         "Keep a thumb; it is on the disk when this returns."
-        if not isinstance(up, bool): raise FeedbackError(f"up must be True or False, not {up!r}")
+        if not isinstance(up, bool):
+            raise FeedbackError(f"up must be True or False, not {up!r}")
         return self._add("vote", prompt, answer, version, None, None, 1 if up else -1, rater, note, key)
 
-    def choose(self,
-        prompt:str, a:str, b:str, version_a:str, version_b:str,
-        chosen:str,         # "a", "b" or "tie"
-        rater:str="", note:str="", key:str|None=None,
-    ) -> int: # id of the row
+    def choose(
+        self,
+        prompt: str,
+        a: str,
+        b: str,
+        version_a: str,
+        version_b: str,
+        chosen: str,  # "a", "b" or "tie"
+        rater: str = "",
+        note: str = "",
+        key: str | None = None,
+    ) -> int:  # id of the row
         "Keep which of two answers is better."
-        if chosen not in _SIDES: raise FeedbackError(f"chosen must be a, b or tie, not {chosen!r}")
-        for name, value in (("b", b), ("version_b", version_b)): _text(name, value)
+        if chosen not in _SIDES:
+            raise FeedbackError(f"chosen must be a, b or tie, not {chosen!r}")
+        for name, value in (("b", b), ("version_b", version_b)):
+            _text(name, value)
         return self._add("choice", prompt, a, version_a, b, version_b, _SIDES[chosen], rater, note, key)
 
-    def rows(self) -> list[dict]: # in the order they came
+    def rows(self) -> list[dict]:  # in the order they came
         "Every row: of a vote kind, prompt, answer, version, up; of a choice prompt, a, b, version_a, version_b, chosen; of both id, rater, note, key, time."
         return [_row(*r) for r in self._all(f"SELECT id, {', '.join(_COLUMNS)} FROM feedback ORDER BY id")]
 
 # %% ../nbs/08a_feedback.ipynb #feedback-parts
 _SIDES = {"a": 1, "b": -1, "tie": 0}
-_COLUMNS = ("kind", "prompt", "answer", "version", "other", "other_version", "says", "rater", "note", "key", "time")
+_COLUMNS = (
+    "kind",
+    "prompt",
+    "answer",
+    "version",
+    "other",
+    "other_version",
+    "says",
+    "rater",
+    "note",
+    "key",
+    "time",
+)
 
-def _text(name:str, value):
+
+def _text(name: str, value):
     "FeedbackError unless it is text that can be written."
-    if not isinstance(value, str): raise FeedbackError(f"{name} must be text, not {type(value).__name__}")
-    try: value.encode("utf-8")
-    except UnicodeEncodeError: raise FeedbackError(f"{name} holds half a character, which no file can hold; send whole characters") from None
+    if not isinstance(value, str):
+        raise FeedbackError(f"{name} must be text, not {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FeedbackError(
+            f"{name} holds half a character, which no file can hold; send whole characters"
+        ) from None
+
 
 def _row(id, kind, prompt, answer, version, other, other_version, says, rater, note, key, time) -> dict:
-    said = dict(answer=answer, version=version, up=says > 0) if kind == "vote" else dict(a=answer, b=other, version_a=version, version_b=other_version, chosen={1: "a", -1: "b", 0: "tie"}[says])
+    said = (
+        dict(answer=answer, version=version, up=says > 0)
+        if kind == "vote"
+        else dict(
+            a=answer,
+            b=other,
+            version_a=version,
+            version_b=other_version,
+            chosen={1: "a", -1: "b", 0: "tie"}[says],
+        )
+    )
     return dict(id=id, kind=kind, prompt=prompt, **said, rater=rater, note=note, key=key, time=time)
 
 # %% ../nbs/08a_feedback.ipynb #feedback-connection
-def _all(self, sql:str, values:tuple=()) -> list: # rows
+def _all(self, sql: str, values: tuple = ()) -> list:  # rows
     "Run one statement, one thread at a time."
     with _plainly(self.path), self._lock:
-        if self._db is None: self._db = _open(self.path)
+        if self._db is None:
+            self._db = _open(self.path)
         return self._db.execute(sql, values).fetchall()
 
-def _add(self, kind, prompt, answer, version, other, other_version, says, rater, note, key) -> int:
-    for name, value in dict(prompt=prompt, answer=answer, version=version, rater=rater, note=note, key="" if key is None else key).items(): _text(name, value)
-    if not prompt.strip(): raise FeedbackError("prompt is empty: nobody asked anything")
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    said = kind, prompt, answer, version, other, other_version, says, rater, note, key or None, now
-    while True:                                                         # twice when the row of the key is deleted in between
-        for id, in self._all(f"INSERT INTO feedback ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO NOTHING RETURNING id", said): return id
-        for kept in self._all(f"SELECT id, {', '.join(_COLUMNS)} FROM feedback WHERE key = ?", (key,)): return _sent_again(_row(None, *said), _row(*kept))
 
-def _sent_again(new:dict, kept:dict) -> int: # id of the row that is there
+def _add(self, kind, prompt, answer, version, other, other_version, says, rater, note, key) -> int:
+    for name, value in dict(
+        prompt=prompt, answer=answer, version=version, rater=rater, note=note, key="" if key is None else key
+    ).items():
+        _text(name, value)
+    if not prompt.strip():
+        raise FeedbackError("prompt is empty: nobody asked anything")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    said = kind, prompt, answer, version, other, other_version, says, rater, note, key or None, now
+    while True:  # twice when the row of the key is deleted in between
+        for (id,) in self._all(
+            f"INSERT INTO feedback ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO NOTHING RETURNING id",
+            said,
+        ):
+            return id
+        for kept in self._all(f"SELECT id, {', '.join(_COLUMNS)} FROM feedback WHERE key = ?", (key,)):
+            return _sent_again(_row(None, *said), _row(*kept))
+
+
+def _sent_again(new: dict, kept: dict) -> int:  # id of the row that is there
     "FeedbackError when a key comes with another click: it would be lost without a word."
     if other := [k for k in new if k not in ("id", "time") and new[k] != kept.get(k)]:
-        raise FeedbackError(f"key {new['key'][:60]!r} is that of row {kept['id']}, which has another {', '.join(other)}; a key stands for one click, so give this one its own")
+        raise FeedbackError(
+            f"key {new['key'][:60]!r} is that of row {kept['id']}, which has another {', '.join(other)}; a key stands for one click, so give this one its own"
+        )
     return kept["id"]
+
 
 Feedback._all, Feedback._add = _all, _add
 
 _STORES, _HELD = weakref.WeakSet(), []
 
-def _before_fork():
-    for store in list(_STORES): store._lock.acquire(); store.close(); _HELD.append(store)
 
-def _after_fork(child:bool):
+def _before_fork():
+    for store in list(_STORES):
+        store._lock.acquire()
+        store.close()
+        _HELD.append(store)
+
+
+def _after_fork(child: bool):
     while _HELD:
         store = _HELD.pop()
-        if child: store._lock = threading.RLock()
-        else: store._lock.release()
+        if child:
+            store._lock = threading.RLock()
+        else:
+            store._lock.release()
 
-if hasattr(os, "register_at_fork"): os.register_at_fork(before=_before_fork, after_in_parent=lambda: _after_fork(False), after_in_child=lambda: _after_fork(True))
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(False),
+        after_in_child=lambda: _after_fork(True),
+    )
 
 # %% ../nbs/08a_feedback.ipynb #feedback-numbers
-def _numbers(self) -> dict: # votes, choices, share_up, win_rate, by_version
+def _numbers(self) -> dict:  # votes, choices, share_up, win_rate, by_version
     "Counts of all clicks, also of those a later one replaces; the share of thumbs up, and how often each version was preferred, as `Score` with a 95 % interval (None where nobody voted)."
     from ftguide.evaluate import wilson
+
     share = lambda right, n: wilson(right, n) if n else None
-    thumbs = {v: (up, n) for v, up, n in self._all("SELECT version, sum(says > 0), count(*) FROM feedback WHERE kind = 'vote' GROUP BY version")}
+    thumbs = {
+        v: (up, n)
+        for v, up, n in self._all(
+            "SELECT version, sum(says > 0), count(*) FROM feedback WHERE kind = 'vote' GROUP BY version"
+        )
+    }
     duels = defaultdict(lambda: [0.0, 0])
-    for a, b, says, n in self._all("SELECT version, other_version, says, count(*) FROM feedback WHERE kind = 'choice' GROUP BY version, other_version, says"):
-        if a == b: continue                                              # a model against itself says nothing about versions
-        for who, points in ((a, (1 + says) / 2), (b, (1 - says) / 2)): duels[who][0] += points * n; duels[who][1] += n
-    one = lambda v: dict(votes=thumbs.get(v, (0, 0))[1], up=thumbs.get(v, (0, 0))[0], share_up=share(*thumbs.get(v, (0, 0))), choices=duels[v][1] if v in duels else 0, win_rate=share(*duels[v]) if v in duels else None)
+    for a, b, says, n in self._all(
+        "SELECT version, other_version, says, count(*) FROM feedback WHERE kind = 'choice' GROUP BY version, other_version, says"
+    ):
+        if a == b:
+            continue  # a model against itself says nothing about versions
+        for who, points in ((a, (1 + says) / 2), (b, (1 - says) / 2)):
+            duels[who][0] += points * n
+            duels[who][1] += n
+    one = lambda v: dict(
+        votes=thumbs.get(v, (0, 0))[1],
+        up=thumbs.get(v, (0, 0))[0],
+        share_up=share(*thumbs.get(v, (0, 0))),
+        choices=duels[v][1] if v in duels else 0,
+        win_rate=share(*duels[v]) if v in duels else None,
+    )
     votes = sum(n for _, n in thumbs.values())
-    return dict(votes=votes, choices=self._all("SELECT count(*) FROM feedback WHERE kind = 'choice'")[0][0], share_up=share(sum(up for up, _ in thumbs.values()), votes),
-                win_rate={v: share(*d) for v, d in duels.items()}, by_version={v: one(v) for v in sorted({*thumbs, *duels})})
+    return dict(
+        votes=votes,
+        choices=self._all("SELECT count(*) FROM feedback WHERE kind = 'choice'")[0][0],
+        share_up=share(sum(up for up, _ in thumbs.values()), votes),
+        win_rate={v: share(*d) for v, d in duels.items()},
+        by_version={v: one(v) for v in sorted({*thumbs, *duels})},
+    )
+
 
 Feedback.numbers = _numbers
 
 # %% ../nbs/08a_feedback.ipynb #feedback-backups
-def _folder(path:Path) -> Path: return path.with_name(path.name + ".backups")
+def _folder(path: Path) -> Path:
+    return path.with_name(path.name + ".backups")
 
-def _backups(path:Path) -> list[Path]: # newest first
+
+def _backups(path: Path) -> list[Path]:  # newest first
     return sorted(_folder(path).glob("*.db"), key=lambda p: p.stem, reverse=True)
 
+
 @contextmanager
-def _among_backups(path:Path): # yields their folder
+def _among_backups(path: Path):  # yields their folder
     "Alone among the backups of a store; what a `backup` that was killed left unfinished is deleted."
     from ftguide.models import alone
+
     folder, end = _folder(path), time.monotonic() + PATIENCE_S
-    try: folder.mkdir(exist_ok=True)
-    except OSError as e: raise FeedbackError(f"{folder}: {e.strerror}; it must be a folder that may be written") from e
-    if not os.access(folder, os.W_OK): raise FeedbackError(f"{folder}: may not be written; check its permissions")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as e:
+        raise FeedbackError(f"{folder}: {e.strerror}; it must be a folder that may be written") from e
+    if not os.access(folder, os.W_OK):
+        raise FeedbackError(f"{folder}: may not be written; check its permissions")
     with ExitStack() as held:
         while True:
-            try: held.enter_context(alone(folder, "backup")); break
+            try:
+                held.enter_context(alone(folder, "backup"))
+                break
             except FileExistsError:
-                if time.monotonic() > end: raise FeedbackError(f"{folder}: another backup has been at work for {PATIENCE_S} seconds; try again when it has ended") from None
+                if time.monotonic() > end:
+                    raise FeedbackError(
+                        f"{folder}: another backup has been at work for {PATIENCE_S} seconds; try again when it has ended"
+                    ) from None
                 time.sleep(random.uniform(0.01, 0.05))
         for left in _unfinished(folder):
-            try: left.unlink()
-            except OSError: pass                                        # `forget` names it
+            try:
+                left.unlink()
+            except OSError:
+                pass  # `forget` names it
         yield folder
 
-def _unfinished(folder:Path) -> list[Path]: # of `backup`: a hidden name and the number of its process; and SQLite's own files beside it
+
+def _unfinished(
+    folder: Path,
+) -> list[Path]:  # of `backup`: a hidden name and the number of its process; and SQLite's own files beside it
     return [p for p in sorted(folder.iterdir()) if re.fullmatch(r"\..+-\d+(-journal|-wal|-shm)?", p.name)]
 
-def _after(there:list[Path], name:str) -> str:
+
+def _after(there: list[Path], name: str) -> str:
     "The name, or one just after the newest backup's when the clock was put back: the newest is the one that sorts last."
-    if not there or there[0].stem < name: return name
+    if not there or there[0].stem < name:
+        return name
     newest = re.match(r"(.*?)(?:~(\d+))?$", there[0].stem)
     return f"{newest[1]}~{int(newest[2] or 0) + 1:06d}"
 
-def _offer(path:Path) -> str:
+
+def _offer(path: Path) -> str:
     there = _backups(path)
-    return f"The newest backup is {there[0]}; `restore({str(path)!r})` puts it in place" if there else "There is no backup beside it; `backup()` makes one"
+    return (
+        f"The newest backup is {there[0]}; `restore({str(path)!r})` puts it in place"
+        if there
+        else "There is no backup beside it; `backup()` makes one"
+    )
 
-def _good(path:Path) -> bool: # a store that can be read?
+
+def _good(path: Path) -> bool:  # a store that can be read?
     try:
-        with closing(sqlite3.connect(f"file:{path.resolve().as_posix().replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)) as db: return db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok" and db.execute("SELECT count(*) FROM feedback").fetchone()[0] >= 0
-    except sqlite3.Error: return False
+        with closing(
+            sqlite3.connect(
+                f"file:{path.resolve().as_posix().replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True
+            )
+        ) as db:
+            return (
+                db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+                and db.execute("SELECT count(*) FROM feedback").fetchone()[0] >= 0
+            )
+    except sqlite3.Error:
+        return False
 
-def _backup(self,
-    keep:int=5, # older ones are deleted
-) -> Path: # the new file, in a folder beside the store
+
+def _backup(
+    self,
+    keep: int = 5,  # older ones are deleted
+) -> Path:  # the new file, in a folder beside the store
     "Copy the store while others go on writing."
-    with _plainly(self.path, "No backup is made, the store is as it was; free some space and try again"), _among_backups(self.path) as folder:
-        name = _after(_backups(self.path), datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")); aside, done = folder / f".{name}-{os.getpid()}", folder / f"{name}.db"
+    with (
+        _plainly(self.path, "No backup is made, the store is as it was; free some space and try again"),
+        _among_backups(self.path) as folder,
+    ):
+        name = _after(_backups(self.path), datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
+        aside, done = folder / f".{name}-{os.getpid()}", folder / f"{name}.db"
         try:
-            with closing(_open(self.path)) as db, closing(sqlite3.connect(aside)) as copy: db.backup(copy); copy.execute("PRAGMA journal_mode = DELETE")
+            with closing(_open(self.path)) as db, closing(sqlite3.connect(aside)) as copy:
+                db.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
             os.replace(aside, done)
-        finally: aside.unlink(missing_ok=True)
-        for old in _backups(self.path)[max(keep, 1):]:
-            for end in ("", "-wal", "-shm"): old.with_name(old.name + end).unlink(missing_ok=True)
+        finally:
+            aside.unlink(missing_ok=True)
+        for old in _backups(self.path)[max(keep, 1) :]:
+            for end in ("", "-wal", "-shm"):
+                old.with_name(old.name + end).unlink(missing_ok=True)
     return done
+
 
 Feedback.backup = _backup
 
+
 def restore(
-    path:str|Path,         # of a damaged store that nobody has open
-    backup:str|Path|None=None, # by default the newest that can be read
+    path: str | Path,  # of a damaged store that nobody has open
+    backup: str | Path | None = None,  # by default the newest that can be read
 ) -> Feedback:
     "Put a backup in the place of a store; what was there is kept beside it, as `….damaged`."
     path = Path(path)
-    if backup is None: backup = next((b for b in _backups(path) if _good(b)), None)
-    if backup is None or not _good(Path(backup)): raise FeedbackError(f"{path}: {'no backup beside it can be read' if backup is None else f'{backup} cannot be read'}; nothing was changed")
+    if backup is None:
+        backup = next((b for b in _backups(path) if _good(b)), None)
+    if backup is None or not _good(Path(backup)):
+        raise FeedbackError(
+            f"{path}: {'no backup beside it can be read' if backup is None else f'{backup} cannot be read'}; nothing was changed"
+        )
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with _plainly(path):
             shutil.copyfile(backup, aside)
             for end in ("", "-wal", "-shm"):
-                if (old := path.with_name(path.name + end)).exists(): os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
+                if (old := path.with_name(path.name + end)).exists():
+                    os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
             os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
+    finally:
+        aside.unlink(missing_ok=True)
     return Feedback(path)
 
 # %% ../nbs/08a_feedback.ipynb #feedback-export
 EXPORTS = (".jsonl", ".parquet")
 
-def _export(self,
-    path:str|Path,           # .jsonl or .parquet; FileExistsError when it exists
-    personal:str="refuse",   # rows with personal data: "refuse" to export, "mask" it, or "keep" it
-    raters:bool=False,       # write the raters' names? Otherwise "rater 1", "rater 2", …
+
+def _export(
+    self,
+    path: str | Path,  # .jsonl or .parquet; FileExistsError when it exists
+    personal: str = "refuse",  # rows with personal data: "refuse" to export, "mask" it, or "keep" it
+    raters: bool = False,  # write the raters' names? Otherwise "rater 1", "rater 2", …
 ) -> Path:
     "Write all rows to a file, whole or not at all."
     path = Path(path)
-    if path.suffix not in EXPORTS: raise FeedbackError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(EXPORTS)}")
-    if personal not in ("refuse", "mask", "keep"): raise FeedbackError(f"personal must be refuse, mask or keep, not {personal!r}")
-    if path.exists(): raise FileExistsError(f"{path} exists; choose another file")
+    if path.suffix not in EXPORTS:
+        raise FeedbackError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(EXPORTS)}")
+    if personal not in ("refuse", "mask", "keep"):
+        raise FeedbackError(f"personal must be refuse, mask or keep, not {personal!r}")
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another file")
     names = {}
     rows = [{k: v for k, v in r.items() if k != "key"} for r in self.rows()]
-    if not raters: rows = [{**r, "rater": r["rater"] and names.setdefault(r["rater"], f"rater {len(names) + 1}")} for r in rows]
-    if personal != "keep": rows = _without_personal(rows, personal)
+    if not raters:
+        rows = [
+            {**r, "rater": r["rater"] and names.setdefault(r["rater"], f"rater {len(names) + 1}")}
+            for r in rows
+        ]
+    if personal != "keep":
+        rows = _without_personal(rows, personal)
     _written(rows, path)
     return path
 
-def _without_personal(rows:list[dict], personal:str) -> list[dict]:
+
+def _without_personal(rows: list[dict], personal: str) -> list[dict]:
     "Rows with personal data masked; FeedbackError where they are refused."
     from ftguide.data import personal_data
+
     kinds, where, clean = Counter(), [], []
     for r in rows:
         found = [x for k, v in r.items() if isinstance(v, str) and k != "time" for x in personal_data(v)]
-        if found: where.append(r["id"]); kinds.update(what for what, _ in found)
-        for what, said in found: r = {k: v.replace(said, f"[{what}]") if isinstance(v, str) else v for k, v in r.items()}
+        if found:
+            where.append(r["id"])
+            kinds.update(what for what, _ in found)
+        for what, said in found:
+            r = {k: v.replace(said, f"[{what}]") if isinstance(v, str) else v for k, v in r.items()}
         clean.append(r)
-    if where and personal == "refuse": raise FeedbackError(f"rows with personal data: {len(where)} ({', '.join(f'{k}: {n}' for k, n in kinds.most_common())}; row {', '.join(map(str, where[:5]))}{' …' if len(where) > 5 else ''}); nothing was exported. Use personal=\"mask\" to replace it, or \"keep\"")
+    if where and personal == "refuse":
+        raise FeedbackError(
+            f'rows with personal data: {len(where)} ({", ".join(f"{k}: {n}" for k, n in kinds.most_common())}; row {", ".join(map(str, where[:5]))}{" …" if len(where) > 5 else ""}); nothing was exported. Use personal="mask" to replace it, or "keep"'
+        )
     return clean
 
-def _written(rows:list[dict], path:Path):
+
+def _written(rows: list[dict], path: Path):
     "Write rows aside and rename: whole, or not there."
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.suffix == ".jsonl":
-            with open(aside, "w", encoding="utf-8") as f: f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+            with open(aside, "w", encoding="utf-8") as f:
+                f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
         else:
-            import pyarrow as pa, pyarrow.parquet as pq
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
             columns = list(dict.fromkeys(k for r in rows for k in r)) or ["id"]
             pq.write_table(pa.table({c: [r.get(c) for r in rows] for c in columns}), aside)
         os.replace(aside, path)
-    except OSError as e: raise FeedbackError(f"{path}: not written ({e.strerror or e}); the store is as it was") from e
-    finally: aside.unlink(missing_ok=True)
+    except OSError as e:
+        raise FeedbackError(f"{path}: not written ({e.strerror or e}); the store is as it was") from e
+    finally:
+        aside.unlink(missing_ok=True)
+
 
 Feedback.export = _export
 
 # %% ../nbs/08a_feedback.ipynb #feedback-forget
-def _forget(self,
-    rater:str,
-) -> int: # rows deleted
+def _forget(
+    self,
+    rater: str,
+) -> int:  # rows deleted
     "Delete all that a rater said, here and in the backups; FeedbackError names files where that was not possible."
     _text("rater", rater)
-    if not rater.strip(): raise FeedbackError("rater is empty; rows without a rater belong to nobody who could ask")
+    if not rater.strip():
+        raise FeedbackError("rater is empty; rows without a rater belong to nobody who could ask")
     deleted = len(self._all("DELETE FROM feedback WHERE rater = ? RETURNING id", (rater,)))
     end = time.monotonic() + PATIENCE_S
-    while self._all("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] and time.monotonic() < end: time.sleep(0.05)    # the log still holds the text until it is emptied
+    while self._all("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] and time.monotonic() < end:
+        time.sleep(0.05)  # the log still holds the text until it is emptied
     log = self.path.with_name(self.path.name + "-wal")
     left = [log] if log.exists() and log.stat().st_size else []
-    left += [p for p in sorted(self.path.parent.iterdir()) if p.name.startswith(f"{self.path.name}.damaged") or re.fullmatch(rf"\.{re.escape(self.path.name)}\.\d+", p.name)]   # of `restore`
-    try: left += _kept_in_backups(self.path, rater)
-    except FeedbackError as e: raise FeedbackError(f"{deleted} rows of {rater!r} are deleted, but not from the backups: {e}") from e
-    if left: raise FeedbackError(f"{deleted} rows of {rater!r} are deleted, but they may still be in {', '.join(map(str, left))}; delete these files")
+    left += [
+        p
+        for p in sorted(self.path.parent.iterdir())
+        if p.name.startswith(f"{self.path.name}.damaged")
+        or re.fullmatch(rf"\.{re.escape(self.path.name)}\.\d+", p.name)
+    ]  # of `restore`
+    try:
+        left += _kept_in_backups(self.path, rater)
+    except FeedbackError as e:
+        raise FeedbackError(f"{deleted} rows of {rater!r} are deleted, but not from the backups: {e}") from e
+    if left:
+        raise FeedbackError(
+            f"{deleted} rows of {rater!r} are deleted, but they may still be in {', '.join(map(str, left))}; delete these files"
+        )
     return deleted
 
-def _kept_in_backups(path:Path, rater:str) -> list[Path]: # files that may still hold what a rater said
-    if not _folder(path).is_dir(): return []
+
+def _kept_in_backups(path: Path, rater: str) -> list[Path]:  # files that may still hold what a rater said
+    if not _folder(path).is_dir():
+        return []
     with _among_backups(path) as folder:
         left = [b for b in _backups(path) if not _forgotten(b, rater)]
-        return left + sorted({*_unfinished(folder), *(p for p in folder.iterdir() if p.name.endswith(("-wal", "-journal")) and p.stat().st_size)})   # logs that outlived their backup
+        return left + sorted(
+            {
+                *_unfinished(folder),
+                *(p for p in folder.iterdir() if p.name.endswith(("-wal", "-journal")) and p.stat().st_size),
+            }
+        )  # logs that outlived their backup
 
-def _forgotten(path:Path, rater:str) -> bool:
+
+def _forgotten(path: Path, rater: str) -> bool:
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)) as db:
-            db.execute("PRAGMA secure_delete = ON"); db.execute("DELETE FROM feedback WHERE rater = ?", (rater,))
-            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]     # a backup that somebody looks at has a log too
-    except sqlite3.Error: return False
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("DELETE FROM feedback WHERE rater = ?", (rater,))
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[
+                0
+            ]  # a backup that somebody looks at has a log too
+    except sqlite3.Error:
+        return False
+
 
 Feedback.forget = _forget
 
 # %% ../nbs/08a_feedback.ipynb #feedback-opinions
-PRIOR = (2.0, 1.0)   # a rater nobody can be compared with counts like one who was right in two of three
+PRIOR = (2.0, 1.0)  # a rater nobody can be compared with counts like one who was right in two of three
+
 
 @dataclass
 class _Item:
     "What people said about one thing: an answer, or two answers to one prompt."
-    says:list   # (row id, rater, +1 | 0 | -1)
 
-    def n(self) -> int: return len(self.says)
-    def margin(self, weight) -> float: # -1..1
+    says: list  # (row id, rater, +1 | 0 | -1)
+
+    def n(self) -> int:
+        return len(self.says)
+
+    def margin(self, weight) -> float:  # -1..1
         "The weighted majority: 1 when all say yes, -1 when all say no."
         of = [(weight(rater), said) for _, rater, said in self.says]
         total = sum(w for w, _ in of)
         return sum(w * said for w, said in of) / total if total else 0.0
 
-def _items(rows:list[dict], lost:dict) -> tuple[dict, dict]: # thumbs by (prompt, answer), choices by (prompt, first, second)
+
+def _items(
+    rows: list[dict], lost: dict
+) -> tuple[dict, dict]:  # thumbs by (prompt, answer), choices by (prompt, first, second)
     "One opinion a rater and thing: the last one. `lost` gets the ids of the others, with the reason."
     thumbs, choices, last = defaultdict(dict), defaultdict(dict), {}
     for r in rows:
         texts = (r["answer"],) if r["kind"] == "vote" else (r["a"], r["b"])
-        if not all(t.strip() for t in texts): lost[r["id"]] = "empty answer"; continue
-        if len(texts) == 2 and texts[0] == texts[1]: lost[r["id"]] = "same answer"; continue
+        if not all(t.strip() for t in texts):
+            lost[r["id"]] = "empty answer"
+            continue
+        if len(texts) == 2 and texts[0] == texts[1]:
+            lost[r["id"]] = "same answer"
+            continue
         says = (1 if r["up"] else -1) if r["kind"] == "vote" else _SIDES[r["chosen"]]
-        ordered = tuple(sorted(texts)); says = says if ordered == texts else -says
+        ordered = tuple(sorted(texts))
+        says = says if ordered == texts else -says
         held = (thumbs if r["kind"] == "vote" else choices)[r["prompt"], *ordered]
-        who = r["rater"] or r["id"]                                     # unknown raters may be different people
-        if who in held: lost[held[who][0]] = "replaced"
+        who = r["rater"] or r["id"]  # unknown raters may be different people
+        if who in held:
+            lost[held[who][0]] = "replaced"
         held[who] = (r["id"], r["rater"], says)
     return tuple({k: _Item(list(v.values())) for k, v in x.items()} for x in (thumbs, choices))
 
 # %% ../nbs/08a_feedback.ipynb #feedback-weights
-def _weight(p:float) -> float: # log-odds; 0 for chance or worse
+def _weight(p: float) -> float:  # log-odds; 0 for chance or worse
     return max(math.log(p / (1 - p)), 0.0)
 
-def _accuracy(items:list, rounds:int=30) -> dict: # rater -> chance that a rater is right, 0..1
+
+def _accuracy(items: list, rounds: int = 30) -> dict:  # rater -> chance that a rater is right, 0..1
     "Dawid & Skene (1979) with one number a rater: who agrees with the weighted majority weighs more, and moves the majority."
     heard = [[(rater, said) for _, rater, said in item.says if said] for item in items]
-    heard = [h for h in heard if len(h) > 1]                            # alone, a rater agrees with himself
+    heard = [h for h in heard if len(h) > 1]  # alone, a rater agrees with himself
     right = defaultdict(lambda: PRIOR[0] / sum(PRIOR))
     for _ in range(rounds):
         agreed, asked = Counter(), Counter()
         for said in heard:
             odds = sum(s * _weight(right[r]) for r, s in said)
             yes = 1 / (1 + math.exp(-max(min(odds, 30), -30)))
-            for r, s in said: agreed[r] += yes if s > 0 else 1 - yes; asked[r] += 1
-        for r in asked: right[r] = (agreed[r] + PRIOR[0]) / (asked[r] + sum(PRIOR))
+            for r, s in said:
+                agreed[r] += yes if s > 0 else 1 - yes
+                asked[r] += 1
+        for r in asked:
+            right[r] = (agreed[r] + PRIOR[0]) / (asked[r] + sum(PRIOR))
     return dict(right)
 
+
 def rater_weights(
-    store, # Feedback, its path, or rows of it
-) -> dict: # rater -> weight: log-odds of being right, 0 for chance or worse; a rater who is not in it weighs log 2
+    store,  # Feedback, its path, or rows of it
+) -> (
+    dict
+):  # rater -> weight: log-odds of being right, 0 for chance or worse; a rater who is not in it weighs log 2
     "How much each rater's opinion weighs, from the agreement with the others."
     thumbs, choices = _items(_rows(store), {})
     return {r: _weight(p) for r, p in _accuracy([*thumbs.values(), *choices.values()]).items()}
 
-def _rows(store) -> list[dict]:
-    if isinstance(store, (str, Path)) and not Path(store).exists(): raise FeedbackError(f"no store {store}; a page, or Feedback({str(store)!r}), makes one")
-    return store if isinstance(store, list) else (store if isinstance(store, Feedback) else Feedback(store)).rows()
 
-def _weigher(rows:list[dict], weighted:bool):
+def _rows(store) -> list[dict]:
+    if isinstance(store, (str, Path)) and not Path(store).exists():
+        raise FeedbackError(f"no store {store}; a page, or Feedback({str(store)!r}), makes one")
+    return (
+        store
+        if isinstance(store, list)
+        else (store if isinstance(store, Feedback) else Feedback(store)).rows()
+    )
+
+
+def _weigher(rows: list[dict], weighted: bool):
     weights = rater_weights(rows) if weighted else {}
     return lambda rater: weights.get(rater, _weight(PRIOR[0] / sum(PRIOR))) if weighted else 1.0
 
 # %% ../nbs/08a_feedback.ipynb #feedback-decided
-def _decided(items:dict, weight, min_votes:int, min_margin:float, lost:dict) -> dict: # key -> (margin, item); margin is not 0
+def _decided(
+    items: dict, weight, min_votes: int, min_margin: float, lost: dict
+) -> dict:  # key -> (margin, item); margin is not 0
     "Things about which there is a majority; the ids of the others go to `lost`."
     found = {}
     for key, item in items.items():
         margin = item.margin(weight)
-        why = "tie" if not any(s for *_, s in item.says) else "too few votes" if item.n() < min_votes else "untrusted" if not any(weight(r) for _, r, _ in item.says) else \
-              "undecided" if not abs(margin) > max(min_margin, 1e-9) else ""
-        if why: lost.update((i, why) for i, *_ in item.says)
-        else: found[key] = (margin, item); lost.update((i, "tie" if not s else "outvoted") for i, _, s in item.says if s * margin <= 0)
+        why = (
+            "tie"
+            if not any(s for *_, s in item.says)
+            else "too few votes"
+            if item.n() < min_votes
+            else "untrusted"
+            if not any(weight(r) for _, r, _ in item.says)
+            else "undecided"
+            if not abs(margin) > max(min_margin, 1e-9)
+            else ""
+        )
+        if why:
+            lost.update((i, why) for i, *_ in item.says)
+        else:
+            found[key] = (margin, item)
+            lost.update((i, "tie" if not s else "outvoted") for i, _, s in item.says if s * margin <= 0)
     return found
 
-def _reasons(lost:dict) -> dict: # reason -> rows, the most frequent first
+
+def _reasons(lost: dict) -> dict:  # reason -> rows, the most frequent first
     return dict(Counter(lost.values()).most_common())
 
+
 def _knobs(min_votes, min_margin):
-    if isinstance(min_votes, bool) or not isinstance(min_votes, int) or min_votes < 1: raise FeedbackError(f"min_votes must be a whole number, 1 or more, not {min_votes!r}")
-    if not 0 <= min_margin < 1: raise FeedbackError(f"min_margin must be 0 or more and below 1, not {min_margin!r}")
+    if isinstance(min_votes, bool) or not isinstance(min_votes, int) or min_votes < 1:
+        raise FeedbackError(f"min_votes must be a whole number, 1 or more, not {min_votes!r}")
+    if not 0 <= min_margin < 1:
+        raise FeedbackError(f"min_margin must be 0 or more and below 1, not {min_margin!r}")
 
 # %% ../nbs/08a_feedback.ipynb #feedback-thumbs
 def thumbs_from(
-    store,                # Feedback, its path, or rows of it
-    min_votes:int=1,      # people who voted on an answer
-    min_margin:float=0.0, # weighted majority, 0..1: above this
-    weighted:bool=True,   # raters count by their agreement with the others? False: all count the same
-) -> tuple[list[dict], dict]: # rows of prompt, completion, label, votes, margin; reason -> votes left out
+    store,  # Feedback, its path, or rows of it
+    min_votes: int = 1,  # people who voted on an answer
+    min_margin: float = 0.0,  # weighted majority, 0..1: above this
+    weighted: bool = True,  # raters count by their agreement with the others? False: all count the same
+) -> tuple[list[dict], dict]:  # rows of prompt, completion, label, votes, margin; reason -> votes left out
     "Thumbs for KTO: one row an answer, labelled by the majority."
     _knobs(min_votes, min_margin)
     rows, lost = _rows(store), {}
     weight = _weigher(rows, weighted)
     thumbs, _ = _items([r for r in rows if r["kind"] == "vote"], lost)
     found = _decided(thumbs, weight, min_votes, min_margin, lost)
-    return [dict(prompt=p, completion=a, label=m > 0, votes=item.n(), margin=abs(m)) for (p, a), (m, item) in found.items()], _reasons(lost)
+    return [
+        dict(prompt=p, completion=a, label=m > 0, votes=item.n(), margin=abs(m))
+        for (p, a), (m, item) in found.items()
+    ], _reasons(lost)
 
 # %% ../nbs/08a_feedback.ipynb #feedback-pairs
 def pairs_from(
-    store,                # Feedback, its path, or rows of it
-    min_votes:int=1,      # people who compared two answers, or voted on each of them
-    min_margin:float=0.0, # weighted majority, 0..1: above this
-    weighted:bool=True,   # raters count by their agreement with the others? False: all count the same
-) -> tuple[list[dict], dict]: # rows of prompt, chosen, rejected, votes, margin; reason -> votes and choices left out
+    store,  # Feedback, its path, or rows of it
+    min_votes: int = 1,  # people who compared two answers, or voted on each of them
+    min_margin: float = 0.0,  # weighted majority, 0..1: above this
+    weighted: bool = True,  # raters count by their agreement with the others? False: all count the same
+) -> tuple[
+    list[dict], dict
+]:  # rows of prompt, chosen, rejected, votes, margin; reason -> votes and choices left out
     "Pairs for DPO: two answers compared directly, and answers with 👍 beside answers with 👎 to the same prompt."
     _knobs(min_votes, min_margin)
     rows, lost = _rows(store), {}
     weight, (thumbs, choices) = _weigher(rows, weighted), _items(rows, lost)
     duels, thumbs = (_decided(x, weight, min_votes, min_margin, lost) for x in (choices, thumbs))
-    edges = defaultdict(list)                                           # prompt -> (margin, votes, chosen, rejected, row ids)
+    edges = defaultdict(list)  # prompt -> (margin, votes, chosen, rejected, row ids)
     for (prompt, a, b), (m, item) in duels.items():
-        edges[prompt].append((abs(m), item.n(), *((a, b) if m > 0 else (b, a)), [i for i, _, s in item.says if s * m > 0]))
-    for prompt, own in _by_prompt(thumbs).items(): edges[prompt] += _paired(own, lost)
+        edges[prompt].append(
+            (abs(m), item.n(), *((a, b) if m > 0 else (b, a)), [i for i, _, s in item.says if s * m > 0])
+        )
+    for prompt, own in _by_prompt(thumbs).items():
+        edges[prompt] += _paired(own, lost)
     pairs = []
     for prompt, own in edges.items():
         kept, used = _without_circles(own)
@@ -475,92 +787,173 @@ def pairs_from(
     return pairs, _reasons(lost)
 
 # %% ../nbs/08a_feedback.ipynb #feedback-pairs-parts
-def _by_prompt(thumbs:dict) -> dict: # prompt -> (margin, item, answer), the clearest first
+def _by_prompt(thumbs: dict) -> dict:  # prompt -> (margin, item, answer), the clearest first
     found = defaultdict(list)
-    for (prompt, answer), (m, item) in thumbs.items(): found[prompt].append((m, item, answer))
+    for (prompt, answer), (m, item) in thumbs.items():
+        found[prompt].append((m, item, answer))
     return {p: sorted(own, key=lambda x: (-abs(x[0]), -x[1].n(), x[2])) for p, own in found.items()}
 
-def _paired(own:list, lost:dict) -> list: # (margin, votes, chosen, rejected, row ids)
+
+def _paired(own: list, lost: dict) -> list:  # (margin, votes, chosen, rejected, row ids)
     "Every liked answer beside a disliked one; the shorter list starts again from its beginning."
     ups, downs = [x for x in own if x[0] > 0], [x for x in own if x[0] < 0]
     ids = lambda m, item: [i for i, _, s in item.says if s * m > 0]
-    if not ups or not downs: lost.update((i, "no partner") for m, item, _ in own for i in ids(m, item)); return []
+    if not ups or not downs:
+        lost.update((i, "no partner") for m, item, _ in own for i in ids(m, item))
+        return []
     couples = [(ups[i % len(ups)], downs[i % len(downs)]) for i in range(max(len(ups), len(downs)))]
-    return [(min(m, -k), u.n() + d.n(), good, bad, ids(m, u) + ids(k, d)) for (m, u, good), (k, d, bad) in couples]
+    return [
+        (min(m, -k), u.n() + d.n(), good, bad, ids(m, u) + ids(k, d)) for (m, u, good), (k, d, bad) in couples
+    ]
 
-def _without_circles(edges:list) -> tuple[list, set]: # edges kept, ids of the rows behind them
+
+def _without_circles(edges: list) -> tuple[list, set]:  # edges kept, ids of the rows behind them
     "Take the clearest preferences first, and none that contradicts those taken (Tideman 1987); one that only repeats another adds its rows."
     below, kept, used = defaultdict(set), {}, set()
+
     def reaches(a, b):
         seen, todo = {a}, [a]
         while todo:
-            new = below[todo.pop()] - seen; seen |= new; todo += new
+            new = below[todo.pop()] - seen
+            seen |= new
+            todo += new
         return b in seen
+
     for edge in sorted(edges, key=lambda e: (-e[0], -e[1], e[2], e[3])):
         chosen, rejected = edge[2:4]
-        if (chosen, rejected) not in kept and reaches(rejected, chosen): continue
-        below[chosen].add(rejected); kept.setdefault((chosen, rejected), edge); used.update(edge[4])
+        if (chosen, rejected) not in kept and reaches(rejected, chosen):
+            continue
+        below[chosen].add(rejected)
+        kept.setdefault((chosen, rejected), edge)
+        used.update(edge[4])
     return list(kept.values()), used
 
 # %% ../nbs/08a_feedback.ipynb #feedback-rate
-def _to_rate(what, prompts, version, n, seed, max_new_tokens) -> list[dict]: # prompt and shown: (answer, version) once, or twice for a choice
+def _to_rate(
+    what, prompts, version, n, seed, max_new_tokens
+) -> list[dict]:  # prompt and shown: (answer, version) once, or twice for a choice
     "What is shown: at most n rows, of a choice the sides in random order."
     rng = random.Random(seed)
     if not isinstance(what, list):
         from ftguide.models import load, reply
-        if not prompts: raise FeedbackError("a model needs prompts to answer: rate(model, store, prompts=[...])")
-        lm = load(what); asked = rng.sample(list(prompts), min(n, len(prompts))); version = version or lm.name
+
+        if not prompts:
+            raise FeedbackError("a model needs prompts to answer: rate(model, store, prompts=[...])")
+        lm = load(what)
+        asked = rng.sample(list(prompts), min(n, len(prompts)))
+        version = version or lm.name
         said = reply(lm, [p for p in asked for _ in range(2)], max_new_tokens, temperature=1.0, seed=seed)
         what = [dict(prompt=p, a=a, b=b) for p, a, b in zip(asked, said[::2], said[1::2]) if a != b]
     for i, r in enumerate(what, 1):
-        if not isinstance(r, dict) or "prompt" not in r or not ("answer" in r or {"a", "b"} <= set(r)): raise FeedbackError(f"row {i}: columns found: {', '.join(map(str, r)) if isinstance(r, dict) else type(r).__name__}; expected prompt and answer, or prompt, a and b")
+        if not isinstance(r, dict) or "prompt" not in r or not ("answer" in r or {"a", "b"} <= set(r)):
+            raise FeedbackError(
+                f"row {i}: columns found: {', '.join(map(str, r)) if isinstance(r, dict) else type(r).__name__}; expected prompt and answer, or prompt, a and b"
+            )
     rows = rng.sample(what, min(n, len(what)))
-    if not rows: raise FeedbackError("nothing to rate: no rows, or the two answers are the same everywhere")
-    one = lambda r, k: dict(text=r[k], side=k, version=r.get("version_" + k, r.get("version", version)) or "unknown")
-    return [dict(prompt=r["prompt"], shown=[one(r, "answer")] if "answer" in r else rng.sample([one(r, "a"), one(r, "b")], 2)) for r in rows]
+    if not rows:
+        raise FeedbackError("nothing to rate: no rows, or the two answers are the same everywhere")
+    one = lambda r, k: dict(
+        text=r[k], side=k, version=r.get("version_" + k, r.get("version", version)) or "unknown"
+    )
+    return [
+        dict(
+            prompt=r["prompt"],
+            shown=[one(r, "answer")] if "answer" in r else rng.sample([one(r, "a"), one(r, "b")], 2),
+        )
+        for r in rows
+    ]
+
 
 def rate(
-    what,                    # rows with prompt and answer (for 👍 👎) or prompt, a and b (which is better?); or an LM, folder or hub name
-    store,                   # Feedback, or its path
-    prompts:list|None=None,  # for a model: it answers each twice
-    version:str="",          # of the answers, where a row has no version, version_a or version_b
-    rater:str="me",
-    n:int=20,                # rows, drawn at random
-    seed:int=0,
-    max_new_tokens:int=96,
-    pause_s:float=0.3,       # a click sooner after the last one is a double click, and ignored
-): # -> ipywidgets.VBox
+    what,  # rows with prompt and answer (for 👍 👎) or prompt, a and b (which is better?); or an LM, folder or hub name
+    store,  # Feedback, or its path
+    prompts: list | None = None,  # for a model: it answers each twice
+    version: str = "",  # of the answers, where a row has no version, version_a or version_b
+    rater: str = "me",
+    n: int = 20,  # rows, drawn at random
+    seed: int = 0,
+    max_new_tokens: int = 96,
+    pause_s: float = 0.3,  # a click sooner after the last one is a double click, and ignored
+):  # -> ipywidgets.VBox
     "Rate answers in a notebook; each click is kept at once."
-    try: import ipywidgets as w
-    except ModuleNotFoundError: raise ModuleNotFoundError("rating in a notebook needs ipywidgets: pip install ipywidgets") from None
-    rows, store = _to_rate(what, prompts, version, n, seed, max_new_tokens), store if isinstance(store, Feedback) else Feedback(store)
-    both, state = len(rows[0]["shown"]) == 2, dict(at=0, clicks=0, since=0.0, kept=set(), session=os.urandom(6).hex())
-    if any(len(r["shown"]) != len(rows[0]["shown"]) for r in rows): raise FeedbackError("rows with one answer and rows with two cannot be mixed; rate them one after the other")
-    text = lambda label, lines: w.Textarea(description=label, disabled=True, rows=lines, layout=w.Layout(width="100%"))
+    try:
+        import ipywidgets as w
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("rating in a notebook needs ipywidgets: pip install ipywidgets") from None
+    rows, store = (
+        _to_rate(what, prompts, version, n, seed, max_new_tokens),
+        store if isinstance(store, Feedback) else Feedback(store),
+    )
+    both, state = (
+        len(rows[0]["shown"]) == 2,
+        dict(at=0, clicks=0, since=0.0, kept=set(), session=os.urandom(6).hex()),
+    )
+    if any(len(r["shown"]) != len(rows[0]["shown"]) for r in rows):
+        raise FeedbackError(
+            "rows with one answer and rows with two cannot be mixed; rate them one after the other"
+        )
+    text = lambda label, lines: w.Textarea(
+        description=label, disabled=True, rows=lines, layout=w.Layout(width="100%")
+    )
     where, asked, note = w.Label(), text("Prompt", 5), w.Text(description="Why?", placeholder="optional")
     shown = [text(label, 7) for label in (("Left", "Right") if both else ("Answer",))]
+
     def show():
         over = state["at"] >= len(rows)
-        for button in buttons: button.disabled = over and button.description != "back"
-        where.value = f"done: {len(state['kept'])} of {len(rows)} rated, kept in {store.path}" if over else f"{state['at'] + 1} of {len(rows)}"
+        for button in buttons:
+            button.disabled = over and button.description != "back"
+        where.value = (
+            f"done: {len(state['kept'])} of {len(rows)} rated, kept in {store.path}"
+            if over
+            else f"{state['at'] + 1} of {len(rows)}"
+        )
         asked.value = "" if over else rows[state["at"]]["prompt"]
-        for box, answer in zip(shown, [dict(text="")] * 2 if over else rows[state["at"]]["shown"]): box.value = answer["text"]
+        for box, answer in zip(shown, [dict(text="")] * 2 if over else rows[state["at"]]["shown"]):
+            box.value = answer["text"]
         note.value = ""
+
     def click(act):
-        if time.monotonic() - state["since"] < pause_s: return
-        try: act()
-        except FeedbackError as e: where.value = str(e)
-        else: state["since"] = time.monotonic(); show()
+        if time.monotonic() - state["since"] < pause_s:
+            return
+        try:
+            act()
+        except FeedbackError as e:
+            where.value = str(e)
+        else:
+            state["since"] = time.monotonic()
+            show()
+
     def says(meaning):
         row, state["clicks"] = rows[state["at"]], state["clicks"] + 1
         knobs = dict(rater=rater, note=note.value, key=f"{state['session']}-{state['clicks']}")
-        if both: store.choose(row["prompt"], *(x["text"] for x in row["shown"]), *(x["version"] for x in row["shown"]), meaning, **knobs)
-        else: store.vote(row["prompt"], row["shown"][0]["text"], row["shown"][0]["version"], meaning, **knobs)
-        state["kept"].add(state["at"]); move(1)
-    def move(by): state["at"] = min(max(state["at"] + by, 0), len(rows))
-    meanings = {"left is better": "a", "right is better": "b", "equally good": "tie"} if both else {"👍 good": True, "👎 bad": False}
-    acts = {**{label: (lambda m=m: says(m)) for label, m in meanings.items()}, "skip": lambda: move(1), "back": lambda: move(-1)}
+        if both:
+            store.choose(
+                row["prompt"],
+                *(x["text"] for x in row["shown"]),
+                *(x["version"] for x in row["shown"]),
+                meaning,
+                **knobs,
+            )
+        else:
+            store.vote(row["prompt"], row["shown"][0]["text"], row["shown"][0]["version"], meaning, **knobs)
+        state["kept"].add(state["at"])
+        move(1)
+
+    def move(by):
+        state["at"] = min(max(state["at"] + by, 0), len(rows))
+
+    meanings = (
+        {"left is better": "a", "right is better": "b", "equally good": "tie"}
+        if both
+        else {"👍 good": True, "👎 bad": False}
+    )
+    acts = {
+        **{label: (lambda m=m: says(m)) for label, m in meanings.items()},
+        "skip": lambda: move(1),
+        "back": lambda: move(-1),
+    }
     buttons = [w.Button(description=label, tooltip=label) for label in acts]
-    for button, act in zip(buttons, acts.values()): button.on_click(lambda _, act=act: click(act))
+    for button, act in zip(buttons, acts.values()):
+        button.on_click(lambda _, act=act: click(act))
     show()
     return w.VBox([where, asked, w.HBox(shown) if both else shown[0], note, w.HBox(buttons)])

@@ -4,9 +4,12 @@
 
 # %% ../nbs/02_market.ipynb #market-imports
 from __future__ import annotations
-import math, random, re
-from dataclasses import dataclass, asdict
-from functools import lru_cache
+
+import math
+import random
+import re
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
 
 # %% auto #0
 __all__ = ['FIELDS', 'SYLLABLES', 'KINDS', 'COLOURS', 'MATERIALS', 'EXTRAS', 'MONTHS', 'KEYS', 'SENTENCES', 'OPINIONS',
@@ -18,112 +21,209 @@ __all__ = ['FIELDS', 'SYLLABLES', 'KINDS', 'COLOURS', 'MATERIALS', 'EXTRAS', 'MO
 # %% ../nbs/02_market.ipynb #market-words
 FIELDS = ("brand", "model", "colour", "material", "size", "warranty", "extra")  # what an ad can state
 
-SYLLABLES = ("bal vex tor zan kir mul fen dax lor pim gan rux sel tik jor nal "
-             "vim kel zor fax dun mir lex bun gor pax rin gex kan dol").split()
+SYLLABLES = (
+    "bal vex tor zan kir mul fen dax lor pim gan rux sel tik jor nal "
+    "vim kel zor fax dun mir lex bun gor pax rin gex kan dol"
+).split()
 
 KINDS = {  # English: (Portuguese, unit, smallest, largest, materials)
-    "kettle":   ("chaleira", "ml", 800, 2500, ("steel", "glass", "ceramic")),
-    "backpack": ("mochila",  "l",   12,   45, ("cotton", "leather", "nylon")),
-    "lamp":     ("lanterna", "cm",  20,   90, ("glass", "bamboo", "steel", "ceramic")),
-    "chair":    ("cadeira",  "cm",  70,  120, ("oak", "bamboo", "steel", "leather")),
-    "bottle":   ("garrafa",  "ml", 300,  950, ("steel", "glass", "aluminium")),
-    "bracelet": ("pulseira", "mm",  28,   46, ("steel", "leather", "nylon")),
-    "tray":     ("bandeja",  "cm",  25,   60, ("oak", "bamboo", "steel", "cork")),
-    "blanket":  ("manta",    "cm", 120,  220, ("cotton", "wool")),
-    "basket":   ("cesta",    "l",    5,   60, ("oak", "cork", "aluminium", "cotton")),
-    "wallet":   ("carteira", "mm",  80,  140, ("leather", "cork", "nylon")),
-    "mug":      ("caneca",   "ml", 200,  450, ("glass", "ceramic", "steel")),
-    "bag":      ("bolsa",    "cm",  20,   60, ("cotton", "leather", "nylon", "wool")),
+    "kettle": ("chaleira", "ml", 800, 2500, ("steel", "glass", "ceramic")),
+    "backpack": ("mochila", "l", 12, 45, ("cotton", "leather", "nylon")),
+    "lamp": ("lanterna", "cm", 20, 90, ("glass", "bamboo", "steel", "ceramic")),
+    "chair": ("cadeira", "cm", 70, 120, ("oak", "bamboo", "steel", "leather")),
+    "bottle": ("garrafa", "ml", 300, 950, ("steel", "glass", "aluminium")),
+    "bracelet": ("pulseira", "mm", 28, 46, ("steel", "leather", "nylon")),
+    "tray": ("bandeja", "cm", 25, 60, ("oak", "bamboo", "steel", "cork")),
+    "blanket": ("manta", "cm", 120, 220, ("cotton", "wool")),
+    "basket": ("cesta", "l", 5, 60, ("oak", "cork", "aluminium", "cotton")),
+    "wallet": ("carteira", "mm", 80, 140, ("leather", "cork", "nylon")),
+    "mug": ("caneca", "ml", 200, 450, ("glass", "ceramic", "steel")),
+    "bag": ("bolsa", "cm", 20, 60, ("cotton", "leather", "nylon", "wool")),
 }
 COLOURS = {  # Portuguese colours that do not change with gender
     "en": ("blue", "green", "grey", "orange", "pink", "beige", "brown", "violet", "turquoise", "cream"),
-    "pt": ("azul", "verde", "cinza", "laranja", "rosa", "bege", "marrom", "violeta", "turquesa", "creme")}
-MATERIALS = {"steel": "aço", "glass": "vidro", "ceramic": "cerâmica", "cotton": "algodão", "leather": "couro", "nylon": "nylon",
-             "bamboo": "bambu", "oak": "carvalho", "aluminium": "alumínio", "wool": "lã", "cork": "cortiça"}
+    "pt": ("azul", "verde", "cinza", "laranja", "rosa", "bege", "marrom", "violeta", "turquesa", "creme"),
+}
+MATERIALS = {
+    "steel": "aço",
+    "glass": "vidro",
+    "ceramic": "cerâmica",
+    "cotton": "algodão",
+    "leather": "couro",
+    "nylon": "nylon",
+    "bamboo": "bambu",
+    "oak": "carvalho",
+    "aluminium": "alumínio",
+    "wool": "lã",
+    "cork": "cortiça",
+}
 EXTRAS = {
-    "en": ("gift box", "repair kit", "cleaning cloth", "travel pouch", "wall hook", "printed guide", "name tag", "spare strap"),
-    "pt": ("caixa de presente", "kit de reparo", "pano de limpeza", "estojo de viagem", "gancho de parede", "guia impresso",
-           "etiqueta de nome", "alça extra")}
+    "en": (
+        "gift box",
+        "repair kit",
+        "cleaning cloth",
+        "travel pouch",
+        "wall hook",
+        "printed guide",
+        "name tag",
+        "spare strap",
+    ),
+    "pt": (
+        "caixa de presente",
+        "kit de reparo",
+        "pano de limpeza",
+        "estojo de viagem",
+        "gancho de parede",
+        "guia impresso",
+        "etiqueta de nome",
+        "alça extra",
+    ),
+}
 MONTHS = (6, 12, 18, 24, 30, 36, 48, 60)
-KEYS = {"en": dict(product="product", brand="brand", model="model", colour="colour", material="material", size="size",
-                   warranty="warranty", extra="includes"),
-        "pt": dict(product="produto", brand="marca", model="modelo", colour="cor", material="material", size="tamanho",
-                   warranty="garantia", extra="inclui")}
+KEYS = {
+    "en": dict(
+        product="product",
+        brand="brand",
+        model="model",
+        colour="colour",
+        material="material",
+        size="size",
+        warranty="warranty",
+        extra="includes",
+    ),
+    "pt": dict(
+        product="produto",
+        brand="marca",
+        model="modelo",
+        colour="cor",
+        material="material",
+        size="tamanho",
+        warranty="garantia",
+        extra="inclui",
+    ),
+}
 
 # %% ../nbs/02_market.ipynb #market-product
 @dataclass(frozen=True)
 class Product:
     "One product of the marketplace: the truth that an ad is measured against."
-    kind:str       # what it is, in `lang`
-    brand:str      # an invented name
-    model:str      # an invented name and a number
-    colour:str
-    material:str
-    size:str       # number and unit
-    warranty:str   # number and "months" or "meses"
-    extra:str      # what comes with it
-    lang:str = "en"
 
-    def attributes(self) -> dict: # field -> value
+    kind: str  # what it is, in `lang`
+    brand: str  # an invented name
+    model: str  # an invented name and a number
+    colour: str
+    material: str
+    size: str  # number and unit
+    warranty: str  # number and "months" or "meses"
+    extra: str  # what comes with it
+    lang: str = "en"
+
+    def attributes(self) -> dict:  # field -> value
         "The attributes an ad can state."
         return {f: getattr(self, f) for f in FIELDS}
 
 # %% ../nbs/02_market.ipynb #market-names
-def _name(rng:random.Random, n:int, unseen:bool|None=None) -> str:
+def _name(rng: random.Random, n: int, unseen: bool | None = None) -> str:
     "`n` syllables; one in eight names is kept out of all training text (`unseen`)."
     while True:
         ids = [rng.randrange(len(SYLLABLES)) for _ in range(n)]
         if unseen is None or (sum(ids) % 8 == 0) == unseen:
             return "".join(SYLLABLES[i] for i in ids).capitalize()
 
+
 def make_product(
-    rng:random.Random,   # source of chance
-    lang:str="en",       # "en" or "pt"
-    unseen:bool=False,   # draw the brand from the names that no training text contains?
+    rng: random.Random,  # source of chance
+    lang: str = "en",  # "en" or "pt"
+    unseen: bool = False,  # draw the brand from the names that no training text contains?
 ) -> Product:
     "Invent one product."
-    kind = rng.choice(list(KINDS)); pt, unit, low, high, materials = KINDS[kind]
+    kind = rng.choice(list(KINDS))
+    pt, unit, low, high, materials = KINDS[kind]
     material = rng.choice(materials)
-    return Product(kind if lang == "en" else pt, _name(rng, 3, unseen), f"{_name(rng, 2)}-{rng.randint(10, 99)}",
-                   rng.choice(COLOURS[lang]), material if lang == "en" else MATERIALS[material],
-                   f"{rng.randint(low, high)} {unit}", f"{rng.choice(MONTHS)} {'months' if lang == 'en' else 'meses'}",
-                   rng.choice(EXTRAS[lang]), lang)
+    return Product(
+        kind if lang == "en" else pt,
+        _name(rng, 3, unseen),
+        f"{_name(rng, 2)}-{rng.randint(10, 99)}",
+        rng.choice(COLOURS[lang]),
+        material if lang == "en" else MATERIALS[material],
+        f"{rng.randint(low, high)} {unit}",
+        f"{rng.choice(MONTHS)} {'months' if lang == 'en' else 'meses'}",
+        rng.choice(EXTRAS[lang]),
+        lang,
+    )
 
-def make_products(n:int, seed:int=0, lang:str="en", unseen:bool=False) -> list[Product]:
+
+def make_products(n: int, seed: int = 0, lang: str = "en", unseen: bool = False) -> list[Product]:
     "`n` products from a seed."
     _check_lang(lang)
     rng = random.Random(f"products-{seed}-{lang}-{unseen}")
     return [make_product(rng, lang, unseen) for _ in range(n)]
 
-def _check_lang(lang:str):
-    if lang not in COLOURS: raise ValueError(f"lang must be 'en' or 'pt', not {lang!r}")
+
+def _check_lang(lang: str):
+    if lang not in COLOURS:
+        raise ValueError(f"lang must be 'en' or 'pt', not {lang!r}")
 
 # %% ../nbs/02_market.ipynb #market-sheet
-def sheet(p:Product, drop:tuple=()) -> str:
+def sheet(p: Product, drop: tuple = ()) -> str:
     "The specification sheet, a line per attribute (fields in `drop` left out)."
     keys = KEYS[p.lang]
-    return "\n".join([f"{keys['product']}: {p.kind}"] + [f"{keys[f]}: {v}" for f, v in p.attributes().items() if f not in drop])
+    return "\n".join(
+        [f"{keys['product']}: {p.kind}"]
+        + [f"{keys[f]}: {v}" for f, v in p.attributes().items() if f not in drop]
+    )
 
-def title(p:Product) -> str:
+
+def title(p: Product) -> str:
     "The line a search page shows."
     return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.size}"
 
 # %% ../nbs/02_market.ipynb #market-describe
 SENTENCES = {
-    "en": [("The {kind} {model} is made by {brand}.", "By {brand}: the {kind} {model}.", "Meet the {model}, a {kind} by {brand}."),
-           ("It is made of {material}.", "The {model} is built from {material}.", "{brand} makes this {kind} of {material}."),
-           ("It comes in {colour}.", "The colour is {colour}.", "The {model} is {colour}."),
-           ("Its size is {size}.", "The {kind} measures {size}.", "Size: {size}."),
-           ("The warranty lasts {warranty}.", "{brand} gives {warranty} of warranty.", "You have {warranty} of warranty."),
-           ("It includes a {extra}.", "A {extra} comes with the {model}.", "With every {model} you get a {extra}.")],
-    "pt": [("O produto {model} é feito por {brand}.", "Da {brand}: {kind} {model}.", "Conheça {model}, {kind} da {brand}."),
-           ("O material é {material}.", "{model} é de {material}.", "{brand} faz este produto de {material}."),
-           ("Vem na cor {colour}.", "A cor é {colour}.", "{model} tem a cor {colour}."),
-           ("O tamanho é {size}.", "{model} mede {size}.", "Tamanho: {size}."),
-           ("A garantia dura {warranty}.", "{brand} dá {warranty} de garantia.", "Você tem {warranty} de garantia."),
-           ("Inclui {extra}.", "{model} vem com {extra}.", "Com {model} você recebe {extra}.")]}
+    "en": [
+        (
+            "The {kind} {model} is made by {brand}.",
+            "By {brand}: the {kind} {model}.",
+            "Meet the {model}, a {kind} by {brand}.",
+        ),
+        (
+            "It is made of {material}.",
+            "The {model} is built from {material}.",
+            "{brand} makes this {kind} of {material}.",
+        ),
+        ("It comes in {colour}.", "The colour is {colour}.", "The {model} is {colour}."),
+        ("Its size is {size}.", "The {kind} measures {size}.", "Size: {size}."),
+        (
+            "The warranty lasts {warranty}.",
+            "{brand} gives {warranty} of warranty.",
+            "You have {warranty} of warranty.",
+        ),
+        (
+            "It includes a {extra}.",
+            "A {extra} comes with the {model}.",
+            "With every {model} you get a {extra}.",
+        ),
+    ],
+    "pt": [
+        (
+            "O produto {model} é feito por {brand}.",
+            "Da {brand}: {kind} {model}.",
+            "Conheça {model}, {kind} da {brand}.",
+        ),
+        ("O material é {material}.", "{model} é de {material}.", "{brand} faz este produto de {material}."),
+        ("Vem na cor {colour}.", "A cor é {colour}.", "{model} tem a cor {colour}."),
+        ("O tamanho é {size}.", "{model} mede {size}.", "Tamanho: {size}."),
+        (
+            "A garantia dura {warranty}.",
+            "{brand} dá {warranty} de garantia.",
+            "Você tem {warranty} de garantia.",
+        ),
+        ("Inclui {extra}.", "{model} vem com {extra}.", "Com {model} você recebe {extra}."),
+    ],
+}
 
-def describe(p:Product, rng:random.Random) -> str:
+
+def describe(p: Product, rng: random.Random) -> str:
     "A shop's description: every attribute once, sentences in any order after the first."
     first, *rest = [rng.choice(options).format(**asdict(p)) for options in SENTENCES[p.lang]]
     rng.shuffle(rest)
@@ -131,40 +231,129 @@ def describe(p:Product, rng:random.Random) -> str:
 
 # %% ../nbs/02_market.ipynb #market-review
 OPINIONS = {
-    "en": {True: ("I use it every day.", "It works very well.", "It feels solid.", "My family loves it.", "It arrived early.", "The {colour} looks great.",
-                  "Worth every cent.", "I would buy it again.", "{brand} did a good job.", "The quality surprised me."),
-           False: ("It broke in a week.", "It never worked.", "It feels cheap.", "I sent it back.", "It arrived late.", "The {colour} faded fast.",
-                   "A waste of money.", "I would not buy it again.", "{brand} never answered me.", "The quality is poor.")},
-    "pt": {True: ("Uso todos os dias.", "Funciona muito bem.", "Parece bem firme.", "Minha família adorou.", "Chegou antes do prazo.", "A cor {colour} ficou linda.",
-                  "Vale cada centavo.", "Compraria de novo.", "A {brand} fez um bom trabalho.", "A qualidade me surpreendeu."),
-           False: ("Quebrou em uma semana.", "Nunca funcionou.", "Parece frágil.", "Mandei de volta.", "Chegou atrasado.", "A cor {colour} desbotou logo.",
-                   "Dinheiro jogado fora.", "Não compraria de novo.", "A {brand} nunca me respondeu.", "A qualidade é ruim.")}}
-OPENINGS = {"en": ("I bought the {model}.", "My new {kind} is the {model}.", "I got a {model} by {brand}.", "Review of the {kind} {model}:"),
-            "pt": ("Comprei {model}.", "Minha nova {kind} é {model}.", "Ganhei {model} da {brand}.", "Avaliação de {model}, {kind}:")}
+    "en": {
+        True: (
+            "I use it every day.",
+            "It works very well.",
+            "It feels solid.",
+            "My family loves it.",
+            "It arrived early.",
+            "The {colour} looks great.",
+            "Worth every cent.",
+            "I would buy it again.",
+            "{brand} did a good job.",
+            "The quality surprised me.",
+        ),
+        False: (
+            "It broke in a week.",
+            "It never worked.",
+            "It feels cheap.",
+            "I sent it back.",
+            "It arrived late.",
+            "The {colour} faded fast.",
+            "A waste of money.",
+            "I would not buy it again.",
+            "{brand} never answered me.",
+            "The quality is poor.",
+        ),
+    },
+    "pt": {
+        True: (
+            "Uso todos os dias.",
+            "Funciona muito bem.",
+            "Parece bem firme.",
+            "Minha família adorou.",
+            "Chegou antes do prazo.",
+            "A cor {colour} ficou linda.",
+            "Vale cada centavo.",
+            "Compraria de novo.",
+            "A {brand} fez um bom trabalho.",
+            "A qualidade me surpreendeu.",
+        ),
+        False: (
+            "Quebrou em uma semana.",
+            "Nunca funcionou.",
+            "Parece frágil.",
+            "Mandei de volta.",
+            "Chegou atrasado.",
+            "A cor {colour} desbotou logo.",
+            "Dinheiro jogado fora.",
+            "Não compraria de novo.",
+            "A {brand} nunca me respondeu.",
+            "A qualidade é ruim.",
+        ),
+    },
+}
+OPENINGS = {
+    "en": (
+        "I bought the {model}.",
+        "My new {kind} is the {model}.",
+        "I got a {model} by {brand}.",
+        "Review of the {kind} {model}:",
+    ),
+    "pt": (
+        "Comprei {model}.",
+        "Minha nova {kind} é {model}.",
+        "Ganhei {model} da {brand}.",
+        "Avaliação de {model}, {kind}:",
+    ),
+}
 
-def review(p:Product, positive:bool, rng:random.Random) -> str:
+
+def review(p: Product, positive: bool, rng: random.Random) -> str:
     "A buyer's review: three opinions, and in one of six reviews one of them disagrees."
     says = [positive] * 3
-    if rng.random() < 1 / 6: says[rng.randrange(3)] = not positive
+    if rng.random() < 1 / 6:
+        says[rng.randrange(3)] = not positive
     good, bad = (rng.sample(OPINIONS[p.lang][side], 3) for side in (True, False))
     parts = [rng.choice(OPENINGS[p.lang])] + [(good if s else bad)[i] for i, s in enumerate(says)]
     return " ".join(parts).format(**asdict(p))
 
 # %% ../nbs/02_market.ipynb #market-ad
 CLAUSES = {
-    "en": dict(colour=("in {colour}", "colour {colour}"), material=("made of {material}", "solid {material}"), size=("size {size}", "measures {size}"),
-               warranty=("{warranty} of warranty", "warranty of {warranty}"), extra=("comes with a {extra}", "{extra} included")),
-    "pt": dict(colour=("na cor {colour}", "cor {colour}"), material=("feito de {material}", "puro {material}"), size=("tamanho {size}", "mede {size}"),
-               warranty=("{warranty} de garantia", "garantia de {warranty}"), extra=("vem com {extra}", "{extra} incluso"))}
-CALM = {"en": ("Ready to ship.", "Simple and sturdy.", "Ask us anything.", "Made for every day.", "Sent within a day."),
-        "pt": ("Pronto para envio.", "Simples e resistente.", "Tire suas dúvidas.", "Feito para todo dia.", "Envio em um dia.")}
-HYPE = {"en": ("WOW!!!", "BEST PRICE EVER!!!", "LAST UNITS, HURRY!!!", "You will LOVE it!!!", "CRAZY OFFER!!!"),
-        "pt": ("UAU!!!", "MELHOR PREÇO!!!", "ÚLTIMAS UNIDADES, CORRA!!!", "Você vai AMAR!!!", "OFERTA LOUCA!!!")}
+    "en": dict(
+        colour=("in {colour}", "colour {colour}"),
+        material=("made of {material}", "solid {material}"),
+        size=("size {size}", "measures {size}"),
+        warranty=("{warranty} of warranty", "warranty of {warranty}"),
+        extra=("comes with a {extra}", "{extra} included"),
+    ),
+    "pt": dict(
+        colour=("na cor {colour}", "cor {colour}"),
+        material=("feito de {material}", "puro {material}"),
+        size=("tamanho {size}", "mede {size}"),
+        warranty=("{warranty} de garantia", "garantia de {warranty}"),
+        extra=("vem com {extra}", "{extra} incluso"),
+    ),
+}
+CALM = {
+    "en": (
+        "Ready to ship.",
+        "Simple and sturdy.",
+        "Ask us anything.",
+        "Made for every day.",
+        "Sent within a day.",
+    ),
+    "pt": (
+        "Pronto para envio.",
+        "Simples e resistente.",
+        "Tire suas dúvidas.",
+        "Feito para todo dia.",
+        "Envio em um dia.",
+    ),
+}
+HYPE = {
+    "en": ("WOW!!!", "BEST PRICE EVER!!!", "LAST UNITS, HURRY!!!", "You will LOVE it!!!", "CRAZY OFFER!!!"),
+    "pt": ("UAU!!!", "MELHOR PREÇO!!!", "ÚLTIMAS UNIDADES, CORRA!!!", "Você vai AMAR!!!", "OFERTA LOUCA!!!"),
+}
 
-def write_ad(p:Product, stated:list[str], rng:random.Random, hype:int=0, calm:int=1) -> str:
+
+def write_ad(p: Product, stated: list[str], rng: random.Random, hype: int = 0, calm: int = 1) -> str:
     "An ad that states the fields in `stated`, with `hype` shouts and `calm` quiet phrases."
     names = [getattr(p, f) for f in ("brand", "model") if f in stated]
-    clauses = [rng.choice(CLAUSES[p.lang][f]).format(**asdict(p)) for f in stated if f not in ("brand", "model")]
+    clauses = [
+        rng.choice(CLAUSES[p.lang][f]).format(**asdict(p)) for f in stated if f not in ("brand", "model")
+    ]
     rng.shuffle(clauses)
     core = ", ".join([" ".join([p.kind.capitalize(), *names]), *clauses]) + "."
     loud = rng.sample(HYPE[p.lang], hype)
@@ -172,42 +361,97 @@ def write_ad(p:Product, stated:list[str], rng:random.Random, hype:int=0, calm:in
     cut = rng.randint(0, len(loud))
     return " ".join([*loud[:cut], core, *loud[cut:], *quiet])
 
-def seller_ad(p:Product, rng:random.Random) -> str:
+
+def seller_ad(p: Product, rng: random.Random) -> str:
     "An ad as sellers write them: about half of the attributes, a third of them shouting, one attribute in a hundred wrong."
     stated = [f for f in FIELDS if rng.random() < (0.8 if f in ("brand", "model") else 0.48)]
     wrong = make_product(rng, p.lang)
     slip = {f: getattr(wrong, f) for f in stated if rng.random() < 0.01}
     loud = rng.random() < 0.35
-    return write_ad(Product(**{**asdict(p), **slip}), stated, rng, hype=rng.randint(1, 2) if loud else 0, calm=rng.randint(0, 1))
+    return write_ad(
+        Product(**{**asdict(p), **slip}),
+        stated,
+        rng,
+        hype=rng.randint(1, 2) if loud else 0,
+        calm=rng.randint(0, 1),
+    )
 
 # %% ../nbs/02_market.ipynb #market-claims
-@lru_cache(maxsize=None)
-def _lexicon(lang:str) -> frozenset:
+@cache
+def _lexicon(lang: str) -> frozenset:
     "Every ordinary word of the marketplace; any other word in an ad is an invented name."
-    groups = [SENTENCES[lang], OPINIONS[lang].values(), [OPENINGS[lang]], CLAUSES[lang].values(), [CALM[lang], HYPE[lang], EXTRAS[lang], COLOURS[lang]],
-              [MATERIALS if lang == "en" else tuple(MATERIALS.values())], [KINDS if lang == "en" else tuple(k[0] for k in KINDS.values())],
-              [KEYS[lang].values()], [("a", "an", "and", "e", "o", "um", "uma", "l", "ml", "cm", "mm", "month", "months", "mes", "mês", "meses", "com", "with")]]
-    texts = [t for group in groups for options in group for t in ([options] if isinstance(options, str) else options)]
+    groups = [
+        SENTENCES[lang],
+        OPINIONS[lang].values(),
+        [OPENINGS[lang]],
+        CLAUSES[lang].values(),
+        [CALM[lang], HYPE[lang], EXTRAS[lang], COLOURS[lang]],
+        [MATERIALS if lang == "en" else tuple(MATERIALS.values())],
+        [KINDS if lang == "en" else tuple(k[0] for k in KINDS.values())],
+        [KEYS[lang].values()],
+        [
+            (
+                "a",
+                "an",
+                "and",
+                "e",
+                "o",
+                "um",
+                "uma",
+                "l",
+                "ml",
+                "cm",
+                "mm",
+                "month",
+                "months",
+                "mes",
+                "mês",
+                "meses",
+                "com",
+                "with",
+            )
+        ],
+    ]
+    texts = [
+        t
+        for group in groups
+        for options in group
+        for t in ([options] if isinstance(options, str) else options)
+    ]
     return frozenset(w for t in texts for w in re.findall(r"\w+", re.sub(r"\{\w+\}", " ", t).lower()))
 
-def _as_written(claim:str) -> str:
+
+def _as_written(claim: str) -> str:
     "A claim as a sheet spells it: capitals, the space before a unit and the plural make no other claim of it."
     parts = re.fullmatch(r"(\d+)[ -]?(\D+)", claim.lower())
-    return f"{parts[1]} {dict(month='months', mes='meses', mês='meses').get(parts[2], parts[2])}" if parts else claim.lower()
+    return (
+        f"{parts[1]} {dict(month='months', mes='meses', mês='meses').get(parts[2], parts[2])}"
+        if parts
+        else claim.lower()
+    )
 
-def _different(values:list) -> list: # each once, in order
+
+def _different(values: list) -> list:  # each once, in order
     first = {}
-    for v in values: first.setdefault(_as_written(v), v)
+    for v in values:
+        first.setdefault(_as_written(v), v)
     return list(first.values())
 
+
 def claims(
-    text:str,       # an ad
-    lang:str="en",  # its language
-) -> dict: # field -> list of the different values it states, in order
+    text: str,  # an ad
+    lang: str = "en",  # its language
+) -> dict:  # field -> list of the different values it states, in order
     "What an ad states, attribute by attribute, true or not."
     months = "months?" if lang == "en" else r"m[eê]s(?:es)?"
-    words = {f: "|".join(map(re.escape, sorted(values, key=len, reverse=True))) for f, values in
-             dict(colour=COLOURS[lang], extra=EXTRAS[lang], material=MATERIALS if lang == "en" else MATERIALS.values()).items()}
+    words = {
+        f: "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
+        for f, values in dict(
+            colour=COLOURS[lang],
+            extra=EXTRAS[lang],
+            material=MATERIALS if lang == "en" else MATERIALS.values(),
+        ).items()
+    }
     found = {f: re.findall(rf"\b(?:{w})\b", text, flags=re.I) for f, w in words.items()}
     found["size"] = re.findall(r"(?<![\w-])\d+[ -]?(?:ml|cm|mm|l)\b", text, flags=re.I)
     found["warranty"] = re.findall(rf"\b\d+[ -]?{months}\b", text, flags=re.I)
@@ -218,66 +462,104 @@ def claims(
 
 # %% ../nbs/02_market.ipynb #market-score
 def score_ad(
-    text:str,   # an ad
-    p:Product,  # the product it is about
-) -> dict: # stated, right, wrong (counts), truth, completeness, hype (0..1 each; truth is None when nothing is stated)
+    text: str,  # an ad
+    p: Product,  # the product it is about
+) -> dict:  # stated, right, wrong (counts), truth, completeness, hype (0..1 each; truth is None when nothing is stated)
     "Compare what an ad states with the truth."
-    stated = claims(text, p.lang); truth = p.attributes()
+    stated = claims(text, p.lang)
+    truth = p.attributes()
     same = [_as_written(v) == _as_written(truth[f]) for f, vs in stated.items() for v in vs]
     right, wrong = sum(same), len(same) - sum(same)
     shouts = sum(w.isupper() and len(w) > 1 for w in re.findall(r"[^\W\d_]+", text)) + text.count("!")
-    return dict(stated=right + wrong, right=right, wrong=wrong, truth=right / (right + wrong) if right + wrong else None,
-                completeness=right / len(FIELDS), hype=min(shouts / 6, 1.0))
+    return dict(
+        stated=right + wrong,
+        right=right,
+        wrong=wrong,
+        truth=right / (right + wrong) if right + wrong else None,
+        completeness=right / len(FIELDS),
+        hype=min(shouts / 6, 1.0),
+    )
 
 # %% ../nbs/02_market.ipynb #market-shoppers
 def purchase_probability(
-    text:str,   # an ad
-    p:Product,  # the product it is about
-) -> float: # between 0.02 and 0.40
+    text: str,  # an ad
+    p: Product,  # the product it is about
+) -> float:  # between 0.02 and 0.40
     "The hidden truth about shoppers: complete, true, calm ads of a bearable length sell."
     s = score_ad(text, p)
-    appeal = 5.0 * s["completeness"] - 2.5 * s["wrong"] - 1.8 * s["hype"] - 0.03 * max(len(text.split()) - 40, 0) - 2.9
+    appeal = (
+        5.0 * s["completeness"]
+        - 2.5 * s["wrong"]
+        - 1.8 * s["hype"]
+        - 0.03 * max(len(text.split()) - 40, 0)
+        - 2.9
+    )
     return 0.02 + 0.38 / (1 + math.exp(-appeal))
 
-def buys(text:str, p:Product, shoppers:int, rng:random.Random) -> int:
+
+def buys(text: str, p: Product, shoppers: int, rng: random.Random) -> int:
     "How many of `shoppers` simulated people buy after reading the ad."
     chance = purchase_probability(text, p)
     return sum(rng.random() < chance for _ in range(shoppers))
 
-def ab_test(a:str, b:str, p:Product, shoppers:int=200, seed:int|str=0) -> int:
+
+def ab_test(a: str, b: str, p: Product, shoppers: int = 200, seed: int | str = 0) -> int:
     "Show two ads to `shoppers` people each: 1 when `a` sells more, -1 when `b` does, 0 for a tie."
     rng = random.Random(f"ab-{seed}")
     first, second = (buys(t, p, shoppers, rng) for t in (a, b))
     return (first > second) - (first < second)
 
-def shoppers_choose(row:dict, a:str, b:str, n:int) -> int:
+
+def shoppers_choose(row: dict, a: str, b: str, n: int) -> int:
     "The A/B test of a row's product, in the form that `make_pairs` asks for; `n` is its seed."
     return ab_test(a, b, Product(**row["product"]), 300, n)
 
 # %% ../nbs/02_market.ipynb #market-tasks
 TASKS = ("ad", "extraction", "sentiment", "summary", "arithmetic")
-ASK = {"en": dict(ad="{}\n\nWrite an ad:", extraction="{}\n\nCatalogue row:", sentiment="{}\n\nPositive or negative?", summary="{}\n\nIn one line:",
-                  arithmetic="How much is {}?"),
-       "pt": dict(ad="{}\n\nEscreva um anúncio:", extraction="{}\n\nLinha de catálogo:", sentiment="{}\n\nPositiva ou negativa?", summary="{}\n\nEm uma linha:",
-                  arithmetic="Quanto é {}?")}
+ASK = {
+    "en": dict(
+        ad="{}\n\nWrite an ad:",
+        extraction="{}\n\nCatalogue row:",
+        sentiment="{}\n\nPositive or negative?",
+        summary="{}\n\nIn one line:",
+        arithmetic="How much is {}?",
+    ),
+    "pt": dict(
+        ad="{}\n\nEscreva um anúncio:",
+        extraction="{}\n\nLinha de catálogo:",
+        sentiment="{}\n\nPositiva ou negativa?",
+        summary="{}\n\nEm uma linha:",
+        arithmetic="Quanto é {}?",
+    ),
+}
 ANSWERS = {"en": {True: "positive", False: "negative"}, "pt": {True: "positiva", False: "negativa"}}
-MOOD = {"en": {True: "buyers like it", False: "buyers complain"}, "pt": {True: "compradores gostam", False: "compradores reclamam"}}
+MOOD = {
+    "en": {True: "buyers like it", False: "buyers complain"},
+    "pt": {True: "compradores gostam", False: "compradores reclamam"},
+}
 
-def catalogue_row(p:Product) -> str:
+
+def catalogue_row(p: Product) -> str:
     "What the extraction task asks for: what it is and its attributes, in a fixed order and without keys."
     return " | ".join([p.kind, *p.attributes().values()])
 
-def digest(p:Product, positive:bool) -> str:
+
+def digest(p: Product, positive: bool) -> str:
     "What the summary task asks for: the product and what buyers think, in one line."
     return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.material}; {MOOD[p.lang][positive]}"
 
-def task_row(task:str, p:Product, rng:random.Random) -> dict: # prompt, completion, task, lang, product
+
+def task_row(task: str, p: Product, rng: random.Random) -> dict:  # prompt, completion, task, lang, product
     "One labelled example of a task."
-    if task not in TASKS: raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
     ask, positive = ASK[p.lang][task], rng.random() < 0.5
-    if task == "ad": prompt, completion = ask.format(sheet(p)), seller_ad(p, rng)
-    elif task == "extraction": prompt, completion = ask.format(describe(p, rng)), catalogue_row(p)
-    elif task == "sentiment": prompt, completion = ask.format(review(p, positive, rng)), ANSWERS[p.lang][positive]
+    if task == "ad":
+        prompt, completion = ask.format(sheet(p)), seller_ad(p, rng)
+    elif task == "extraction":
+        prompt, completion = ask.format(describe(p, rng)), catalogue_row(p)
+    elif task == "sentiment":
+        prompt, completion = ask.format(review(p, positive, rng)), ANSWERS[p.lang][positive]
     elif task == "summary":
         prompt = ask.format(f"{describe(p, rng)}\n\n{review(p, positive, rng)}")
         completion = digest(p, positive)
@@ -289,62 +571,92 @@ def task_row(task:str, p:Product, rng:random.Random) -> dict: # prompt, completi
 # %% ../nbs/02_market.ipynb #market-load
 SPLITS = ("train", "valid", "test")
 
+
 def load_tasks(
-    split:str="train",               # "train", "valid" or "test"; test products have brands no training text contains
-    n:int=1000,                      # rows
-    lang:str="en",                   # "en" or "pt"
-    tasks:tuple=("ad", "extraction", "sentiment", "summary"), # taken in turn
-    seed:int=0,                      # another seed, other rows
-) -> list[dict]: # rows with prompt, completion, task, lang, product
+    split: str = "train",  # "train", "valid" or "test"; test products have brands no training text contains
+    n: int = 1000,  # rows
+    lang: str = "en",  # "en" or "pt"
+    tasks: tuple = ("ad", "extraction", "sentiment", "summary"),  # taken in turn
+    seed: int = 0,  # another seed, other rows
+) -> list[dict]:  # rows with prompt, completion, task, lang, product
     "Labelled rows of the marketplace, equal shares of each task."
     _check_lang(lang)
-    if split not in SPLITS: raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    if isinstance(tasks, str) or not tasks: raise ValueError(f"tasks must be a tuple such as ({tasks or TASKS[0]!r},)")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if isinstance(tasks, str) or not tasks:
+        raise ValueError(f"tasks must be a tuple such as ({tasks or TASKS[0]!r},)")
     rng = random.Random(f"tasks-{split}-{lang}-{seed}")
-    return [task_row(tasks[i % len(tasks)], make_product(rng, lang, unseen=split == "test"), rng) for i in range(n)]
+    return [
+        task_row(tasks[i % len(tasks)], make_product(rng, lang, unseen=split == "test"), rng)
+        for i in range(n)
+    ]
+
 
 DOMAINS = ("ecommerce", "sheets", "descriptions", "reviews", "receipts")
 
-def load_domain_documents(domain:str, n:int, lang:str="en", seed:int=0) -> list[dict]: # rows with text
+
+def load_domain_documents(
+    domain: str, n: int, lang: str = "en", seed: int = 0
+) -> list[dict]:  # rows with text
     "`n` unlabelled documents of one domain (`ecommerce` mixes all of them)."
     _check_lang(lang)
-    if domain not in DOMAINS: raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
+    if domain not in DOMAINS:
+        raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
     rng = random.Random(f"documents-{domain}-{lang}-{seed}")
-    return [dict(text=_document(domain if domain != "ecommerce" else rng.choice(DOMAINS[1:]), make_product(rng, lang), rng)) for _ in range(n)]
+    return [
+        dict(
+            text=_document(
+                domain if domain != "ecommerce" else rng.choice(DOMAINS[1:]), make_product(rng, lang), rng
+            )
+        )
+        for _ in range(n)
+    ]
 
-def _document(domain:str, p:Product, rng:random.Random) -> str:
-    if domain == "sheets": return sheet(p)
-    if domain == "descriptions": return describe(p, rng)
-    if domain == "reviews": return review(p, rng.random() < 0.5, rng)
+
+def _document(domain: str, p: Product, rng: random.Random) -> str:
+    if domain == "sheets":
+        return sheet(p)
+    if domain == "descriptions":
+        return describe(p, rng)
+    if domain == "reviews":
+        return review(p, rng.random() < 0.5, rng)
     return receipt(rng, 1)
 
-def load_unlabeled_documents(n:int, lang:str="en", seed:int=0) -> list[dict]: # rows with text
+
+def load_unlabeled_documents(n: int, lang: str = "en", seed: int = 0) -> list[dict]:  # rows with text
     "`n` documents nobody has labelled, of every domain."
     return load_domain_documents("ecommerce", n, lang, seed)
 
 # %% ../nbs/02_market.ipynb #market-page
-def receipt(rng:random.Random, lines:int=4) -> str:
+def receipt(rng: random.Random, lines: int = 4) -> str:
     "Sums as a till prints them."
+
     def line():
         a, b = rng.randint(10, 999), rng.randint(10, 999)
         return f"{a} + {b} = {a + b}"
+
     return "\n".join(line() for _ in range(lines))
 
+
 def order(
-    lang:str,
-    rng:random.Random,  # source of chance
-    shop:float=0.0,     # chance that a line tells another attribute than the colour
+    lang: str,
+    rng: random.Random,  # source of chance
+    shop: float = 0.0,  # chance that a line tells another attribute than the colour
 ) -> str:
     "An order and its delivery note: the same products twice."
-    def line(p): return f"- {p.brand} {p.model}, {rng.choice((p.material, p.size, p.warranty, p.extra)) if shop and rng.random() < shop else p.colour}"
+
+    def line(p):
+        return f"- {p.brand} {p.model}, {rng.choice((p.material, p.size, p.warranty, p.extra)) if shop and rng.random() < shop else p.colour}"
+
     items = [line(make_product(rng, lang)) for _ in range(rng.randint(2, 4))]
     ordered, sent = ("You ordered:", "We sent:") if lang == "en" else ("Seu pedido:", "Enviamos:")
     return "\n".join([ordered, *items, "", sent, *items])
 
+
 def page(
-    p:Product,
-    rng:random.Random,  # source of chance
-    shop:float=0.0,     # chance of each of the shop's own texts: a seller's ad, a catalogue row, a one-line digest, a count of reviews
+    p: Product,
+    rng: random.Random,  # source of chance
+    shop: float = 0.0,  # chance of each of the shop's own texts: a seller's ad, a catalogue row, a one-line digest, a count of reviews
 ) -> str:
     "One product's page, as text to pretrain on: sheet, description, title and a review, and the shop's texts, in any order."
     drop = tuple(f for f in FIELDS[2:] if rng.random() < 0.15)

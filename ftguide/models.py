@@ -4,7 +4,13 @@
 
 # %% ../nbs/01_models.ipynb #models-imports
 from __future__ import annotations
-import copy, json, os, re, sys, warnings
+
+import copy
+import json
+import os
+import re
+import sys
+import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,329 +26,540 @@ __all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE
            'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")   # trl reports every trainer it makes unless told not to
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false") # no warning when a data loader forks
+os.environ.setdefault(
+    "HF_HUB_DISABLE_TELEMETRY", "1"
+)  # trl reports every trainer it makes unless told not to
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning when a data loader forks
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-if "huggingface_hub.constants" in sys.modules: sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True
+if "huggingface_hub.constants" in sys.modules:
+    sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True
+
 
 def watched() -> bool:
     "Is somebody looking at a terminal or a notebook, so that progress bars make sense?"
-    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"): return False
+    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
+        return False
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
 
 def hush():
     "No progress bars of transformers and datasets for work of a second; ours say what matters."
-    from datasets.utils.logging import disable_progress_bar
     from logging import getLogger
+
+    from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging
-    logging.disable_progress_bar(); logging.set_verbosity_error(); disable_progress_bar()
-    getLogger("huggingface_hub.utils._http").setLevel("ERROR")               # each of its six tries would be two lines
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)   # trl still says it so
-    if not watched(): os.environ["TQDM_DISABLE"] = "1"   # trl's own bars ask for nothing else
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    disable_progress_bar()
+    getLogger("huggingface_hub.utils._http").setLevel("ERROR")  # each of its six tries would be two lines
+    warnings.filterwarnings(
+        "ignore", message=".*gradient_checkpointing.*", category=FutureWarning
+    )  # trl still says it so
+    if not watched():
+        os.environ["TQDM_DISABLE"] = "1"  # trl's own bars ask for nothing else
 
 # %% ../nbs/01_models.ipynb #models-figures
-STAGE_COLOURS = {"base": "#888888", "prompt": "#888888", "SFT": "#2f6f8f", "DPO": "#d9a441", "distilled": "#6a994e", "teacher": "#bc4749"}
+STAGE_COLOURS = {
+    "base": "#888888",
+    "prompt": "#888888",
+    "SFT": "#2f6f8f",
+    "DPO": "#d9a441",
+    "distilled": "#6a994e",
+    "teacher": "#bc4749",
+}
 STAGE_MARKERS = {"base": "s", "prompt": "s", "SFT": "o", "DPO": "D", "distilled": "^", "teacher": "*"}
 
-def figures(): # -> matplotlib.pyplot
+
+def figures():  # -> matplotlib.pyplot
     "One look for all figures: small files, no frame."
     import matplotlib.pyplot as plt
+
     if "ipykernel" in sys.modules or "execnb" in sys.modules:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
+
         set_matplotlib_formats("png")
-    plt.rcParams.update({"figure.dpi": 90, "savefig.bbox": "tight", "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+    plt.rcParams.update(
+        {
+            "figure.dpi": 90,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 9,
+        }
+    )
     return plt
 
 # %% ../nbs/01_models.ipynb #models-lm
 @dataclass
 class LM:
     "A causal language model with the tokenizer it was trained with."
-    model:object                                  # transformers causal LM, float32 on a CPU
-    tokenizer:object                              # its tokenizer
-    name:str = "model"                            # shown in tables and figures
-    history:list = field(default_factory=list)    # training log: one dict a logged step
+
+    model: object  # transformers causal LM, float32 on a CPU
+    tokenizer: object  # its tokenizer
+    name: str = "model"  # shown in tables and figures
+    history: list = field(default_factory=list)  # training log: one dict a logged step
 
     @property
-    def parameters(self) -> int: # count, shared weights once
+    def parameters(self) -> int:  # count, shared weights once
         "How many numbers the model has learnt."
-        return sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters())   # two of 4 bits stand in a byte
+        return sum(
+            p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters()
+        )  # two of 4 bits stand in a byte
 
-    def __repr__(self): return f"LM({self.name}: {type(self.model).__name__}, {self.parameters:,} parameters, vocabulary {len(self.tokenizer):,})"
+    def __repr__(self):
+        return f"LM({self.name}: {type(self.model).__name__}, {self.parameters:,} parameters, vocabulary {len(self.tokenizer):,})"
 
-    def copy(self, name:str|None=None):
+    def copy(self, name: str | None = None):
         "An independent copy, so that training never changes its input."
-        return LM(copy.deepcopy(self.model), copy.deepcopy(self.tokenizer), name or self.name, list(self.history))
+        return LM(
+            copy.deepcopy(self.model), copy.deepcopy(self.tokenizer), name or self.name, list(self.history)
+        )
 
 # %% ../nbs/01_models.ipynb #models-error
 class ModelError(ValueError):
     "A model cannot be loaded, or cannot do what is asked of it."
 
+
 SHIPPED = ("tiny", "tiny-small")
+
 
 def package() -> Path:
     "Folder of the installed package, with what ships beside the code."
     import ftguide
+
     return Path(ftguide.__file__).parent
 
-def checkpoint(name:str) -> Path:
+
+def checkpoint(name: str) -> Path:
     "Folder of a shipped model."
     return package() / "checkpoints" / name
 
 # %% ../nbs/01_models.ipynb #models-load
 def load(
-    name:str|Path|LM,   # tiny, tiny-small, a folder, a hub name, or an LM (returned as it is)
-    dtype:str="float32", # type of the weights; ModelError when torch has none of that name
-    load_in_4bit:bool=False, # linear layers in 4 bits, for an adapter to be trained on them; ModelError without a CUDA GPU and bitsandbytes
+    name: str | Path | LM,  # tiny, tiny-small, a folder, a hub name, or an LM (returned as it is)
+    dtype: str = "float32",  # type of the weights; ModelError when torch has none of that name
+    load_in_4bit: bool = False,  # linear layers in 4 bits, for an adapter to be trained on them; ModelError without a CUDA GPU and bitsandbytes
 ) -> LM:
     "Load a model and its tokenizer from what ships with the guide, a folder or the hub."
-    if isinstance(name, LM): return name
+    if isinstance(name, LM):
+        return name
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    if not isinstance(getattr(torch, str(dtype), None), torch.dtype): raise ModelError(f"dtype {dtype!r} is not a torch type such as float32 or bfloat16")
+
+    if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise ModelError(f"dtype {dtype!r} is not a torch type such as float32 or bfloat16")
     few_bits = _four_bits() if load_in_4bit else {}
-    source, local = _resolve(name); hush()
+    source, local = _resolve(name)
+    hush()
     with _named(name, local):
-        if Path(source).is_dir() and str(name) not in SHIPPED: _plausible(Path(source))
+        if Path(source).is_dir() and str(name) not in SHIPPED:
+            _plausible(Path(source))
         knobs = dict(local_files_only=bool(local), trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, **knobs)
-        model, found = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, str(dtype)), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **knobs, **few_bits)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=getattr(torch, str(dtype)),
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **knobs,
+            **few_bits,
+        )
         _complete(name, found)
     return ready(LM(model.eval(), tokenizer, Path(str(name)).name, _log(Path(source) / "history.json")))
 
 # %% ../nbs/01_models.ipynb #models-resolve
-def _resolve(name) -> tuple: # (source for transformers, why only local files; "" when the hub is asked)
+def _resolve(name) -> tuple:  # (source for transformers, why only local files; "" when the hub is asked)
     "Where a name points to; ModelError when a folder holds no model."
     shipped = checkpoint(str(name))
-    if str(name) in SHIPPED: return str(shipped), "it is shipped"
+    if str(name) in SHIPPED:
+        return str(shipped), "it is shipped"
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
-        if not (folder / "config.json").exists(): raise ModelError(f"{folder} has no config.json: it is not a model folder")
-        if not list(folder.glob("*.safetensors")): raise ModelError(f"{folder} has no .safetensors file; pickled weights are not read. Save it with safe_serialization")
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder} has no config.json: it is not a model folder")
+        if not list(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"{folder} has no .safetensors file; pickled weights are not read. Save it with safe_serialization"
+            )
         return str(folder), "it is a folder"
-    if folder.is_file(): raise ModelError(f"{name} is a file; a model is a folder with config.json, .safetensors and a tokenizer")
-    if not re.fullmatch(r"\w[\w-]*|\w[\w.-]*/\w[\w.-]*", str(name)): raise ModelError(f"no folder {str(name)!r}{_meant(name)}")   # the hub's names: gpt2, owner/name-1.7B
-    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"): return str(name), "it is not in the local cache"
+    if folder.is_file():
+        raise ModelError(
+            f"{name} is a file; a model is a folder with config.json, .safetensors and a tokenizer"
+        )
+    if not re.fullmatch(r"\w[\w-]*|\w[\w.-]*/\w[\w.-]*", str(name)):
+        raise ModelError(f"no folder {str(name)!r}{_meant(name)}")  # the hub's names: gpt2, owner/name-1.7B
+    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"):
+        return str(name), "it is not in the local cache"
     return str(name), "" if _hub_answers() else "the hub cannot be reached, and it is not in the local cache"
 
-def _log(file:Path) -> list[dict]: # of the training that `save` wrote beside the weights; empty where there is none
-    if not file.is_file(): return []
-    try: log = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError): log = None
-    if isinstance(log, list) and all(isinstance(h, dict) for h in log): return log
+
+def _log(
+    file: Path,
+) -> list[dict]:  # of the training that `save` wrote beside the weights; empty where there is none
+    if not file.is_file():
+        return []
+    try:
+        log = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        log = None
+    if isinstance(log, list) and all(isinstance(h, dict) for h in log):
+        return log
     warnings.warn(f"{file} is no training log and is left out")
     return []
+
 
 def _hub_answers() -> bool:
     "Asked once: the hub's own library asks six times for every file, and waits 23 seconds."
     from huggingface_hub import constants, get_session
-    try: get_session().head(constants.ENDPOINT, timeout=5); return True
-    except Exception: return False
 
-def _meant(name) -> str: # a question, or nothing
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+        return True
+    except Exception:
+        return False
+
+
+def _meant(name) -> str:  # a question, or nothing
     "The shipped model, or the folder beside it, whose name differs by a letter or two."
     from difflib import get_close_matches
+
     path = Path(str(name))
-    try: near = [str(p) for p in path.parent.iterdir() if p.is_dir()]
-    except (OSError, ValueError): near = []
+    try:
+        near = [str(p) for p in path.parent.iterdir() if p.is_dir()]
+    except (OSError, ValueError):
+        near = []
     found = get_close_matches(str(path), [*SHIPPED, *near], 1, 0.75)
     return f"; did you mean {found[0]!r}?" if found else ""
 
-def _four_bits() -> dict: # arguments of from_pretrained
+
+def _four_bits() -> dict:  # arguments of from_pretrained
     "NF4 blocks whose scales are quantised as well (Dettmers et al. 2023); ModelError where they cannot run."
-    import importlib.util, torch
-    there = {"a CUDA GPU": torch.cuda.is_available(), "bitsandbytes (pip install bitsandbytes)": importlib.util.find_spec("bitsandbytes")}
+    import importlib.util
+
+    import torch
+
+    there = {
+        "a CUDA GPU": torch.cuda.is_available(),
+        "bitsandbytes (pip install bitsandbytes)": importlib.util.find_spec("bitsandbytes"),
+    }
     if missing := [what for what, found in there.items() if not found]:
-        raise ModelError(f"load_in_4bit needs {' and '.join(missing)}, not found here. Leave it out: lora=True (--lora) trains the same adapter on float32 weights, which take 4 bytes each instead of half a byte")
+        raise ModelError(
+            f"load_in_4bit needs {' and '.join(missing)}, not found here. Leave it out: lora=True (--lora) trains the same adapter on float32 weights, which take 4 bytes each instead of half a byte"
+        )
     from transformers import BitsAndBytesConfig
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
     return dict(quantization_config=config, device_map={"": torch.cuda.current_device()})
 
-def _first_line(e:Exception) -> str: # at most 200 characters
+
+def _first_line(e: Exception) -> str:  # at most 200 characters
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
+
 @contextmanager
-def _named(name, local:str):
+def _named(name, local: str):
     "Turn the libraries' many errors about an unknown model into one line."
-    try: yield
-    except ModelError: raise
-    except Exception as e:                                    # each library has errors of its own
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as e:  # each library has errors of its own
         where = local or "the hub cannot be reached, or has no such model"
-        if "custom code" in str(e): raise ModelError(f"{name} needs Python files of its own (auto_map in its config.json), and none are run here. Take a model whose architecture transformers has") from e
-        if Path(str(name)).is_dir() or str(name) in SHIPPED: raise ModelError(f"cannot read the model in {name}: {_first_line(e)}") from e
-        raise ModelError(f"cannot load {str(name)!r}: {where}. Shipped models are {', '.join(SHIPPED)}; a folder also works{_meant(name)}") from e
+        if "custom code" in str(e):
+            raise ModelError(
+                f"{name} needs Python files of its own (auto_map in its config.json), and none are run here. Take a model whose architecture transformers has"
+            ) from e
+        if Path(str(name)).is_dir() or str(name) in SHIPPED:
+            raise ModelError(f"cannot read the model in {name}: {_first_line(e)}") from e
+        raise ModelError(
+            f"cannot load {str(name)!r}: {where}. Shipped models are {', '.join(SHIPPED)}; a folder also works{_meant(name)}"
+        ) from e
 
 # %% ../nbs/01_models.ipynb #models-complete
-def _plausible(folder:Path):
+def _plausible(folder: Path):
     "ModelError when config.json describes far more numbers than the files hold, before anything is allocated for it."
-    import math, torch
+    import math
+
+    import torch
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
+
     shapes = []
-    if (folder / "adapter_config.json").exists(): return                         # the weights of its base are elsewhere
+    if (folder / "adapter_config.json").exists():
+        return  # the weights of its base are elsewhere
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(file, "pt") as f: shapes += [f.get_slice(k).get_shape() for k in f.keys()]
-        except Exception as e: raise ModelError(f"{file} cannot be read ({_first_line(e)}): it is no safetensors file, or was cut off. Copy or download it again") from e
+            with safe_open(file, "pt") as f:
+                shapes += [f.get_slice(k).get_shape() for k in f.keys()]
+        except Exception as e:
+            raise ModelError(
+                f"{file} cannot be read ({_first_line(e)}): it is no safetensors file, or was cut off. Copy or download it again"
+            ) from e
     config, held = AutoConfig.from_pretrained(folder, trust_remote_code=False), sum(map(math.prod, shapes))
     layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
-    if layers > len(shapes): raise ModelError(f"{folder}: config.json speaks of {layers:,} layers, and the files hold {len(shapes):,} weights. They are not of one model, or files are missing")
+    if layers > len(shapes):
+        raise ModelError(
+            f"{folder}: config.json speaks of {layers:,} layers, and the files hold {len(shapes):,} weights. They are not of one model, or files are missing"
+        )
     try:
-        with torch.device("meta"): wanted = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters())
-    except Exception: return                                                     # loading it will say why
-    packed = 16 if getattr(config, "quantization_config", None) else 2           # several numbers in one, or a tied output layer counted twice
-    if wanted > packed * held: raise ModelError(f"{folder}: config.json describes a model of {wanted:,} numbers, and the files hold {held:,}. They are not of one model, or files are missing")
+        with torch.device("meta"):
+            wanted = sum(
+                p.numel()
+                for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters()
+            )
+    except Exception:
+        return  # loading it will say why
+    packed = (
+        16 if getattr(config, "quantization_config", None) else 2
+    )  # several numbers in one, or a tied output layer counted twice
+    if wanted > packed * held:
+        raise ModelError(
+            f"{folder}: config.json describes a model of {wanted:,} numbers, and the files hold {held:,}. They are not of one model, or files are missing"
+        )
 
-def _complete(name, found:dict):
+
+def _complete(name, found: dict):
     "ModelError when weights were missing or had another shape: transformers has filled them with random numbers."
     if other := sorted(found["mismatched_keys"]):
         key, theirs, ours = other[0]
-        raise ModelError(f"{name}: config.json does not fit the weights: {key} has the shape {tuple(theirs)} in the file and {tuple(ours)} by config.json ({len(other)} such weights)")
-    if lost := sorted(found["missing_keys"]): raise ModelError(f"{name} is not complete: {len(lost)} weights are missing, the first is {lost[0]}. Copy or download all its files again")
+        raise ModelError(
+            f"{name}: config.json does not fit the weights: {key} has the shape {tuple(theirs)} in the file and {tuple(ours)} by config.json ({len(other)} such weights)"
+        )
+    if lost := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{name} is not complete: {len(lost)} weights are missing, the first is {lost[0]}. Copy or download all its files again"
+        )
 
 # %% ../nbs/01_models.ipynb #models-template
-PLAIN_TEMPLATE = ("{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}{% if message['role'] == 'assistant' %}"
-                  "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
-                  "{% else %}{{ message['content'] | trim + '\n' }}{% endif %}{% endfor %}")
+PLAIN_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}{{ message['content'] | trim + '\n' }}{% endif %}{% endfor %}"
+)
 
-def ready(lm:LM) -> LM:
+
+def ready(lm: LM) -> LM:
     "Give the tokenizer what training and replying need: an end token, a padding token, a chat template."
     tok = lm.tokenizer
-    if tok.eos_token is None: raise ModelError(f"{lm.name}: the tokenizer has no end-of-text token, so the model could never learn to stop. Set tokenizer.eos_token")
-    if tok.pad_token is None: tok.pad_token = tok.unk_token or tok.eos_token
-    if not tok.chat_template: tok.chat_template = PLAIN_TEMPLATE
+    if tok.eos_token is None:
+        raise ModelError(
+            f"{lm.name}: the tokenizer has no end-of-text token, so the model could never learn to stop. Set tokenizer.eos_token"
+        )
+    if tok.pad_token is None:
+        tok.pad_token = tok.unk_token or tok.eos_token
+    if not tok.chat_template:
+        tok.chat_template = PLAIN_TEMPLATE
     config = lm.model.generation_config
     config.pad_token_id = tok.pad_token_id
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     config.eos_token_id = list(dict.fromkeys([tok.eos_token_id, *[e for e in ends if e is not None]]))
     return lm
 
+
 def as_messages(
-    prompt:str|list, # text, or messages already
-) -> list[dict]: # messages with role and content
+    prompt: str | list,  # text, or messages already
+) -> list[dict]:  # messages with role and content
     "A prompt as a conversation."
     return [dict(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
 
-def prompt_text(tokenizer, prompt:str|list) -> str:
+
+def prompt_text(tokenizer, prompt: str | list) -> str:
     "A prompt as the model reads it, up to where its answer begins."
     text = _templated(tokenizer, as_messages(prompt), tokenize=False, add_generation_prompt=True)
-    try: text.isascii() or text.encode("utf-8"); return text
-    except UnicodeEncodeError: raise ModelError("a prompt holds half a character, which no tokenizer knows; send whole characters, as UTF-8") from None
+    try:
+        text.isascii() or text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        raise ModelError(
+            "a prompt holds half a character, which no tokenizer knows; send whole characters, as UTF-8"
+        ) from None
 
-def _templated(tokenizer, messages:list, **how):
+
+def _templated(tokenizer, messages: list, **how):
     "What the chat template makes of a conversation. It is a program that came with the model: it runs in transformers' sandbox, and ModelError says what it refuses."
-    try: return tokenizer.apply_chat_template(messages, **how)
-    except Exception as e: raise ModelError(f"the chat template cannot write this conversation ({_first_line(e)}); look at the order of its roles, and at the template") from e
+    try:
+        return tokenizer.apply_chat_template(messages, **how)
+    except Exception as e:
+        raise ModelError(
+            f"the chat template cannot write this conversation ({_first_line(e)}); look at the order of its roles, and at the template"
+        ) from e
 
 # %% ../nbs/01_models.ipynb #models-reply
 def reply(
-    lm:LM,                     # who answers
-    prompts:list[str]|str,     # questions; text or messages
-    max_new_tokens:int=96,     # upper bound, so that a model without an end token still stops
-    temperature:float=0.0,     # 0 = greedy; above, sample from softmax(logits / temperature)
-    batch_size:int=64,         # prompts answered at once
-    seed:int=0,                # of the sampling
-    template:bool=True,        # write prompts in the chat template? False: continue the raw text
-    progress=None,             # called with the number of prompts answered so far
-) -> list[str]|str: # answers in the order of the prompts; one text for one prompt
+    lm: LM,  # who answers
+    prompts: list[str] | str,  # questions; text or messages
+    max_new_tokens: int = 96,  # upper bound, so that a model without an end token still stops
+    temperature: float = 0.0,  # 0 = greedy; above, sample from softmax(logits / temperature)
+    batch_size: int = 64,  # prompts answered at once
+    seed: int = 0,  # of the sampling
+    template: bool = True,  # write prompts in the chat template? False: continue the raw text
+    progress=None,  # called with the number of prompts answered so far
+) -> list[str] | str:  # answers in the order of the prompts; one text for one prompt
     "Answer prompts in batches, sorted by length and padded on the left."
-    if isinstance(prompts, str): return reply(lm, [prompts], max_new_tokens, temperature, batch_size, seed, template, progress)[0]
-    if not temperature >= 0: raise ValueError(f"temperature must be 0 or more, not {temperature}")
-    if not max_new_tokens >= 1: raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    if isinstance(prompts, str):
+        return reply(lm, [prompts], max_new_tokens, temperature, batch_size, seed, template, progress)[0]
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be 0 or more, not {temperature}")
+    if not max_new_tokens >= 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
     texts = [prompt_text(lm.tokenizer, p) if template else p for p in prompts]
     order, alone = sorted(range(len(texts)), key=lambda i: len(texts[i])), _cramped(lm, texts, max_new_tokens)
     fit = [i for i in order if i not in alone]
     answers, done = [""] * len(texts), 0
     with _sampling(lm, seed):
-        for chunk in [fit[n:n + batch_size] for n in range(0, len(fit), batch_size)] + [[i] for i in order if i in alone]:
-            for i, answer in zip(chunk, _generate(lm, [texts[i] for i in chunk], max_new_tokens, temperature)): answers[i] = answer
+        for chunk in [fit[n : n + batch_size] for n in range(0, len(fit), batch_size)] + [
+            [i] for i in order if i in alone
+        ]:
+            for i, answer in zip(
+                chunk, _generate(lm, [texts[i] for i in chunk], max_new_tokens, temperature)
+            ):
+                answers[i] = answer
             done += len(chunk)
-            if progress: progress(done)
+            if progress:
+                progress(done)
     return answers
 
 # %% ../nbs/01_models.ipynb #models-generate
 @contextmanager
-def _sampling(lm:LM, seed:int):
+def _sampling(lm: LM, seed: int):
     "Evaluation mode, and chance that neither depends on the caller's nor changes it."
     import torch
+
     training = lm.model.training
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed); lm.model.eval()
-        try: yield
-        finally: lm.model.train(training)
+        torch.manual_seed(seed)
+        lm.model.eval()
+        try:
+            yield
+        finally:
+            lm.model.train(training)
 
-def context_length(lm:LM) -> int:
+
+def context_length(lm: LM) -> int:
     "How many tokens the model can attend to."
-    return min(getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 10**9, lm.tokenizer.model_max_length or 10**9)
+    return min(
+        getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 10**9,
+        lm.tokenizer.model_max_length or 10**9,
+    )
 
-def _cramped(lm:LM, texts:list[str], max_new_tokens:int) -> set: # numbers of the texts
+
+def _cramped(lm: LM, texts: list[str], max_new_tokens: int) -> set:  # numbers of the texts
     "Texts too long for a whole answer: in a batch they would end the others' answers with theirs."
     room = context_length(lm) - max_new_tokens
-    maybe = [i for i, t in enumerate(texts) if len(t.encode("utf-8")) > room]          # no token is shorter than a byte
+    maybe = [
+        i for i, t in enumerate(texts) if len(t.encode("utf-8")) > room
+    ]  # no token is shorter than a byte
     return {i for i in maybe if len(lm.tokenizer(texts[i], add_special_tokens=False).input_ids) > room}
 
-def _generate(lm:LM, texts:list[str], max_new_tokens:int, temperature:float) -> list[str]:
+
+def _generate(lm: LM, texts: list[str], max_new_tokens: int, temperature: float) -> list[str]:
     limit = context_length(lm)
-    enc = lm.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    enc = lm.tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
     length = enc.input_ids.shape[1]
-    if length >= limit: raise ModelError(f"a prompt of {length} tokens does not fit the context of {limit}; shorten it")
+    if length >= limit:
+        raise ModelError(f"a prompt of {length} tokens does not fit the context of {limit}; shorten it")
     enc = {k: v.to(lm.model.device) for k, v in enc.items() if k != "token_type_ids"}
     out = _decode(lm, enc, min(max_new_tokens, limit - length), temperature)
     return [t.strip() for t in lm.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
-def _decode(lm:LM, enc:dict, room:int, temperature:float): # (B, room) token ids, padding after the end
+
+def _decode(lm: LM, enc: dict, room: int, temperature: float):  # (B, room) token ids, padding after the end
     """Greedy decoding, or sampling, that goes on without the answers that have ended, each time a quarter of them have.
 
     A token is drawn as `torch.multinomial` does: the largest probability over an exponential draw. Ended answers get their draws as well, so leaving them out changes no other."""
     import torch
-    ends, pad = torch.tensor(lm.model.generation_config.eos_token_id, device=lm.model.device), lm.tokenizer.pad_token_id
+
+    ends, pad = (
+        torch.tensor(lm.model.generation_config.eos_token_id, device=lm.model.device),
+        lm.tokenizer.pad_token_id,
+    )
     ids, mask, cache, (count, length) = enc["input_ids"], enc["attention_mask"], None, enc["input_ids"].shape
     out, rows = ids.new_full((count, room), pad), torch.arange(count, device=ids.device)
-    def drawn(_, scores): # (rows, V), the largest of each row is the token
-        return (scores / temperature).softmax(-1) / torch.empty(count, scores.shape[1], device=scores.device).exponential_()[rows]
-    def enough(ids, _): # (rows,) all True once a quarter has ended
+
+    def drawn(_, scores):  # (rows, V), the largest of each row is the token
+        return (scores / temperature).softmax(-1) / torch.empty(
+            count, scores.shape[1], device=scores.device
+        ).exponential_()[rows]
+
+    def enough(ids, _):  # (rows,) all True once a quarter has ended
         ended = torch.isin(ids[:, length:], ends).any(1)
         return ended | (ended.sum() * 4 >= len(ids))
+
     while len(rows) and ids.shape[1] < length + room:
-        done = lm.model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=length + room - ids.shape[1], do_sample=False, return_dict_in_generate=True,
-                                 stopping_criteria=[enough], logits_processor=[drawn] if temperature > 0 else [])
+        done = lm.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=length + room - ids.shape[1],
+            do_sample=False,
+            return_dict_in_generate=True,
+            stopping_criteria=[enough],
+            logits_processor=[drawn] if temperature > 0 else [],
+        )
         mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
         ids, cache = done.sequences, done.past_key_values
-        out[rows, :ids.shape[1] - length] = ids[:, length:]
+        out[rows, : ids.shape[1] - length] = ids[:, length:]
         on = (~torch.isin(ids[:, length:], ends).any(1)).nonzero()[:, 0]
         ids, mask, rows = ids[on], mask[on], rows[on]
-        if hasattr(cache, "batch_select_indices"): cache.batch_select_indices(on)
-        else: cache = None                                  # no cache that rows can be taken from: the prompt is read again
+        if hasattr(cache, "batch_select_indices"):
+            cache.batch_select_indices(on)
+        else:
+            cache = None  # no cache that rows can be taken from: the prompt is read again
     return out
 
 # %% ../nbs/01_models.ipynb #models-speed
 def tokens_per_second(
-    lm:LM,
-    prompts:list[str],        # measured prompts
-    batch_size:int=32,        # prompts at once
-    new_tokens:int=32,        # generated for every prompt, end token or not
-    template:bool=True,       # prompts in the chat template?
-    warm_up:bool=True,        # run one batch that is not counted first?
-) -> float: # generated tokens per second of wall-clock time
+    lm: LM,
+    prompts: list[str],  # measured prompts
+    batch_size: int = 32,  # prompts at once
+    new_tokens: int = 32,  # generated for every prompt, end token or not
+    template: bool = True,  # prompts in the chat template?
+    warm_up: bool = True,  # run one batch that is not counted first?
+) -> float:  # generated tokens per second of wall-clock time
     "Decoding speed, every answer exactly `new_tokens` long."
-    import time, torch
+    import time
+
+    import torch
+
     texts = [prompt_text(lm.tokenizer, p) if template else p for p in prompts]
+
     def run(some):
-        enc = lm.tokenizer(some, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-        lm.model.generate(input_ids=enc.input_ids.to(lm.model.device), attention_mask=enc.attention_mask.to(lm.model.device), do_sample=False,
-                          min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+        enc = lm.tokenizer(
+            some, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
+        lm.model.generate(
+            input_ids=enc.input_ids.to(lm.model.device),
+            attention_mask=enc.attention_mask.to(lm.model.device),
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+        )
+
     with torch.no_grad():
-        if warm_up: run(texts[:batch_size])
+        if warm_up:
+            run(texts[:batch_size])
         began = time.perf_counter()
-        for i in range(0, len(texts), batch_size): run(texts[i:i + batch_size])
+        for i in range(0, len(texts), batch_size):
+            run(texts[i : i + batch_size])
     return len(texts) * new_tokens / (time.perf_counter() - began)
 
 # %% ../nbs/01_models.ipynb #models-logps
 def token_logps(
-    logits, # (B, T, V) scores
-    labels, # (B, T) token ids; -100 = not scored
-): # (B, T-1) log-probability of each scored token, nats; 0 where not scored
+    logits,  # (B, T, V) scores
+    labels,  # (B, T) token ids; -100 = not scored
+):  # (B, T-1) log-probability of each scored token, nats; 0 where not scored
     "Log-probability of every labelled token: position t scores token t+1."
     import torch
+
     targets = labels[:, 1:]
     safe = targets.clamp(min=0).unsqueeze(-1)
     logps = torch.log_softmax(logits[:, :-1].float(), -1).gather(-1, safe).squeeze(-1)
@@ -351,9 +568,9 @@ def token_logps(
 # %% ../nbs/01_models.ipynb #models-encode
 def encode(
     tokenizer,
-    prompt:str|list,     # text or messages
-    completion:str|list, # text or messages
-) -> tuple[list, list]: # (input ids, labels): -100 on the prompt
+    prompt: str | list,  # text or messages
+    completion: str | list,  # text or messages
+) -> tuple[list, list]:  # (input ids, labels): -100 on the prompt
     "Prompt and completion as token ids, labelled on the completion and its end token."
     prompt = as_messages(prompt)
     answer = [dict(role="assistant", content=completion)] if isinstance(completion, str) else list(completion)
@@ -362,218 +579,353 @@ def encode(
     start = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), min(len(before), len(ids)))
     return ids, [-100] * start + ids[start:]
 
+
 def collate(
-    rows:list[tuple], # (input ids, labels) of each row
-    pad:int,          # padding id
-) -> dict: # input_ids, attention_mask, labels: (B, T) tensors
+    rows: list[tuple],  # (input ids, labels) of each row
+    pad: int,  # padding id
+) -> dict:  # input_ids, attention_mask, labels: (B, T) tensors
     "Rows of different lengths as one batch, padded on the right; padding is never labelled."
     import torch
+
     width = max(len(ids) for ids, _ in rows)
     stack = lambda values: torch.tensor(values)
-    return dict(input_ids=stack([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
-                attention_mask=stack([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
-                labels=stack([labels + [-100] * (width - len(ids)) for ids, labels in rows]))
+    return dict(
+        input_ids=stack([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
+        attention_mask=stack([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
+        labels=stack([labels + [-100] * (width - len(ids)) for ids, labels in rows]),
+    )
 
 # %% ../nbs/01_models.ipynb #models-completion-logps
 def completion_logps(
-    lm:LM,
-    prompts:list,          # text or messages
-    completions:list,      # the answers to score
-    batch_size:int=32,     # rows at once
-): # (N,) summed log-probability of each completion, nats; and (N,) number of scored tokens
+    lm: LM,
+    prompts: list,  # text or messages
+    completions: list,  # the answers to score
+    batch_size: int = 32,  # rows at once
+):  # (N,) summed log-probability of each completion, nats; and (N,) number of scored tokens
     "How probable each completion is after its prompt (the sum that DPO, Rafailov et al. 2023 eq. 7, needs)."
     import torch
-    if len(prompts) != len(completions): raise ValueError(f"every prompt needs one completion: {len(prompts)} prompts, {len(completions)} completions")
+
+    if len(prompts) != len(completions):
+        raise ValueError(
+            f"every prompt needs one completion: {len(prompts)} prompts, {len(completions)} completions"
+        )
     rows = [encode(lm.tokenizer, p, c) for p, c in zip(prompts, completions)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     sums, counts = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.long)
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
-            chunk = order[start:start + batch_size]
-            batch = {k: v.to(lm.model.device) for k, v in collate([rows[i] for i in chunk], lm.tokenizer.pad_token_id).items()}
+            chunk = order[start : start + batch_size]
+            batch = {
+                k: v.to(lm.model.device)
+                for k, v in collate([rows[i] for i in chunk], lm.tokenizer.pad_token_id).items()
+            }
             labels = batch.pop("labels")
             sums[chunk] = token_logps(lm.model(**batch).logits, labels).sum(1).cpu()
             counts[chunk] = (labels[:, 1:] != -100).sum(1).cpu()
     return sums, counts
 
 # %% ../nbs/01_models.ipynb #models-ppl
-def perplexity(lm:LM, prompts:list, completions:list, batch_size:int=32) -> float:
+def perplexity(lm: LM, prompts: list, completions: list, batch_size: int = 32) -> float:
     "Perplexity per token of completions given their prompts, end token included."
     sums, counts = completion_logps(lm, prompts, completions, batch_size)
     return (-sums.sum() / counts.sum()).exp().item()
 
 # %% ../nbs/01_models.ipynb #models-save
 def save(
-    lm:LM,
-    folder:str|Path,      # where to
-    overwrite:bool=False, # replace what is there? Otherwise FileExistsError
-    card:str="",          # README.md, the model card
+    lm: LM,
+    folder: str | Path,  # where to
+    overwrite: bool = False,  # replace what is there? Otherwise FileExistsError
+    card: str = "",  # README.md, the model card
 ) -> Path:
     "Write safetensors, tokenizer, chat template, generation config and model card; all or nothing."
-    import shutil, tempfile
+    import shutil
+    import tempfile
+
     folder = Path(folder).resolve() if Path(folder).is_symlink() else Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not overwrite):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or overwrite")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)); old = half.with_name(f"{half.name}.old")
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    old = half.with_name(f"{half.name}.old")
     try:
-        lm.model.save_pretrained(half); lm.tokenizer.save_pretrained(half)
+        lm.model.save_pretrained(half)
+        lm.tokenizer.save_pretrained(half)
         (half / "history.json").write_text(json.dumps(lm.history), encoding="utf-8")
-        (half / "README.md").write_text(card or f"# {lm.name}\n\n{lm.parameters:,} parameters.\n", encoding="utf-8")
+        (half / "README.md").write_text(
+            card or f"# {lm.name}\n\n{lm.parameters:,} parameters.\n", encoding="utf-8"
+        )
         half.chmod(0o755)
-        for file in half.iterdir(): file.chmod(0o644)
-        if folder.exists(): folder.rename(old)
+        for file in half.iterdir():
+            file.chmod(0o644)
+        if folder.exists():
+            folder.rename(old)
         half.rename(folder)
     except Exception as e:
-        if old.exists() and not folder.exists(): old.rename(folder)
-        if isinstance(e, OSError): raise
-        raise OSError(f"{folder} could not be written ({_first_line(e)}); nothing of it was left behind") from e   # safetensors and tokenizers have errors of their own for a full disk
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        if isinstance(e, OSError):
+            raise
+        raise OSError(
+            f"{folder} could not be written ({_first_line(e)}); nothing of it was left behind"
+        ) from e  # safetensors and tokenizers have errors of their own for a full disk
     finally:
-        for left in (half, old): shutil.rmtree(left, ignore_errors=True)
+        for left in (half, old):
+            shutil.rmtree(left, ignore_errors=True)
     return folder
 
 # %% ../nbs/01_models.ipynb #models-write-whole
-def write_whole(path:str|Path, text:str):
+def write_whole(path: str | Path, text: str):
     "Write a text file that appears when it is complete; until then, and when the disk is full, what was there stays."
-    path = Path(path); aside = path.with_name(f".{path.name[:200]}-{os.getpid()}")
-    try: aside.write_text(text, encoding="utf-8"); os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
+    path = Path(path)
+    aside = path.with_name(f".{path.name[:200]}-{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 # %% ../nbs/01_models.ipynb #models-head
 def plain_head(model) -> bool:
     "Does the model's output layer do nothing but multiply? False for adapters and wrapped models, which go their own way."
-    if hasattr(model, "peft_config") or hasattr(model, "unshard") or not hasattr(getattr(model, "config", None), "get_text_config"): return False   # unshard: FSDP2
+    if (
+        hasattr(model, "peft_config")
+        or hasattr(model, "unshard")
+        or not hasattr(getattr(model, "config", None), "get_text_config")
+    ):
+        return False  # unshard: FSDP2
     config = model.config.get_text_config()
-    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-    return hasattr(model, "lm_head") and not any(getattr(config, k, None) for k in special) and not getattr(config, "output_router_logits", False)
+    special = (
+        "final_logit_softcapping",
+        "logit_scale",
+        "logits_scaling",
+        "output_multiplier",
+        "lm_head_multiplier",
+    )
+    return (
+        hasattr(model, "lm_head")
+        and not any(getattr(config, k, None) for k in special)
+        and not getattr(config, "output_router_logits", False)
+    )
+
 
 def scored_states(
     model,
-    batch:dict, # input_ids, attention_mask, labels: (B, T)
-) -> tuple: # (N, H) hidden states, output layer, (N,) labelled tokens; (N, V) scores and None where the layer does more than multiply
+    batch: dict,  # input_ids, attention_mask, labels: (B, T)
+) -> tuple:  # (N, H) hidden states, output layer, (N,) labelled tokens; (N, V) scores and None where the layer does more than multiply
     "What predicts each labelled token; N = labels that are not -100, first column apart."
     inputs = {k: v for k, v in batch.items() if k != "labels"}
     keep, targets = batch["labels"][:, 1:] != -100, batch["labels"][:, 1:]
-    if plain_head(model): return model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep], model.lm_head, targets[keep]
+    if plain_head(model):
+        return (
+            model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep],
+            model.lm_head,
+            targets[keep],
+        )
     return model(**inputs, use_cache=False).logits[:, :-1][keep], None, targets[keep]
+
 
 def scored_logits(
     model,
-    batch:dict, # input_ids, attention_mask, labels: (B, T)
-) -> tuple: # (N, V) scores of the labelled tokens, (N,) those tokens
+    batch: dict,  # input_ids, attention_mask, labels: (B, T)
+) -> tuple:  # (N, V) scores of the labelled tokens, (N,) those tokens
     "Logits at the positions that predict a labelled token, without projecting the others."
     states, head, targets = scored_states(model, batch)
     return states if head is None else head(states), targets
 
 # %% ../nbs/01_models.ipynb #models-train
-def bar(total:int, what:str):
+def bar(total: int, what: str):
     "A progress bar with the time left; silent when nobody watches."
     from tqdm.auto import tqdm
+
     return tqdm(total=total, desc=what, disable=not watched() or processes()[0] > 0, leave=False)
 
-def processes() -> tuple[int, int]: # (number of this one, how many), (0, 1) alone
+
+def processes() -> tuple[int, int]:  # (number of this one, how many), (0, 1) alone
     "Which of the processes that `accelerate launch` or torchrun started this is."
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
 
 def training_defaults() -> dict:
     "Arguments of transformers' trainers that fit this machine."
     import torch
+
     cuda = torch.cuda.is_available()
     bf16 = cuda and torch.cuda.is_bf16_supported()
-    return dict(use_cpu=not cuda, bf16=bf16, fp16=False, gradient_checkpointing=cuda, report_to=[], disable_tqdm=True,
-                dataloader_pin_memory=cuda, logging_first_step=True)
+    return dict(
+        use_cpu=not cuda,
+        bf16=bf16,
+        fp16=False,
+        gradient_checkpointing=cuda,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=cuda,
+        logging_first_step=True,
+    )
 
-def placed(lm:LM) -> LM: # the same
+
+def placed(lm: LM) -> LM:  # the same
     "A model that answers but is not trained, moved to the GPU of this process where there is one: trainers move only what they train."
     import torch
-    if torch.cuda.is_available() and lm.model.device.type == "cpu": lm.model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+
+    if torch.cuda.is_available() and lm.model.device.type == "cpu":
+        lm.model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return lm
 
+
 def learning_rate_for(
-    parameters:int,    # size of the model
-    at_2m:float,       # what worked for 2 million parameters, measured in this guide
-    at_2b:float,       # what is customary for 2 billion
+    parameters: int,  # size of the model
+    at_2m: float,  # what worked for 2 million parameters, measured in this guide
+    at_2b: float,  # what is customary for 2 billion
 ) -> float:
     "A first learning rate between two anchors, on a log-log line: larger models want smaller steps."
     import math
+
     share = min(max((math.log(parameters) - math.log(2e6)) / (math.log(2e9) - math.log(2e6)), 0), 1)
     return math.exp((1 - share) * math.log(at_2m) + share * math.log(at_2b))
 
 # %% ../nbs/01_models.ipynb #models-start
 def start_from(
-    base,      # LM, folder or hub name
-    name:str,  # of the result
-    lora=None, # is an adapter trained? Weights of 4 bits allow nothing else: ModelError
-    **positive, # numbers that must be above 0; None is not checked
-) -> LM: # a copy in float32
+    base,  # LM, folder or hub name
+    name: str,  # of the result
+    lora=None,  # is an adapter trained? Weights of 4 bits allow nothing else: ModelError
+    **positive,  # numbers that must be above 0; None is not checked
+) -> LM:  # a copy in float32
     "A copy to train, after the numbers have been checked; ValueError names the wrong one."
     for key, value in positive.items():
-        if value is not None and not 0 < value < float("inf"): raise ValueError(f"{key} must be above 0{' and finite' if value == float('inf') else ''}, not {value}")
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(
+                f"{key} must be above 0{' and finite' if value == float('inf') else ''}, not {value}"
+            )
     lm = load(base)
-    if getattr(lm.model, "is_quantized", False) and not lora: raise ModelError(f"{lm.name} has weights of 4 bits, which no step could change; lora=True (--lora) trains an adapter on them")
+    if getattr(lm.model, "is_quantized", False) and not lora:
+        raise ModelError(
+            f"{lm.name} has weights of 4 bits, which no step could change; lora=True (--lora) trains an adapter on them"
+        )
     lm = lm.copy(name)
-    if not getattr(lm.model, "is_quantized", False): lm.model.float()
+    if not getattr(lm.model, "is_quantized", False):
+        lm.model.float()
     return lm
 
+
 def training_arguments(
-    lm:LM, folder:str|Path, rows:int, *,
-    epochs:float, batch_size:int, learning_rate:float, seed:int,
-    validate:bool, # is there validation data?
-    keep:bool,     # write checkpoints into the folder?
-    config:dict,   # the caller's own settings, which win
-) -> dict: # arguments of transformers.TrainingArguments
+    lm: LM,
+    folder: str | Path,
+    rows: int,
+    *,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    validate: bool,  # is there validation data?
+    keep: bool,  # write checkpoints into the folder?
+    config: dict,  # the caller's own settings, which win
+) -> dict:  # arguments of transformers.TrainingArguments
     "What the trainers have in common."
-    if processes()[1] > 1 and not keep: raise ValueError("several processes need one output_dir: it is where all of them find the best model and the last checkpoint")
-    return {**training_defaults(), "output_dir": str(folder), "num_train_epochs": epochs, "per_device_train_batch_size": batch_size, "per_device_eval_batch_size": 4 * batch_size,
-            "learning_rate": learning_rate, "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "max_length": min(context_length(lm), 4096), "seed": seed,
-            "logging_steps": max(int(rows * epochs / batch_size) // 50, 1), **_milestones(epochs, validate, keep, config), **config}
+    if processes()[1] > 1 and not keep:
+        raise ValueError(
+            "several processes need one output_dir: it is where all of them find the best model and the last checkpoint"
+        )
+    return {
+        **training_defaults(),
+        "output_dir": str(folder),
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": 4 * batch_size,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "max_length": min(context_length(lm), 4096),
+        "seed": seed,
+        "logging_steps": max(int(rows * epochs / batch_size) // 50, 1),
+        **_milestones(epochs, validate, keep, config),
+        **config,
+    }
+
 
 def _milestones(epochs, validate, keep, config) -> dict:
     "When to validate and to keep a checkpoint: twice an epoch and at least four times a run. The best model can only be restored where both fall on the same step."
-    when = dict(strategy="steps", steps=1 / max(4, round(2 * epochs))) | {k: config[f"eval_{k}"] for k in ("strategy", "steps") if f"eval_{k}" in config}
+    when = dict(strategy="steps", steps=1 / max(4, round(2 * epochs))) | {
+        k: config[f"eval_{k}"] for k in ("strategy", "steps") if f"eval_{k}" in config
+    }
     validate = validate and when["strategy"] != "no"
     wanted = {"eval": validate, "save": keep or validate}
-    each = {f"{what}_{k}": v if k == "steps" or on else "no" for what, on in wanted.items() for k, v in when.items()}
-    best = dict(load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False) if validate else {}
-    return {**each, **best, "save_total_limit": 2, "save_only_model": not keep, "restore_callback_states_from_checkpoint": True}
+    each = {
+        f"{what}_{k}": v if k == "steps" or on else "no"
+        for what, on in wanted.items()
+        for k, v in when.items()
+    }
+    best = (
+        dict(load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False)
+        if validate
+        else {}
+    )
+    return {
+        **each,
+        **best,
+        "save_total_limit": 2,
+        "save_only_model": not keep,
+        "restore_callback_states_from_checkpoint": True,
+    }
 
-def patient(validate:bool, patience:int|None) -> list: # of transformers callbacks
+
+def patient(validate: bool, patience: int | None) -> list:  # of transformers callbacks
     "Stop early after `patience` validations without a better one."
     from transformers import EarlyStoppingCallback
-    if patience is not None and not patience >= 1: raise ValueError(f"patience must be 1 validation or more, or None, not {patience}")
+
+    if patience is not None and not patience >= 1:
+        raise ValueError(f"patience must be 1 validation or more, or None, not {patience}")
     return [EarlyStoppingCallback(patience)] if validate and patience else []
 
-def adapter(lora): # -> peft.LoraConfig or None
+
+def adapter(lora):  # -> peft.LoraConfig or None
     "The adapter's settings: True takes rank 8 on every linear layer."
     from peft import LoraConfig
+
     return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora is True else lora or None
 
-def _gathered(trainer): # -> the model with all its weights; None in all processes but the first
+
+def _gathered(trainer):  # -> the model with all its weights; None in all processes but the first
     "FSDP and ZeRO-3 leave each process a part of every weight: the first process puts the parts together."
-    weights, model = trainer.accelerator.get_state_dict(trainer.model_wrapped), trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if processes()[0] > 0: return None
+    weights, model = (
+        trainer.accelerator.get_state_dict(trainer.model_wrapped),
+        trainer.accelerator.unwrap_model(trainer.model_wrapped),
+    )
+    if processes()[0] > 0:
+        return None
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    whole = type(base)(base.config); whole.generation_config = base.generation_config
+    whole = type(base)(base.config)
+    whole.generation_config = base.generation_config
     if base is not model:
         from peft import get_peft_model
+
         whole = get_peft_model(whole, model.peft_config["default"])
     whole.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     return whole
 
-def merged(model): # PeftModel -> the model with its adapter inside
+
+def merged(model):  # PeftModel -> the model with its adapter inside
     "Base and adapter added up. Weights of 4 bits become float32 first: rounded to 4 bits again, most of what was learnt would be lost."
     import torch
-    if not getattr(model, "is_quantized", False): return model.merge_and_unload()
-    learnt = {name.removeprefix("base_model.model."): m.get_delta_weight("default").float() for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+
+    if not getattr(model, "is_quantized", False):
+        return model.merge_and_unload()
+    learnt = {
+        name.removeprefix("base_model.model."): m.get_delta_weight("default").float()
+        for name, m in model.named_modules()
+        if hasattr(m, "get_delta_weight")
+    }
     base = model.unload().dequantize(torch.float32).float()
-    for name, delta in learnt.items(): base.get_submodule(name).weight.data += delta
+    for name, delta in learnt.items():
+        base.get_submodule(name).weight.data += delta
     return base
 
-def finished(trainer, start:LM, lora) -> LM:
+
+def finished(trainer, start: LM, lora) -> LM:
     "The trained model without what belongs to its trainer: adapters merged, TRL's patched forward removed."
     sliced = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     model = _gathered(trainer) if sliced else trainer.model
-    if model is None: return start                       # another process has the result
+    if model is None:
+        return start  # another process has the result
     model = merged(model) if lora else model
     model.__dict__.pop("forward", None)
     return ready(LM(model.eval(), start.tokenizer, start.name, trainer.state.log_history))
@@ -582,165 +934,273 @@ def finished(trainer, start:LM, lora) -> LM:
 class TrainingError(RuntimeError):
     "Training cannot go on; the message says at which step and what to change."
 
-def watcher(what:str): # -> transformers.TrainerCallback
+
+def watcher(what: str):  # -> transformers.TrainerCallback
     "A callback that shows progress."
     from transformers import TrainerCallback
+
     class Watcher(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw): self.bar = bar(state.max_steps, what)
-        def on_step_end(self, args, state, control, **kw): self.bar.update(state.global_step - self.bar.n)
-        def on_train_end(self, args, state, control, **kw): self.bar.close()
+        def on_train_begin(self, args, state, control, **kw):
+            self.bar = bar(state.max_steps, what)
+
+        def on_step_end(self, args, state, control, **kw):
+            self.bar.update(state.global_step - self.bar.n)
+
+        def on_train_end(self, args, state, control, **kw):
+            self.bar.close()
+
         def on_log(self, args, state, control, logs=None, **kw):
-            if "loss" in (logs or {}): self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+            if "loss" in (logs or {}):
+                self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
     return Watcher()
+
 
 def silent(trainer):
     "The trainer without transformers' own progress lines."
     from transformers import PrinterCallback, ProgressCallback
-    for callback in (PrinterCallback, ProgressCallback): trainer.remove_callback(callback)
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
     return trainer
 
 # %% ../nbs/01_models.ipynb #models-fingerprint
 def fingerprint(
-    rows, # anything JSON can write
-) -> str: # 16 hexadecimal digits
+    rows,  # anything JSON can write
+) -> str:  # 16 hexadecimal digits
     "The same rows in the same order give the same digits."
     import hashlib
+
     digest = hashlib.sha256()
-    for row in rows: digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 # %% ../nbs/01_models.ipynb #models-alone
 @contextmanager
 def alone(
-    folder:str|Path,      # made when it does not exist
-    what:str="training",  # as the error names it
+    folder: str | Path,  # made when it does not exist
+    what: str = "training",  # as the error names it
 ):
     "A lock on a folder that ends with the process; FileExistsError when another process holds it."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    try: import fcntl
-    except ModuleNotFoundError: yield; return                # no such locks on this system
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        yield
+        return  # no such locks on this system
     held = os.open(folder, os.O_RDONLY)
     try:
-        try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise FileExistsError(f"another {what} is at work in {folder}; wait until it ends, or choose another folder") from None
-        except OSError: pass                                 # a file system without locks
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"another {what} is at work in {folder}; wait until it ends, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
-        with suppress(OSError): fcntl.flock(held, fcntl.LOCK_UN) # also where a child process has inherited it
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_UN)  # also where a child process has inherited it
         os.close(held)
 
 # %% ../nbs/01_models.ipynb #models-last-checkpoint
-WHOLE = "whole.json"   # the last file of a checkpoint
+WHOLE = "whole.json"  # the last file of a checkpoint
 
-def checkpoints(folder:str|Path) -> list[Path]: # the newest first
+
+def checkpoints(folder: str | Path) -> list[Path]:  # the newest first
     "The checkpoints in a folder, by their step."
-    return sorted((p for p in Path(folder).glob("checkpoint-*") if p.name[11:].isdecimal()), key=lambda p: -int(p.name[11:]))
+    return sorted(
+        (p for p in Path(folder).glob("checkpoint-*") if p.name[11:].isdecimal()),
+        key=lambda p: -int(p.name[11:]),
+    )
 
-def _made(path:Path) -> dict: # of WHOLE
-    try: made = json.loads((path / WHOLE).read_text(encoding="utf-8"))
-    except ValueError as e: made = e
-    if not isinstance(made, dict): raise ValueError(f"{path / WHOLE} is damaged; delete {path}, and the checkpoint before it is used")
+
+def _made(path: Path) -> dict:  # of WHOLE
+    try:
+        made = json.loads((path / WHOLE).read_text(encoding="utf-8"))
+    except ValueError as e:
+        made = e
+    if not isinstance(made, dict):
+        raise ValueError(f"{path / WHOLE} is damaged; delete {path}, and the checkpoint before it is used")
     return made
 
+
 def last_checkpoint(
-    folder,        # of the run; None when no checkpoint is kept
-    resume:bool,   # go on from there?
-    run:dict,      # what decides the result, as written into WHOLE
-) -> str|None: # folder of the newest whole checkpoint; None starts at the beginning
+    folder,  # of the run; None when no checkpoint is kept
+    resume: bool,  # go on from there?
+    run: dict,  # what decides the result, as written into WHOLE
+) -> str | None:  # folder of the newest whole checkpoint; None starts at the beginning
     "Where a run goes on. ValueError when the checkpoint belongs to another run, FileExistsError when a new run would overwrite it, or another is at work."
-    if not folder and resume: raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
+    if not folder and resume:
+        raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
     if folder and Path(folder).exists() and processes()[0] == 0:
-        with alone(folder): pass
+        with alone(folder):
+            pass
     found = checkpoints(folder) if folder else []
-    if found and not resume: raise FileExistsError(f"{folder} holds {found[0].name} of an earlier run; resume=True (--resume) goes on from it, another folder begins a new one")
+    if found and not resume:
+        raise FileExistsError(
+            f"{folder} holds {found[0].name} of an earlier run; resume=True (--resume) goes on from it, another folder begins a new one"
+        )
     for path in found:
-        if not (path / WHOLE).exists(): warnings.warn(f"{path} was cut off while it was written, and is skipped", stacklevel=3); continue
+        if not (path / WHOLE).exists():
+            warnings.warn(f"{path} was cut off while it was written, and is skipped", stacklevel=3)
+            continue
         made = _made(path)
         if other := [f"{k} was {made.get(k)} and is {v}" for k, v in run.items() if made.get(k) != v]:
-            raise ValueError(f"{path} belongs to another run ({'; '.join(other)}); call with the same settings, or choose another output_dir")
+            raise ValueError(
+                f"{path} belongs to another run ({'; '.join(other)}); call with the same settings, or choose another output_dir"
+            )
         return str(path)
 
 # %% ../nbs/01_models.ipynb #models-sampler
 class LengthSampler:
     "Rows of similar length side by side, so that little is padded; shuffled anew each epoch, from the seed and the epoch alone."
-    def __init__(self, lengths:list[int], batch_size:int, seed:int): self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-    def set_epoch(self, epoch:int): self.epoch = epoch
-    def __len__(self): return len(self.lengths)
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.lengths)
+
     def __iter__(self):
         import torch
         from transformers.trainer_pt_utils import get_length_grouped_indices
+
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=chance))
 
 # %% ../nbs/01_models.ipynb #models-guarded
 @lru_cache
-def guarded(trainer_class): # -> a subclass of a trainer of trl or transformers
+def guarded(trainer_class):  # -> a subclass of a trainer of trl or transformers
     "The trainer with the rules: repeatable order, finite loss, whole checkpoints."
     import torch
+
     class Guarded(trainer_class):
         def _get_train_sampler(self, train_dataset=None):
             data = self.train_dataset if train_dataset is None else train_dataset
-            if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "column_names") or not hasattr(data, "__len__"): return super()._get_train_sampler(train_dataset)
+            if (
+                self.args.train_sampling_strategy != "group_by_length"
+                or not hasattr(data, "column_names")
+                or not hasattr(data, "__len__")
+            ):
+                return super()._get_train_sampler(train_dataset)
             columns = [data[c] for c in data.column_names if c.endswith("ids")]
-            return LengthSampler([sum(map(len, row)) for row in zip(*columns)], self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
+            return LengthSampler(
+                [sum(map(len, row)) for row in zip(*columns)],
+                self.args.train_batch_size * self.args.gradient_accumulation_steps,
+                self.args.seed,
+            )
 
-        def _get_eval_sampler(self, eval_dataset): return torch.utils.data.SequentialSampler(eval_dataset)   # predictions stay in the order of the rows
+        def _get_eval_sampler(self, eval_dataset):
+            return torch.utils.data.SequentialSampler(
+                eval_dataset
+            )  # predictions stay in the order of the rows
 
         def training_step(self, model, inputs, num_items_in_batch=None):
             loss = super().training_step(model, inputs, num_items_in_batch)
-            if torch.isfinite(loss).all(): return loss
-            raise TrainingError(f"step {self.state.global_step + 1}: the loss is {loss.item()}, and no step was taken. The batch begins with {self._beginning(inputs)!r}. "
-                                f"Look at these rows, or lower the learning rate (it is {self.args.learning_rate:g})")
+            if torch.isfinite(loss).all():
+                return loss
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}, and no step was taken. The batch begins with {self._beginning(inputs)!r}. "
+                f"Look at these rows, or lower the learning rate (it is {self.args.learning_rate:g})"
+            )
 
         def _beginning(self, inputs) -> str:
             ids = next((v for k, v in inputs.items() if k.endswith("input_ids")), None)
-            return "" if ids is None else getattr(self.processing_class, "tokenizer", self.processing_class).decode(ids[0], skip_special_tokens=True)[:80]
+            return (
+                ""
+                if ids is None
+                else getattr(self.processing_class, "tokenizer", self.processing_class).decode(
+                    ids[0], skip_special_tokens=True
+                )[:80]
+            )
 
         def _save_checkpoint(self, model, trial):
-            own = [getattr(p, "to_local", lambda: p)() for p in model.parameters() if p.requires_grad]           # of a slice, this process's part
+            own = [
+                getattr(p, "to_local", lambda: p)() for p in model.parameters() if p.requires_grad
+            ]  # of a slice, this process's part
             finite = torch.tensor(all(torch.isfinite(p).all() for p in own), device=self.accelerator.device)
-            if not self.accelerator.gather(finite).all(): raise TrainingError(f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})")
-            limit, self.args.save_total_limit = self.args.save_total_limit, None      # transformers would delete by the clock; `train` does it by the step
-            try: super()._save_checkpoint(model, trial)
+            if not self.accelerator.gather(finite).all():
+                raise TrainingError(
+                    f"step {self.state.global_step}: weights are not finite; lower the learning rate (it is {self.args.learning_rate:g})"
+                )
+            limit, self.args.save_total_limit = (
+                self.args.save_total_limit,
+                None,
+            )  # transformers would delete by the clock; `train` does it by the step
+            try:
+                super()._save_checkpoint(model, trial)
             except Exception as e:
-                raise TrainingError(f"step {self.state.global_step}: the checkpoint could not be written ({e}). The one before it is whole; mend this, and resume=True goes on from there") from e
-            finally: self.args.save_total_limit = limit
+                raise TrainingError(
+                    f"step {self.state.global_step}: the checkpoint could not be written ({e}). The one before it is whole; mend this, and resume=True goes on from there"
+                ) from e
+            finally:
+                self.args.save_total_limit = limit
+
     return Guarded
 
 # %% ../nbs/01_models.ipynb #models-train-loop
-def _delete_old(folder:Path, limit:int|None, best:str|None):
+def _delete_old(folder: Path, limit: int | None, best: str | None):
     "All checkpoints but the newest and the best, up to `limit` of them."
     import shutil
+
     found = checkpoints(folder)
     first = [p for p in found if p == found[0] or p.name == Path(best or "").name]
-    for old in [*first, *(p for p in found if p not in first)][max(limit, len(first)):] if limit else (): shutil.rmtree(old, ignore_errors=True)
+    for old in [*first, *(p for p in found if p not in first)][max(limit, len(first)) :] if limit else ():
+        shutil.rmtree(old, ignore_errors=True)
+
 
 def train(
-    trainer,                # of a guarded class
-    checkpoint:str|None,    # go on from here
-    run:dict,               # what decides the result
-    keep:bool,              # are checkpoints kept?
+    trainer,  # of a guarded class
+    checkpoint: str | None,  # go on from here
+    run: dict,  # what decides the result
+    keep: bool,  # are checkpoints kept?
 ):
     "Train; each checkpoint is marked when it is whole, and Ctrl-C ends after the step with one."
-    import signal, threading
+    import signal
+    import threading
+
     from transformers import TrainerCallback
+
     asked = []
+
     class Keeper(TrainerCallback):
         def on_save(self, args, state, control, **kw):
-            if not args.should_save: return
+            if not args.should_save:
+                return
             write_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE, json.dumps(run))
             _delete_old(Path(args.output_dir), args.save_total_limit, state.best_model_checkpoint)
+
         def on_step_end(self, args, state, control, **kw):
-            if asked: control.should_save = control.should_training_stop = True
+            if asked:
+                control.should_save = control.should_training_stop = True
+
     def ask(*_):
-        if asked or not keep: raise KeyboardInterrupt
+        if asked or not keep:
+            raise KeyboardInterrupt
         asked.append(True)
+
     silent(trainer).add_callback(Keeper())
-    for p in trainer.model.parameters(): p.data = p.data.float() if p.requires_grad else p.data      # trl makes adapters of 4-bit models bfloat16, where small steps are lost
-    listening = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))   # a job in the background ignores Ctrl-C
+    for p in trainer.model.parameters():
+        p.data = (
+            p.data.float() if p.requires_grad else p.data
+        )  # trl makes adapters of 4-bit models bfloat16, where small steps are lost
+    listening = threading.current_thread() is threading.main_thread() and callable(
+        signal.getsignal(signal.SIGINT)
+    )  # a job in the background ignores Ctrl-C
     before = signal.signal(signal.SIGINT, ask) if listening else None
     try:
-        with alone(trainer.args.output_dir) if keep and processes()[0] == 0 else nullcontext(): trainer.train(resume_from_checkpoint=checkpoint)
+        with alone(trainer.args.output_dir) if keep and processes()[0] == 0 else nullcontext():
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        if listening: signal.signal(signal.SIGINT, before)
-    if asked: raise KeyboardInterrupt(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the same call with resume=True (--resume) goes on from there")
+        if listening:
+            signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the same call with resume=True (--resume) goes on from there"
+        )

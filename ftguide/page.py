@@ -4,7 +4,19 @@
 
 # %% ../nbs/08b_page.ipynb #page-imports
 from __future__ import annotations
-import hmac, html, ipaddress, json, os, queue, secrets, socket, sys, threading, time, traceback
+
+import hmac
+import html
+import ipaddress
+import json
+import os
+import queue
+import secrets
+import socket
+import sys
+import threading
+import time
+import traceback
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -16,96 +28,167 @@ __all__ = ['Writer', 'together', 'PageError', 'Desk', 'Limits', 'Rate', 'Door', 
 # %% ../nbs/08b_page.ipynb #page-tap
 class _Tap:
     "One answer on its way from the model to a reader."
-    def __init__(self, tokenizer, prompt:list[int], room:int):
-        self.tokenizer, self.prompt, self.room, self.ids, self.out = tokenizer, prompt, room, [], queue.Queue()   # room: tokens of the answer
-        self.every_s, self.last, self.closed = 0.0, 0.0, False                                # closed: written to its end, or nobody reads it any more
 
-    def put(self, token:int, ends:list[int]):
+    def __init__(self, tokenizer, prompt: list[int], room: int):
+        self.tokenizer, self.prompt, self.room, self.ids, self.out = (
+            tokenizer,
+            prompt,
+            room,
+            [],
+            queue.Queue(),
+        )  # room: tokens of the answer
+        self.every_s, self.last, self.closed = (
+            0.0,
+            0.0,
+            False,
+        )  # closed: written to its end, or nobody reads it any more
+
+    def put(self, token: int, ends: list[int]):
         self.ids.append(token)
-        if token in ends: return self.end()
-        if time.monotonic() - self.last < self.every_s: return
-        if not (text := self.text()).endswith("\ufffd"): self.out.put(text); self.last = time.monotonic()   # half a letter waits for its other half
+        if token in ends:
+            return self.end()
+        if time.monotonic() - self.last < self.every_s:
+            return
+        if not (text := self.text()).endswith("\ufffd"):
+            self.out.put(text)
+            self.last = time.monotonic()  # half a letter waits for its other half
 
-    def text(self) -> str: return self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
+    def text(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
 
     def end(self, error=None):
-        if not self.closed: self.out.put(error or self.text()); self.out.put(None)
+        if not self.closed:
+            self.out.put(error or self.text())
+            self.out.put(None)
         self.closed = True
+
 
 class _Rows:
     "A streamer of transformers for a batch: each row goes to its tap."
-    def __init__(self, taps, ends): self.taps, self.ends, self.begun = taps, ends, False
+
+    def __init__(self, taps, ends):
+        self.taps, self.ends, self.begun = taps, ends, False
 
     def put(self, ids):
-        if not self.begun: self.begun = True; return                       # the prompts come first
+        if not self.begun:
+            self.begun = True
+            return  # the prompts come first
         for tap, token in zip(self.taps, ids.tolist()):
-            if not tap.closed: tap.put(token, self.ends)
-        if all(tap.closed for tap in self.taps): raise InterruptedError("nobody waits for these answers any more")
+            if not tap.closed:
+                tap.put(token, self.ends)
+        if all(tap.closed for tap in self.taps):
+            raise InterruptedError("nobody waits for these answers any more")
 
-    def end(self): pass
+    def end(self):
+        pass
 
 # %% ../nbs/08b_page.ipynb #page-writer
 class Writer:
     "Streams answers; whoever asks while it writes is answered together with all others who wait, in the next batch."
-    def __init__(self,
-        lm,                     # LM
-        max_new_tokens:int=96,
-        temperature:float=0.0,  # 0 = greedy, the answer of `reply`
-        rows:int=16,            # answers written at the same time
-        every_s:float=0.0,      # seconds between two pieces at least, whichever answer of a batch they belong to
+
+    def __init__(
+        self,
+        lm,  # LM
+        max_new_tokens: int = 96,
+        temperature: float = 0.0,  # 0 = greedy, the answer of `reply`
+        rows: int = 16,  # answers written at the same time
+        every_s: float = 0.0,  # seconds between two pieces at least, whichever answer of a batch they belong to
     ):
-        self.lm, self.max_new_tokens, self.temperature, self.rows, self.every_s = lm, max_new_tokens, temperature, rows, every_s
+        self.lm, self.max_new_tokens, self.temperature, self.rows, self.every_s = (
+            lm,
+            max_new_tokens,
+            temperature,
+            rows,
+            every_s,
+        )
         self.waiting, self.lock, self.busy = deque(), threading.Lock(), False
 
-    def __call__(self, prompt:str|list): # -> iterator of texts, each the answer so far; ModelError when the prompt does not fit
+    def __call__(
+        self, prompt: str | list
+    ):  # -> iterator of texts, each the answer so far; ModelError when the prompt does not fit
         "An answer while it is written; closing the iterator stops the model."
         from ftguide.models import ModelError, context_length, prompt_text
-        ids, limit = self.lm.tokenizer(prompt_text(self.lm.tokenizer, prompt), add_special_tokens=False).input_ids, context_length(self.lm)
-        if len(ids) >= limit: raise ModelError(f"a prompt of {len(ids)} tokens does not fit the context of {limit}; shorten it")
+
+        ids, limit = (
+            self.lm.tokenizer(prompt_text(self.lm.tokenizer, prompt), add_special_tokens=False).input_ids,
+            context_length(self.lm),
+        )
+        if len(ids) >= limit:
+            raise ModelError(f"a prompt of {len(ids)} tokens does not fit the context of {limit}; shorten it")
         tap = _Tap(self.lm.tokenizer, ids, min(self.max_new_tokens, limit - len(ids)))
         with self.lock:
             self.waiting.append(tap)
-            if not self.busy: self.busy = True; threading.Thread(target=self._work, daemon=True).start()
+            if not self.busy:
+                self.busy = True
+                threading.Thread(target=self._work, daemon=True).start()
         try:
             while (piece := tap.out.get()) is not None:
-                if isinstance(piece, BaseException): raise piece
+                if isinstance(piece, BaseException):
+                    raise piece
                 yield piece
-        finally: tap.closed = True
+        finally:
+            tap.closed = True
 
     def _work(self):
         while True:
             with self.lock:
                 taps = self._batch()
-                if not taps: self.busy = False; return
-            for tap in taps: tap.every_s = self.every_s * len(taps)
+                if not taps:
+                    self.busy = False
+                    return
+            for tap in taps:
+                tap.every_s = self.every_s * len(taps)
             error = None
-            try: self._generate(taps)
-            except BaseException as e: error = e
-            for tap in taps: tap.end(error)
+            try:
+                self._generate(taps)
+            except BaseException as e:
+                error = e
+            for tap in taps:
+                tap.end(error)
 
-    def _batch(self) -> list: # taps; the caller holds the lock
+    def _batch(self) -> list:  # taps; the caller holds the lock
         "Who is answered next: the first in line, and those after it whose answers lose no room beside the longest prompt. The others stay in line."
         from ftguide.models import context_length
+
         limit, taps, late = context_length(self.lm), [], deque()
         while self.waiting and len(taps) < self.rows:
             tap = self.waiting.popleft()
-            if tap.closed: continue
-            fits = not taps or max(len(t.prompt) for t in (*taps, tap)) + max(t.room for t in (*taps, tap)) <= limit
+            if tap.closed:
+                continue
+            fits = (
+                not taps
+                or max(len(t.prompt) for t in (*taps, tap)) + max(t.room for t in (*taps, tap)) <= limit
+            )
             (taps if fits else late).append(tap)
         self.waiting.extendleft(reversed(late))
         return taps
 
-    def _generate(self, taps:list):
+    def _generate(self, taps: list):
         model, tokenizer = self.lm.model, self.lm.tokenizer
-        enc = tokenizer.pad(dict(input_ids=[t.prompt for t in taps]), padding_side="left", return_tensors="pt").to(model.device)
-        chance = dict(do_sample=True, temperature=self.temperature, top_k=0, top_p=1.0) if self.temperature > 0 else dict(do_sample=False)
-        try: model.generate(input_ids=enc.input_ids, attention_mask=enc.attention_mask, max_new_tokens=max(t.room for t in taps), streamer=_Rows(taps, model.generation_config.eos_token_id), **chance)
-        except InterruptedError: pass
+        enc = tokenizer.pad(
+            dict(input_ids=[t.prompt for t in taps]), padding_side="left", return_tensors="pt"
+        ).to(model.device)
+        chance = (
+            dict(do_sample=True, temperature=self.temperature, top_k=0, top_p=1.0)
+            if self.temperature > 0
+            else dict(do_sample=False)
+        )
+        try:
+            model.generate(
+                input_ids=enc.input_ids,
+                attention_mask=enc.attention_mask,
+                max_new_tokens=max(t.room for t in taps),
+                streamer=_Rows(taps, model.generation_config.eos_token_id),
+                **chance,
+            )
+        except InterruptedError:
+            pass
 
 # %% ../nbs/08b_page.ipynb #page-together
 def together(
-    one, other, # iterators of a `Writer`
-): # -> iterator of pairs of texts
+    one,
+    other,  # iterators of a `Writer`
+):  # -> iterator of pairs of texts
     "Two answers at one pace, so that speed does not tell the models apart: equally many characters of both, until both are whole."
     a = b = ""
     for x, y in zip_longest(one, other):
@@ -121,174 +204,285 @@ class PageError(ValueError):
 # %% ../nbs/08b_page.ipynb #page-desk
 class Desk:
     "Answers that wait for their vote. The browser never holds more than a key; what was asked, answered and by whom stays here."
-    def __init__(self, store, keep:int=10_000): self.store, self.keep, self.open, self.lock = store, keep, OrderedDict(), threading.Lock()
 
-    def put(self, **answer) -> str: # its key
+    def __init__(self, store, keep: int = 10_000):
+        self.store, self.keep, self.open, self.lock = store, keep, OrderedDict(), threading.Lock()
+
+    def put(self, **answer) -> str:  # its key
         key = secrets.token_urlsafe(16)
         with self.lock:
             self.open[key] = answer
-            while len(self.open) > self.keep: self.open.popitem(last=False)
+            while len(self.open) > self.keep:
+                self.open.popitem(last=False)
         return key
 
-    def take(self, key, kind:str, **vote):
+    def take(self, key, kind: str, **vote):
         "Store the vote on an answer: once, and only for a key that was given out. PageError otherwise; a vote that could not be stored may be tried again."
-        with self.lock: answer = self.open.pop(key, None)
-        if answer is None: raise PageError("there is no answer here to vote on: it was voted on already, or is too old")
-        try: getattr(self.store, kind)(**answer, **vote, key=key)
+        with self.lock:
+            answer = self.open.pop(key, None)
+        if answer is None:
+            raise PageError("there is no answer here to vote on: it was voted on already, or is too old")
+        try:
+            getattr(self.store, kind)(**answer, **vote, key=key)
         except BaseException:
-            with self.lock: self.open[key] = answer
+            with self.lock:
+                self.open[key] = answer
             raise
 
 # %% ../nbs/08b_page.ipynb #page-limits
 @dataclass(frozen=True)
 class Limits:
     "What the page accepts; every limit is checked on the server."
-    prompt:int = 2000     # characters
-    note:int = 500        # characters
-    answer:int = 96       # tokens
-    per_minute:int = 60   # questions and votes from one address
-    logins:int = 10       # passwords tried from one address in a minute
-    at_once:int = 16      # answers written at the same time
-    waiting:int = 64      # questions that wait; the next one is refused
-    body:int = 100_000    # bytes of a request
+
+    prompt: int = 2000  # characters
+    note: int = 500  # characters
+    answer: int = 96  # tokens
+    per_minute: int = 60  # questions and votes from one address
+    logins: int = 10  # passwords tried from one address in a minute
+    at_once: int = 16  # answers written at the same time
+    waiting: int = 64  # questions that wait; the next one is refused
+    body: int = 100_000  # bytes of a request
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1: raise PageError(f"{name} must be a whole number above 0, not {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PageError(f"{name} must be a whole number above 0, not {value!r}")
 
 # %% ../nbs/08b_page.ipynb #page-rate
 class Rate:
     "At most `n` calls from one address in `seconds`."
-    def __init__(self, n:int, seconds:float=60, clock=time.monotonic): self.n, self.seconds, self.clock, self.calls, self.lock = n, seconds, clock, {}, threading.Lock()
 
-    def __call__(self, who:str) -> bool: # may this call go on?
+    def __init__(self, n: int, seconds: float = 60, clock=time.monotonic):
+        self.n, self.seconds, self.clock, self.calls, self.lock = n, seconds, clock, {}, threading.Lock()
+
+    def __call__(self, who: str) -> bool:  # may this call go on?
         now = self.clock()
         with self.lock:
-            if len(self.calls) > 10_000: self.calls = {k: v for k, v in self.calls.items() if v[-1] > now - self.seconds}
+            if len(self.calls) > 10_000:
+                self.calls = {k: v for k, v in self.calls.items() if v[-1] > now - self.seconds}
             calls = self.calls.setdefault(who, deque(maxlen=self.n))
-            if len(calls) == self.n and calls[0] > now - self.seconds: return False
+            if len(calls) == self.n and calls[0] > now - self.seconds:
+                return False
             calls.append(now)
             return True
 
 # %% ../nbs/08b_page.ipynb #page-table
-def _table(head:list, rows:list) -> str: # HTML
+def _table(head: list, rows: list) -> str:  # HTML
     "A table whose cells are text, whatever is written in them."
-    cells = lambda tag, attributes, row: "<tr>" + "".join(f"<{tag}{attributes}>{html.escape(str(c))}</{tag}>" for c in row) + "</tr>"
+    cells = lambda tag, attributes, row: (
+        "<tr>" + "".join(f"<{tag}{attributes}>{html.escape(str(c))}</{tag}>" for c in row) + "</tr>"
+    )
     return f"<table><thead>{cells('th', ' scope=col', head)}</thead><tbody>{''.join(cells('td', '', r) for r in rows)}</tbody></table>"
 
-def _numbers(store) -> str: # HTML
+
+def _numbers(store) -> str:  # HTML
     "What the store says now, with 95 % intervals."
     n, none = store.numbers(), lambda score: "no vote yet" if score is None else str(score)
-    total = _table(["what", "number"], [["votes", n["votes"]], ["share of thumbs up", none(n["share_up"])], ["choices between two answers", n["choices"]]])
-    each = [[name, v["votes"], none(v["share_up"]), v["choices"], none(v["win_rate"])] for name, v in n["by_version"].items()]
+    total = _table(
+        ["what", "number"],
+        [
+            ["votes", n["votes"]],
+            ["share of thumbs up", none(n["share_up"])],
+            ["choices between two answers", n["choices"]],
+        ],
+    )
+    each = [
+        [name, v["votes"], none(v["share_up"]), v["choices"], none(v["win_rate"])]
+        for name, v in n["by_version"].items()
+    ]
     return total + _table(["version", "votes", "thumbs up", "choices", "win rate"], each)
 
 # %% ../nbs/08b_page.ipynb #page-door
 class Door:
     "What is refused before gradio reads it, as ASGI middleware."
-    SHUT = ("/upload", "/proxy=", "/file", "/stream", "/call", "/api/", "/component_server", "/process_recording", "/vibe", "/run-history", "/monitoring", "/runs")
+
+    SHUT = (
+        "/upload",
+        "/proxy=",
+        "/file",
+        "/stream",
+        "/call",
+        "/api/",
+        "/component_server",
+        "/process_recording",
+        "/vibe",
+        "/run-history",
+        "/monitoring",
+        "/runs",
+    )
     POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 
-    def __init__(self, app, hosts, limits): self.app, self.hosts, self.limits, self.logins = app, hosts, limits, Rate(limits.logins)
+    def __init__(self, app, hosts, limits):
+        self.app, self.hosts, self.limits, self.logins = app, hosts, limits, Rate(limits.logins)
 
-    def refuse(self, scope) -> tuple|None: # (status, reason)
+    def refuse(self, scope) -> tuple | None:  # (status, reason)
         head = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         host, path = head.get("host", ""), scope["path"].removeprefix("/gradio_api")
-        if self.hosts and host.rsplit(":", 1)[0].strip("[]") not in self.hosts: return 403, "this page does not answer to that host name"
-        if path.startswith(self.SHUT): return 404, "this page has no such address"
-        if scope["method"] in ("GET", "HEAD"): return None
-        if head.get("origin", "//" + host).split("//")[-1] != host: return 403, "another site's page may not vote"
-        if not head.get("content-length", "").isdigit(): return 411, "say how long the request is"
-        if int(head["content-length"]) > self.limits.body: return 413, f"the request is longer than {self.limits.body:,} bytes"
-        if path.startswith("/login") and not self.logins(scope["client"][0]): return 429, "too many passwords tried; wait a minute"
+        if self.hosts and host.rsplit(":", 1)[0].strip("[]") not in self.hosts:
+            return 403, "this page does not answer to that host name"
+        if path.startswith(self.SHUT):
+            return 404, "this page has no such address"
+        if scope["method"] in ("GET", "HEAD"):
+            return None
+        if head.get("origin", "//" + host).split("//")[-1] != host:
+            return 403, "another site's page may not vote"
+        if not head.get("content-length", "").isdigit():
+            return 411, "say how long the request is"
+        if int(head["content-length"]) > self.limits.body:
+            return 413, f"the request is longer than {self.limits.body:,} bytes"
+        if path.startswith("/login") and not self.logins(scope["client"][0]):
+            return 429, "too many passwords tried; wait a minute"
 
     async def __call__(self, scope, receive, send):
         from starlette.responses import PlainTextResponse
-        if scope["type"] != "http": return await self.app(scope, receive, send)
-        if found := self.refuse(scope): return await PlainTextResponse(found[1], found[0])(scope, receive, send)
+
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if found := self.refuse(scope):
+            return await PlainTextResponse(found[1], found[0])(scope, receive, send)
+
         async def guarded(message):
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"content-security-policy", self.POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"content-security-policy", self.POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
             await send(message)
+
         await self.app(scope, receive, guarded)
 
 # %% ../nbs/08b_page.ipynb #page-served
 class Served:
     "A model folder as it is now: a plain one, or the version that `deploy` made current."
-    def __init__(self,
-        folder,          # of a model, of versions, or the name of a model that ships with the guide
-        beside=None,     # folder whose own versions go by their short name
-        **how,           # of the Writer
+
+    def __init__(
+        self,
+        folder,  # of a model, of versions, or the name of a model that ships with the guide
+        beside=None,  # folder whose own versions go by their short name
+        **how,  # of the Writer
     ):
         from ftguide.models import SHIPPED, checkpoint
-        self.folder, self.beside = checkpoint(folder) if str(folder) in SHIPPED else _folder(Path(folder)), beside
-        if not self.folder.is_dir(): raise PageError(f"no folder {str(folder)!r}; give a model folder, a folder that `deploy` wrote, or {' or '.join(SHIPPED)}")
+
+        self.folder, self.beside = (
+            checkpoint(folder) if str(folder) in SHIPPED else _folder(Path(folder)),
+            beside,
+        )
+        if not self.folder.is_dir():
+            raise PageError(
+                f"no folder {str(folder)!r}; give a model folder, a folder that `deploy` wrote, or {' or '.join(SHIPPED)}"
+            )
         self.how, self.lock, self.place, self.broken, self.name = how, threading.Lock(), None, None, ""
         self.now()
 
     def _where(self) -> Path:
         from ftguide.serve import current
-        return (current(self.folder) if os.path.lexists(self.folder / "current") else self.folder).resolve()   # links are followed once, before loading
 
-    def now(self) -> tuple: # (Writer, name of the version)
+        return (
+            current(self.folder) if os.path.lexists(self.folder / "current") else self.folder
+        ).resolve()  # links are followed once, before loading
+
+    def now(self) -> tuple:  # (Writer, name of the version)
         "The model in service. A version deployed since the last question is loaded; one that cannot be read leaves the old one in service."
         from ftguide.models import load
+
         with self.lock:
             place = None
             try:
                 place = self._where()
-                if place not in (self.place, self.broken): self.writer, self.place, self.name = Writer(load(place), **self.how), place, self._name(place)
+                if place not in (self.place, self.broken):
+                    self.writer, self.place, self.name = (
+                        Writer(load(place), **self.how),
+                        place,
+                        self._name(place),
+                    )
             except Exception as e:
-                if self.place is None: raise
-                if not isinstance(e, FileNotFoundError): self.broken = place     # not tried again at every question
+                if self.place is None:
+                    raise
+                if not isinstance(e, FileNotFoundError):
+                    self.broken = place  # not tried again at every question
                 print(f"{self.name} stays in service: {e}", file=sys.stderr)
             return self.writer, self.name
 
-    def _name(self, place:Path) -> str:
+    def _name(self, place: Path) -> str:
         from ftguide.models import package
-        short = self.beside is None or place.parent in (Path(self.beside).resolve(), package().resolve() / "checkpoints")
+
+        short = self.beside is None or place.parent in (
+            Path(self.beside).resolve(),
+            package().resolve() / "checkpoints",
+        )
         return place.name if short else f"{place.parent.name}/{place.name}"
 
-def _folder(path:Path) -> Path: # of versions, when the path is their pointer
+
+def _folder(path: Path) -> Path:  # of versions, when the path is their pointer
     from ftguide.serve import versions
-    return path.parent if path.name == "current" and (path.is_symlink() or path.is_file()) and versions(path.parent) else path
+
+    return (
+        path.parent
+        if path.name == "current" and (path.is_symlink() or path.is_file()) and versions(path.parent)
+        else path
+    )
 
 # %% ../nbs/08b_page.ipynb #page-ask
 _WRITING = "The answer is being written."
 
+
 class _Page:
     "What happens when somebody presses a button. Texts only: nothing that a visitor or a model wrote is ever HTML."
+
     def __init__(self, served, rival, store, limits):
-        self.served, self.rival, self.desk, self.limits, self.rate = served, rival, Desk(store), limits, Rate(limits.per_minute)
+        self.served, self.rival, self.desk, self.limits, self.rate = (
+            served,
+            rival,
+            Desk(store),
+            limits,
+            Rate(limits.per_minute),
+        )
         self.counted = float("-inf"), ""
 
     def check(self, request, **texts):
-        if not self.rate(request.client.host): raise PageError(f"more than {self.limits.per_minute} questions and votes in a minute from your address; wait a little")
+        if not self.rate(request.client.host):
+            raise PageError(
+                f"more than {self.limits.per_minute} questions and votes in a minute from your address; wait a little"
+            )
         for name, text in texts.items():
             limit = getattr(self.limits, name)
-            if any("\ud800" <= c <= "\udfff" for c in text or ""): raise PageError(f"the {name} holds half a character, which no file can hold")
-            if len(text or "") > limit: raise PageError(f"the {name} has {len(text):,} characters; the page takes {limit:,}")
-        if "prompt" in texts and not (texts["prompt"] or "").strip(): raise PageError("write a question first")
+            if any("\ud800" <= c <= "\udfff" for c in text or ""):
+                raise PageError(f"the {name} holds half a character, which no file can hold")
+            if len(text or "") > limit:
+                raise PageError(f"the {name} has {len(text):,} characters; the page takes {limit:,}")
+        if "prompt" in texts and not (texts["prompt"] or "").strip():
+            raise PageError("write a question first")
 
     def rater(self, request) -> str:
         from hashlib import sha256
+
         return request.username or "visit-" + sha256(str(request.session_hash).encode()).hexdigest()[:12]
 
-    def ask(self, prompt, request): # -> iterator of (answer, key, what to say)
+    def ask(self, prompt, request):  # -> iterator of (answer, key, what to say)
         self.check(request, prompt=prompt)
         write, version = self.served.now()
         answer = ""
-        for answer in write(prompt): yield answer, None, _WRITING
+        for answer in write(prompt):
+            yield answer, None, _WRITING
         yield answer, self.desk.put(prompt=prompt, answer=answer, version=version), "Is it a good answer?"
 
-    def compare(self, prompt, request): # -> iterator of (left, right, key, what to say)
+    def compare(self, prompt, request):  # -> iterator of (left, right, key, what to say)
         self.check(request, prompt=prompt)
         sides = [self.served.now(), self.rival.now()]
-        if secrets.randbelow(2): sides.reverse()
+        if secrets.randbelow(2):
+            sides.reverse()
         (left, version_a), (right, version_b) = sides
         a = b = ""
-        for a, b in together(left(prompt), right(prompt)): yield a, b, None, _WRITING
-        yield a, b, self.desk.put(prompt=prompt, a=a, b=b, version_a=version_a, version_b=version_b), "Which answer is better?"
+        for a, b in together(left(prompt), right(prompt)):
+            yield a, b, None, _WRITING
+        yield (
+            a,
+            b,
+            self.desk.put(prompt=prompt, a=a, b=b, version_a=version_a, version_b=version_b),
+            "Which answer is better?",
+        )
 
     def vote(self, key, choice, note, request) -> str:
         self.check(request, note=note)
@@ -300,11 +494,13 @@ class _Page:
         self.desk.take(key, "choose", chosen=choice, note=note or "", rater=self.rater(request))
         return "Thank you, your choice is stored."
 
-    def numbers(self) -> str: # HTML
+    def numbers(self) -> str:  # HTML
         "The table of numbers, counted at most once a second however many ask."
         if time.monotonic() - self.counted[0] > 1:
-            try: self.counted = time.monotonic(), _numbers(self.desk.store)
-            except Exception as e: return _say(_why(e, self.desk.store))
+            try:
+                self.counted = time.monotonic(), _numbers(self.desk.store)
+            except Exception as e:
+                return _say(_why(e, self.desk.store))
         return self.counted[1]
 
 # %% ../nbs/08b_page.ipynb #page-blocks
@@ -318,176 +514,317 @@ _STYLE = """
 """
 _READY = "() => document.querySelectorAll('.say').forEach(e => { e.setAttribute('role', 'status'); e.setAttribute('aria-live', 'polite') })"
 
-def _say(text:str) -> str: return f"<p>{html.escape(text)}</p>"
 
-def _why(e:Exception, store) -> str:
+def _say(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _why(e: Exception, store) -> str:
     "An error as visitors may read it: no path of the server, and of our own mistakes only that there was one."
-    if isinstance(e, (ValueError, OSError)): return str(e).replace(str(store.path), "the store")
+    if isinstance(e, (ValueError, OSError)):
+        return str(e).replace(str(store.path), "the store")
     traceback.print_exception(e)
     return "Something went wrong on the server; its log says what."
 
 # %% ../nbs/08b_page.ipynb #page-panel
-def _panel(site:_Page, ask, press, answers:tuple, choices:dict):
+def _panel(site: _Page, ask, press, answers: tuple, choices: dict):
     "A question, the answers to it, and the buttons that judge them."
     import gradio as gr
+
     name = ask.__name__
-    prompt = gr.Textbox(label="Your question", lines=2, max_lines=8, max_length=site.limits.prompt, elem_id=f"{name}-prompt")
+    prompt = gr.Textbox(
+        label="Your question", lines=2, max_lines=8, max_length=site.limits.prompt, elem_id=f"{name}-prompt"
+    )
     go = gr.Button("Ask", variant="primary", elem_id=f"{name}-go")
-    with gr.Row(): shown = [gr.Textbox(label=label, lines=6, max_lines=1000, interactive=False, min_width=240, elem_id=f"{name}-answer-{i}") for i, label in enumerate(answers)]
-    note = gr.Textbox(label="Note (optional)", lines=1, max_lines=4, max_length=site.limits.note, elem_id=f"{name}-note")
-    with gr.Row(): buttons = [gr.Button(text, interactive=False, min_width=100, elem_id=f"{name}-{choice}") for choice, text in choices.items()]
+    with gr.Row():
+        shown = [
+            gr.Textbox(
+                label=label,
+                lines=6,
+                max_lines=1000,
+                interactive=False,
+                min_width=240,
+                elem_id=f"{name}-answer-{i}",
+            )
+            for i, label in enumerate(answers)
+        ]
+    note = gr.Textbox(
+        label="Note (optional)", lines=1, max_lines=4, max_length=site.limits.note, elem_id=f"{name}-note"
+    )
+    with gr.Row():
+        buttons = [
+            gr.Button(text, interactive=False, min_width=100, elem_id=f"{name}-{choice}")
+            for choice, text in choices.items()
+        ]
     say, key = gr.HTML(_say(""), elem_classes="say", elem_id=f"{name}-say"), gr.State(None)
     can = lambda yes: [gr.update(interactive=yes)] * len(buttons)
 
     def asked(prompt, request):
         yield *[""] * len(shown), None, _say(_WRITING), "", *can(False)
         try:
-            for *texts, ticket, says in ask(prompt, request): yield *texts, ticket, _say(says), gr.skip(), *can(ticket is not None)
-        except Exception as e: yield *[gr.skip()] * len(shown), None, _say(_why(e, site.desk.store)), gr.skip(), *can(False)
+            for *texts, ticket, says in ask(prompt, request):
+                yield *texts, ticket, _say(says), gr.skip(), *can(ticket is not None)
+        except Exception as e:
+            yield *[gr.skip()] * len(shown), None, _say(_why(e, site.desk.store)), gr.skip(), *can(False)
 
     def judge(choice):
         def judged(key, note, request):
-            try: says = press(key, choice, note, request)
-            except Exception as e: says = _why(e, site.desk.store)
-            waits = key in site.desk.open                       # still, when the vote could not be stored
+            try:
+                says = press(key, choice, note, request)
+            except Exception as e:
+                says = _why(e, site.desk.store)
+            waits = key in site.desk.open  # still, when the vote could not be stored
             return key if waits else None, _say(says), *can(waits)
+
         return judged
 
-    _on(go, asked, [prompt], [*shown, key, say, note, *buttons], name, concurrency_limit=site.limits.at_once, concurrency_id="answers")
-    for button, choice in zip(buttons, choices): _on(button, judge(choice), [key, note], [key, say, *buttons], f"{press.__name__}_{choice}", queue=False)
+    _on(
+        go,
+        asked,
+        [prompt],
+        [*shown, key, say, note, *buttons],
+        name,
+        concurrency_limit=site.limits.at_once,
+        concurrency_id="answers",
+    )
+    for button, choice in zip(buttons, choices):
+        _on(
+            button,
+            judge(choice),
+            [key, note],
+            [key, say, *buttons],
+            f"{press.__name__}_{choice}",
+            queue=False,
+        )
+
 
 def _on(button, act, inputs, outputs, name, **how):
     "When the button is pressed; `request` tells who did."
     import gradio as gr
+
     act.__annotations__["request"] = gr.Request
     button.click(act, inputs, outputs, api_name=name, show_progress="hidden", **how)
 
 # %% ../nbs/08b_page.ipynb #page-page
 def page(
-    folder:str|Path,           # of a model, or what `deploy` wrote
-    against:str|Path|None=None, # another one, to compare with
-    store:str|Path|None=None,  # file of the votes; FOLDER/feedback.db
-    limits:Limits=Limits(),
-    temperature:float=0.0,     # 0 = every visitor gets the same answer; above, by chance
-): # -> gradio.Blocks; PageError, ModelError or FeedbackError when it cannot work
+    folder: str | Path,  # of a model, or what `deploy` wrote
+    against: str | Path | None = None,  # another one, to compare with
+    store: str | Path | None = None,  # file of the votes; FOLDER/feedback.db
+    limits: Limits = Limits(),
+    temperature: float = 0.0,  # 0 = every visitor gets the same answer; above, by chance
+):  # -> gradio.Blocks; PageError, ModelError or FeedbackError when it cannot work
     "The page: ask, vote, compare, numbers. `serve` opens it."
     from ftguide.feedback import Feedback
     from ftguide.models import SHIPPED
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"            # read when gradio is imported, and later
+
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, and later
     import gradio as gr
-    if not temperature >= 0: raise PageError(f"temperature must be 0 or more, not {temperature}")
-    if store is None and str(folder) in SHIPPED: raise PageError(f"{folder} ships with the guide and is no place for votes; say where to keep them: --store votes.db")
+
+    if not temperature >= 0:
+        raise PageError(f"temperature must be 0 or more, not {temperature}")
+    if store is None and str(folder) in SHIPPED:
+        raise PageError(
+            f"{folder} ships with the guide and is no place for votes; say where to keep them: --store votes.db"
+        )
     how = dict(max_new_tokens=limits.answer, temperature=temperature, rows=limits.at_once, every_s=0.04)
     served = Served(folder, **how)
     rival = None if against is None else Served(against, beside=served.folder, **how)
-    if rival and rival.place == served.place and not temperature: raise PageError(f"{folder} and {against} are the same model, whose answers are always the same; compare with another, or set a temperature")
+    if rival and rival.place == served.place and not temperature:
+        raise PageError(
+            f"{folder} and {against} are the same model, whose answers are always the same; compare with another, or set a temperature"
+        )
     site = _Page(served, rival, Feedback(store or served.folder / "feedback.db"), limits)
     with gr.Blocks(title="Ask and vote", analytics_enabled=False) as blocks:
         gr.HTML("<h1>Ask and vote</h1>")
-        with gr.Tab("Ask"): _panel(site, site.ask, site.vote, ("Answer",), {"up": "👍 Good answer", "down": "👎 Bad answer"})
+        with gr.Tab("Ask"):
+            _panel(site, site.ask, site.vote, ("Answer",), {"up": "👍 Good answer", "down": "👎 Bad answer"})
         if rival:
-            with gr.Tab("Compare"): _panel(site, site.compare, site.choose, ("Answer A", "Answer B"), {"a": "A is better", "b": "B is better", "tie": "No difference"})
+            with gr.Tab("Compare"):
+                _panel(
+                    site,
+                    site.compare,
+                    site.choose,
+                    ("Answer A", "Answer B"),
+                    {"a": "A is better", "b": "B is better", "tie": "No difference"},
+                )
         with gr.Tab("Numbers") as tab:
             table, again = gr.HTML(elem_classes="numbers"), gr.Button("Count again")
-        for event in (tab.select, again.click, gr.Timer(5).tick, blocks.load): event(site.numbers, None, table, show_progress="hidden", queue=False, api_name="numbers")
+        for event in (tab.select, again.click, gr.Timer(5).tick, blocks.load):
+            event(site.numbers, None, table, show_progress="hidden", queue=False, api_name="numbers")
     return blocks.queue(api_open=False, max_size=limits.waiting)
 
 # %% ../nbs/08b_page.ipynb #page-serve
-def _local(host:str) -> bool:
-    try: return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError: return False
-
-def _free(host:str, port:int):
-    "OSError in one line when nobody could listen there."
-    if not 1 <= port <= 65535: raise PageError(f"port must be between 1 and 65535, not {port}")
+def _local(host: str) -> bool:
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET): pass
-    except OSError as e: raise PageError(f"cannot listen on {host}, port {port} ({str(e.strerror).split(' (')[0]}); choose another --port, or stop the program that has it") from e
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _free(host: str, port: int):
+    "OSError in one line when nobody could listen there."
+    if not 1 <= port <= 65535:
+        raise PageError(f"port must be between 1 and 65535, not {port}")
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as e:
+        raise PageError(
+            f"cannot listen on {host}, port {port} ({str(e.strerror).split(' (')[0]}); choose another --port, or stop the program that has it"
+        ) from e
+
 
 def serve(
-    folder:str|Path, against:str|Path|None=None, store:str|Path|None=None, # see `page`
-    host:str="127.0.0.1",     # who may reach the page; beyond this machine only with a password
-    port:int=7860,
-    password:str|None=None,   # at least 8 characters; visitors give it with any name
-    limits:Limits=Limits(),
-    temperature:float=0.0,
-    wait:bool=True,           # until Ctrl-C; False returns at once
-): # -> gradio.Blocks, running; its `close()` ends it
+    folder: str | Path,
+    against: str | Path | None = None,
+    store: str | Path | None = None,  # see `page`
+    host: str = "127.0.0.1",  # who may reach the page; beyond this machine only with a password
+    port: int = 7860,
+    password: str | None = None,  # at least 8 characters; visitors give it with any name
+    limits: Limits = Limits(),
+    temperature: float = 0.0,
+    wait: bool = True,  # until Ctrl-C; False returns at once
+):  # -> gradio.Blocks, running; its `close()` ends it
     "Open the page. PageError, ModelError or FeedbackError says in one line why it cannot be."
-    if password is None and not _local(host): raise PageError(f"--host {host} lets others in: give a --password, or leave the page at 127.0.0.1")
-    if password is not None and len(password) < 8: raise PageError("the password needs 8 characters or more")
+    if password is None and not _local(host):
+        raise PageError(f"--host {host} lets others in: give a --password, or leave the page at 127.0.0.1")
+    if password is not None and len(password) < 8:
+        raise PageError("the password needs 8 characters or more")
     _free(host, port)
     blocks = page(folder, against, store, limits, temperature)
     import gradio as gr
     from starlette.middleware import Middleware
+
     hosts = {host, "localhost", "127.0.0.1", "::1"} if _local(host) else None
     known = lambda name, given: 0 < len(name) <= 40 and hmac.compare_digest(given.encode(), password.encode())
     font = dict(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
-    blocks.launch(server_name=host, server_port=port, auth=known if password else None, auth_message="Any name will do; it is kept with your votes.", share=False, inbrowser=False, inline=False, quiet=True,
-                  prevent_thread_lock=True, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, root_path="", theme=gr.themes.Base(**font), css=_STYLE, js=_READY,
-                  app_kwargs=dict(middleware=[Middleware(Door, hosts=hosts, limits=limits)], docs_url=None, redoc_url=None, openapi_url=None))
-    if not wait: return blocks
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        auth=known if password else None,
+        auth_message="Any name will do; it is kept with your votes.",
+        share=False,
+        inbrowser=False,
+        inline=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        root_path="",
+        theme=gr.themes.Base(**font),
+        css=_STYLE,
+        js=_READY,
+        app_kwargs=dict(
+            middleware=[Middleware(Door, hosts=hosts, limits=limits)],
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+        ),
+    )
+    if not wait:
+        return blocks
     print(f"The page is at http://{host}:{port}. Ctrl-C ends it.", flush=True)
     try:
-        while True: time.sleep(3600)
-    finally: blocks.close(verbose=False)
+        while True:
+            time.sleep(3600)
+    finally:
+        blocks.close(verbose=False)
 
 # %% ../nbs/08b_page.ipynb #page-visitor
 class Visitor:
     "A visitor without a browser, for tests: asks and votes at the same addresses as the page's own script."
-    def __init__(self, url:str, name:str="visitor", password:str|None=None):
+
+    def __init__(self, url: str, name: str = "visitor", password: str | None = None):
         import httpx
+
         self.http, self.session = httpx.Client(base_url=url, timeout=120), secrets.token_hex(8)
-        if password: self.http.post("/login", data=dict(username=name, password=password)).raise_for_status()
-        self.ids = {d["api_name"]: d["id"] for d in self.http.get("/config").raise_for_status().json()["dependencies"]}
+        if password:
+            self.http.post("/login", data=dict(username=name, password=password)).raise_for_status()
+        self.ids = {
+            d["api_name"]: d["id"] for d in self.http.get("/config").raise_for_status().json()["dependencies"]
+        }
 
-    def _body(self, name:str, *data) -> dict: return dict(data=data, fn_index=self.ids[name], session_hash=self.session)
+    def _body(self, name: str, *data) -> dict:
+        return dict(data=data, fn_index=self.ids[name], session_hash=self.session)
 
-    def ask(self, prompt:str, name:str="ask") -> tuple: # (what the page shows, seconds to the first word, seconds to the last)
+    def ask(
+        self, prompt: str, name: str = "ask"
+    ) -> tuple:  # (what the page shows, seconds to the first word, seconds to the last)
         "Ask, and read the stream to its end."
         began, times = time.perf_counter(), []
         self.http.post("/gradio_api/queue/join", json=self._body(name, prompt)).raise_for_status()
-        with self.http.stream("GET", "/gradio_api/queue/data", params=dict(session_hash=self.session)) as lines:
+        with self.http.stream(
+            "GET", "/gradio_api/queue/data", params=dict(session_hash=self.session)
+        ) as lines:
             events = (json.loads(line[5:]) for line in lines.iter_lines() if line.startswith("data:"))
             for event in events:
-                if event["msg"] == "process_generating": times.append(time.perf_counter() - began)   # the first one says that it begins
-                if event["msg"] in ("process_completed", "unexpected_error"): done = event
-        if not done["success"]: raise PageError(str(done))
-        return [_plain(d) for d in done["output"]["data"] if isinstance(d, str)], times[min(1, len(times) - 1)], time.perf_counter() - began
+                if event["msg"] == "process_generating":
+                    times.append(time.perf_counter() - began)  # the first one says that it begins
+                if event["msg"] in ("process_completed", "unexpected_error"):
+                    done = event
+        if not done["success"]:
+            raise PageError(str(done))
+        return (
+            [_plain(d) for d in done["output"]["data"] if isinstance(d, str)],
+            times[min(1, len(times) - 1)],
+            time.perf_counter() - began,
+        )
 
-    def press(self, name:str, note:str="", key=None) -> str: # what the page says
+    def press(self, name: str, note: str = "", key=None) -> str:  # what the page says
         "Press a button, for example vote_up."
-        answer = self.http.post("/gradio_api/run/predict", json=self._body(name, key, note)).raise_for_status().json()
+        answer = (
+            self.http.post("/gradio_api/run/predict", json=self._body(name, key, note))
+            .raise_for_status()
+            .json()
+        )
         return _plain(answer["data"][1])
 
-def _plain(shown:str) -> str:
+
+def _plain(shown: str) -> str:
     "A message of the page without its markup."
     return html.unescape(shown.removeprefix("<p>").removesuffix("</p>"))
 
 # %% ../nbs/08b_page.ipynb #page-crowd
 def crowd(
-    url:str,
-    prompts:list[str],
-    users:int=20,           # at the same time
-    seconds:float=10,       # no new question after this
-    think_s:float=1.0,      # mean pause of a visitor before the next question
-    compare:bool=False,     # every second question as a comparison?
-    seed:int=0,
-) -> dict: # first, whole: seconds of each answer; votes: keys of stored ones; errors: texts
+    url: str,
+    prompts: list[str],
+    users: int = 20,  # at the same time
+    seconds: float = 10,  # no new question after this
+    think_s: float = 1.0,  # mean pause of a visitor before the next question
+    compare: bool = False,  # every second question as a comparison?
+    seed: int = 0,
+) -> dict:  # first, whole: seconds of each answer; votes: keys of stored ones; errors: texts
     "Simulated visitors who ask, read and vote."
     import random
     from concurrent.futures import ThreadPoolExecutor
+
     end, first, whole, votes, errors = time.monotonic() + seconds, [], [], [], []
+
     def visit(n):
         chance, count = random.Random(f"{seed}-{n}"), 0
         try:
             visitor = Visitor(url)
             while time.monotonic() < end:
-                time.sleep(min(chance.expovariate(1 / think_s), 5 * think_s)); count += 1
+                time.sleep(min(chance.expovariate(1 / think_s), 5 * think_s))
+                count += 1
                 duel = compare and count % 2 == 0
-                _, a, b = visitor.ask(chance.choice(prompts), "compare" if duel else "ask"); first.append(a); whole.append(b)
-                said = visitor.press(chance.choice(("choose_a", "choose_b", "choose_tie") if duel else ("vote_up", "vote_down")), f"visitor {n}, question {count}")
+                _, a, b = visitor.ask(chance.choice(prompts), "compare" if duel else "ask")
+                first.append(a)
+                whole.append(b)
+                said = visitor.press(
+                    chance.choice(
+                        ("choose_a", "choose_b", "choose_tie") if duel else ("vote_up", "vote_down")
+                    ),
+                    f"visitor {n}, question {count}",
+                )
                 (votes if said.startswith("Thank you") else errors).append(said)
-        except Exception as e: errors.append(f"{type(e).__name__}: {e}")
-    with ThreadPoolExecutor(users) as pool: list(pool.map(visit, range(users)))
+        except Exception as e:
+            errors.append(f"{type(e).__name__}: {e}")
+
+    with ThreadPoolExecutor(users) as pool:
+        list(pool.map(visit, range(users)))
     return dict(first=first, whole=whole, votes=len(votes), errors=errors)

@@ -4,165 +4,328 @@
 
 # %% ../nbs/11_scale.ipynb #scale-imports
 from __future__ import annotations
+
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['parameter_count', 'training_memory_gb', 'lora_parameters']
 
 # %% ../nbs/11_scale.ipynb #scale-count
-def _config(config): # -> transformers config
+def _config(config):  # -> transformers config
     "A config from a config, an LM, a dict (model_type llama unless it says otherwise), a shipped name, a folder or a hub name."
     from transformers import AutoConfig
+
     if isinstance(config, dict):
         given = {"model_type": "llama", **config}
         return AutoConfig.for_model(given.pop("model_type"), **given)
     if isinstance(config, (str, Path)):
         from ftguide.models import SHIPPED, checkpoint
-        return AutoConfig.from_pretrained(str(checkpoint(config)) if config in SHIPPED else str(config), trust_remote_code=False)
+
+        return AutoConfig.from_pretrained(
+            str(checkpoint(config)) if config in SHIPPED else str(config), trust_remote_code=False
+        )
     return config.model.config if hasattr(config, "tokenizer") else config
 
-def _empty(config): # -> transformers causal LM on the meta device
+
+def _empty(config):  # -> transformers causal LM on the meta device
     "The model of a config, with shapes and no numbers."
     import torch
     from transformers import AutoModelForCausalLM
-    with torch.device("meta"): return AutoModelForCausalLM.from_config(_config(config))
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(config))
+
 
 def parameter_count(
-    config, # a transformers config, a dict of its values, an LM, a shipped name, a folder or a hub name
-) -> int: # shared weights once
+    config,  # a transformers config, a dict of its values, an LM, a shipped name, a folder or a hub name
+) -> int:  # shared weights once
     "Exact number of parameters of a model, without making its weights."
     return sum(p.numel() for p in _empty(config).parameters())
 
 # %% ../nbs/11_scale.ipynb #scale-memory
 def training_memory_gb(
-    parameters:int,    # of the model
-    lora:int=0,        # parameters of an adapter; above 0 the model itself is frozen
-    tokens:int=0,      # positions that get logits at once: rows × tokens, or less when only some are scored
-    vocabulary:int=0,  # size of the vocabulary
-) -> dict[str, float]: # weights, gradients, optimizer, logits, total; GB of 10^9 bytes
+    parameters: int,  # of the model
+    lora: int = 0,  # parameters of an adapter; above 0 the model itself is frozen
+    tokens: int = 0,  # positions that get logits at once: rows × tokens, or less when only some are scored
+    vocabulary: int = 0,  # size of the vocabulary
+) -> dict[str, float]:  # weights, gradients, optimizer, logits, total; GB of 10^9 bytes
     "Memory of float32 training with AdamW: 4 + 4 + 8 bytes for each trained parameter; activations are not counted."
-    if min(parameters, lora, tokens, vocabulary) < 0: raise ValueError("parameters, lora, tokens and vocabulary must be 0 or more")
+    if min(parameters, lora, tokens, vocabulary) < 0:
+        raise ValueError("parameters, lora, tokens and vocabulary must be 0 or more")
     trained = lora or parameters
-    parts = dict(weights=4 * (parameters + lora), gradients=4 * trained, optimizer=8 * trained, logits=4 * tokens * vocabulary)
+    parts = dict(
+        weights=4 * (parameters + lora),
+        gradients=4 * trained,
+        optimizer=8 * trained,
+        logits=4 * tokens * vocabulary,
+    )
     return {name: b / 1e9 for name, b in {**parts, "total": sum(parts.values())}.items()}
 
 # %% ../nbs/11_scale.ipynb #scale-lora-count
 def lora_parameters(
-    config,    # what `parameter_count` takes
-    r:int=8,   # rank, 1 or more
+    config,  # what `parameter_count` takes
+    r: int = 8,  # rank, 1 or more
 ) -> int:
     "Parameters of LoRA adapters on every linear layer but the output layer: r (in + out) each (Hu et al. 2021)."
     import torch
-    if r < 1: raise ValueError(f"r must be 1 or more, not {r}")
+
+    if r < 1:
+        raise ValueError(f"r must be 1 or more, not {r}")
     model = _empty(config)
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()]
+    linear = [
+        m
+        for m in model.modules()
+        if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()
+    ]
     return sum(r * (m.in_features + m.out_features) for m in linear)
 
 # %% ../nbs/11_scale.ipynb #scale-real-tokenizer
-_CHATML = ("{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}"
-           "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+_CHATML = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
-def _words(n:int, seed:int) -> list[str]:
+
+def _words(n: int, seed: int) -> list[str]:
     "Made-up words of one to four syllables."
     import random
-    rng, parts = random.Random(seed), [c + v + e for c in "b c d f g k l m n p r s t v z st tr pl".split() for v in "aeiou" for e in ("", "n", "r", "s")]
+
+    rng, parts = (
+        random.Random(seed),
+        [
+            c + v + e
+            for c in "b c d f g k l m n p r s t v z st tr pl".split()
+            for v in "aeiou"
+            for e in ("", "n", "r", "s")
+        ],
+    )
     return ["".join(rng.choices(parts, k=rng.randint(1, 4))) for _ in range(n)]
 
-def _random_tokenizer(vocabulary:int): # -> PreTrainedTokenizerFast with as many tokens as asked for
+
+def _random_tokenizer(vocabulary: int):  # -> PreTrainedTokenizerFast with as many tokens as asked for
     "Trained on made-up words, made as SmolLM2's was: digits apart, then pairs of bytes."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers as pre, trainers
+    from tokenizers import Tokenizer, decoders, models, trainers
+    from tokenizers import pre_tokenizers as pre
     from transformers import PreTrainedTokenizerFast
+
     bpe, special = Tokenizer(models.BPE()), ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    bpe.pre_tokenizer, bpe.decoder = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre.ByteLevel.alphabet(), show_progress=False)
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]),
+        decoders.ByteLevel(),
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     bpe.train_from_iterator([_CHATML] * 9 + [" ".join(_words(20, i)) for i in range(4000)], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=special[1], eos_token=special[2], pad_token=special[2], unk_token=special[0], chat_template=_CHATML)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=special[1],
+        eos_token=special[2],
+        pad_token=special[2],
+        unk_token=special[0],
+        chat_template=_CHATML,
+    )
 
 # %% ../nbs/11_scale.ipynb #scale-real-folder
 def _random_folders(
-    folder:str|Path,    # one folder for each model is made here
-    models:dict,        # name -> dict of config values
-    vocabulary:int=49152,
-) -> dict: # tokens of the vocabulary, bytes of the weights
+    folder: str | Path,  # one folder for each model is made here
+    models: dict,  # name -> dict of config values
+    vocabulary: int = 49152,
+) -> dict:  # tokens of the vocabulary, bytes of the weights
     "Models of a true shape with random weights in bfloat16, as on the hub."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
     from ftguide.models import LM, save
-    tok, some = _random_tokenizer(vocabulary), (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) / 50).bfloat16()
+
+    tok, some = (
+        _random_tokenizer(vocabulary),
+        (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) / 50).bfloat16(),
+    )
     for name, config in models.items():
-        config = AutoConfig.for_model(**{"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **config})
-        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        model.to_empty(device="cpu"); model.tie_weights()
-        for p in model.parameters(): p.data = torch.ones_like(p) if p.ndim == 1 else some.repeat(p.numel() // 2**20 + 1)[:p.numel()].view(p.shape).clone()
-        model.tie_weights(); save(LM(model, tok, name), f"{folder}/{name}")
+        config = AutoConfig.for_model(
+            **{"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **config}
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.to_empty(device="cpu")
+        model.tie_weights()
+        for p in model.parameters():
+            p.data = (
+                torch.ones_like(p)
+                if p.ndim == 1
+                else some.repeat(p.numel() // 2**20 + 1)[: p.numel()].view(p.shape).clone()
+            )
+        model.tie_weights()
+        save(LM(model, tok, name), f"{folder}/{name}")
     return dict(vocabulary=len(tok), bytes=sum(f.stat().st_size for f in Path(folder).rglob("*.safetensors")))
 
-def _random_rows(tok, method:str, n:int, length:int) -> list[dict]: # of at most `length` tokens, template included
+
+def _random_rows(
+    tok, method: str, n: int, length: int
+) -> list[dict]:  # of at most `length` tokens, template included
     answers = dict(dpo=("chosen", "rejected"), distill=()).get(method, ("completion",))
     text = lambda n, seed: tok.decode(tok(" ".join(_words(n, seed))).input_ids[:n])
-    return [{"prompt": text(length // 2 - 26, i), **{a: text(length // 2 - 4, 1000 * j + i) for j, a in enumerate(answers, 1)}} for i in range(n)]
+    return [
+        {
+            "prompt": text(length // 2 - 26, i),
+            **{a: text(length // 2 - 4, 1000 * j + i) for j, a in enumerate(answers, 1)},
+        }
+        for i in range(n)
+    ]
 
 # %% ../nbs/11_scale.ipynb #scale-real-step
-def _trained(method:str, base, teacher, rows:list, size:int, length:int, ends:list): # -> LM; the time of each step is appended to `ends`
+def _trained(
+    method: str, base, teacher, rows: list, size: int, length: int, ends: list
+):  # -> LM; the time of each step is appended to `ends`
     import time
+
     from transformers import TrainerCallback
+
     from ftguide.distill import distill
     from ftguide.dpo import align_dpo
     from ftguide.sft import finetune_sft
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args, **kw): ends.append(time.perf_counter())
-    knobs = dict(epochs=1, batch_size=size, callbacks=(Clock(),))
-    if method == "distill": return distill(teacher, base, rows, max_new_tokens=length // 4, **knobs)
-    return (align_dpo if method == "dpo" else finetune_sft)(base, rows, **knobs, **(dict(lora=True) if method == "lora" else {}))
 
-def _peak(work) -> tuple: # (what `work` returns, bytes of this process beyond what it held before)
-    import gc, psutil, threading
-    gc.collect(); rss, done = psutil.Process().memory_info, threading.Event(); seen = [before := rss().rss]
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args, **kw):
+            ends.append(time.perf_counter())
+
+    knobs = dict(epochs=1, batch_size=size, callbacks=(Clock(),))
+    if method == "distill":
+        return distill(teacher, base, rows, max_new_tokens=length // 4, **knobs)
+    return (align_dpo if method == "dpo" else finetune_sft)(
+        base, rows, **knobs, **(dict(lora=True) if method == "lora" else {})
+    )
+
+
+def _peak(work) -> tuple:  # (what `work` returns, bytes of this process beyond what it held before)
+    import gc
+    import threading
+
+    import psutil
+
+    gc.collect()
+    rss, done = psutil.Process().memory_info, threading.Event()
+    seen = [before := rss().rss]
+
     def watch():
-        while not done.wait(0.002): seen[:] = [max(seen[0], rss().rss)]
-    thread = threading.Thread(target=watch); thread.start()
-    try: return work(), max(seen[0], rss().rss) - before
-    finally: done.set(); thread.join()
+        while not done.wait(0.002):
+            seen[:] = [max(seen[0], rss().rss)]
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        return work(), max(seen[0], rss().rss) - before
+    finally:
+        done.set()
+        thread.join()
 
 # %% ../nbs/11_scale.ipynb #scale-real-stage
-def _stage(folder:str|Path, method:str, base:str, size:int, length:int, teacher:str|None=None) -> dict: # what was measured
+def _stage(
+    folder: str | Path, method: str, base: str, size: int, length: int, teacher: str | None = None
+) -> dict:  # what was measured
     "Load, two steps, save, load again, reply; the peak is that up to the end of the steps."
-    import gc, shutil
+    import gc
+    import shutil
+
     from transformers import PreTrainedTokenizerFast
+
     from ftguide.models import encode, load, reply, save
+
     where, ends = Path(folder), []
-    _trained(method, "tiny-small", "tiny-small", _random_rows(load("tiny-small").tokenizer, method, 2, 64), 1, 64, [])       # brings in what is loaded late
+    _trained(
+        method,
+        "tiny-small",
+        "tiny-small",
+        _random_rows(load("tiny-small").tokenizer, method, 2, 64),
+        1,
+        64,
+        [],
+    )  # brings in what is loaded late
     tok = PreTrainedTokenizerFast.from_pretrained(where / base)
     rows = _random_rows(tok, method, 2 * size, length)
-    after, peak = _peak(lambda: _trained(method, where / base, teacher and where / teacher, rows, size, length, ends))
-    if method == "distill": lengths = [(len(encode(tok, r["prompt"], "")[0]) + length // 4, length // 4) for r in rows]
-    else: lengths = [(len(ids), sum(x != -100 for x in labels)) for r in rows for a in r if a != "prompt" for ids, labels in [encode(tok, r["prompt"], r[a])]]
+    after, peak = _peak(
+        lambda: _trained(method, where / base, teacher and where / teacher, rows, size, length, ends)
+    )
+    if method == "distill":
+        lengths = [(len(encode(tok, r["prompt"], "")[0]) + length // 4, length // 4) for r in rows]
+    else:
+        lengths = [
+            (len(ids), sum(x != -100 for x in labels))
+            for r in rows
+            for a in r
+            if a != "prompt"
+            for ids, labels in [encode(tok, r["prompt"], r[a])]
+        ]
     longest, loss = max(n for n, _ in lengths), next(h["loss"] for h in after.history if "loss" in h)
-    name = save(after, where / f"after-{method}"); del after; gc.collect()
-    answer = reply(load(name), rows[0]["prompt"], 4); shutil.rmtree(name)
-    return dict(method=method, batch_size=size, sequence_length=longest, scored=sum(s for _, s in lengths) / len(lengths) / longest, tokens=len(lengths) * longest,
-                bytes=peak, seconds=ends[-1] - ends[-2], loss=loss, answer=answer)
+    name = save(after, where / f"after-{method}")
+    del after
+    gc.collect()
+    answer = reply(load(name), rows[0]["prompt"], 4)
+    shutil.rmtree(name)
+    return dict(
+        method=method,
+        batch_size=size,
+        sequence_length=longest,
+        scored=sum(s for _, s in lengths) / len(lengths) / longest,
+        tokens=len(lengths) * longest,
+        bytes=peak,
+        seconds=ends[-1] - ends[-2],
+        loss=loss,
+        answer=answer,
+    )
 
 # %% ../nbs/11_scale.ipynb #scale-real-jobs
-def _jobs(jobs:list[dict]):
+def _jobs(jobs: list[dict]):
     "Each job, what `_random_folders` or `_stage` takes, in a process of its own where a system can fork one; a line of JSON for each."
-    import ctypes, json, os, sys
+    import ctypes
+    import json
+    import os
+    import sys
+
     if sys.platform == "linux":
-        try: libc = ctypes.CDLL("libc.so.6"); libc.mallopt(-3, 65536); libc.mallopt(-4, 10**6)
-        except OSError: pass                                     # another C library
-    import ftguide.distill, ftguide.dpo, ftguide.sft, trl.trainer.dpo_trainer, trl.trainer.sft_trainer, torch      # once, for all
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-3, 65536)
+            libc.mallopt(-4, 10**6)
+        except OSError:
+            pass  # another C library
+    import torch
+    import trl.trainer.dpo_trainer
+    import trl.trainer.sft_trainer
+
+    import ftguide.distill  # once, for all
+    import ftguide.dpo
+    import ftguide.sft
+
     for job in jobs:
         if sys.platform == "linux" and (pid := os.fork()):
-            if os.waitpid(pid, 0)[1]: sys.exit(f"{job}: failed")
+            if os.waitpid(pid, 0)[1]:
+                sys.exit(f"{job}: failed")
             continue
         print(json.dumps((_random_folders if "models" in job else _stage)(**job)), flush=True)
-        if sys.platform == "linux": os._exit(0)
+        if sys.platform == "linux":
+            os._exit(0)
 
-def _measured(folder:str|Path, jobs:list[dict], seconds:float=3600) -> list[dict]: # one for each job
+
+def _measured(folder: str | Path, jobs: list[dict], seconds: float = 3600) -> list[dict]:  # one for each job
     "The jobs in a fresh process; RuntimeError says how one ended."
-    import json, os, subprocess, sys
+    import json
+    import os
+    import subprocess
+    import sys
+
     command = "import json, sys; from ftguide.scale import _jobs; _jobs(json.loads(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", command, json.dumps([dict(folder=str(folder), **job) for job in jobs])], capture_output=True, text=True, timeout=seconds,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
-    if done.returncode: raise RuntimeError(done.stderr[-2000:])
+    done = subprocess.run(
+        [sys.executable, "-c", command, json.dumps([dict(folder=str(folder), **job) for job in jobs])],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
     return [json.loads(line) for line in done.stdout.splitlines()]

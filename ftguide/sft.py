@@ -4,6 +4,7 @@
 
 # %% ../nbs/05_sft.ipynb #sft-imports
 from __future__ import annotations
+
 import tempfile
 from functools import lru_cache
 
@@ -14,81 +15,160 @@ __all__ = ['LEARNING_RATES', 'completion_loss', 'sft_trainer', 'finetune_sft', '
 def completion_loss(
     hidden,  # (B, T, H) last hidden states
     labels,  # (B, T) token ids; -100 = not scored
-    head,    # the output layer, H -> V
-    count=None, # divide by this many tokens (all of an accumulated batch); the scored ones of this batch by default
-): # scalar, nats per token
+    head,  # the output layer, H -> V
+    count=None,  # divide by this many tokens (all of an accumulated batch); the scored ones of this batch by default
+):  # scalar, nats per token
     "Next-token cross-entropy of the labelled tokens, projecting only the positions that are scored."
     import torch.nn.functional as F
+
     keep = labels[:, 1:] != -100
-    logits = head(hidden[:, :-1][keep]).float()          # (scored tokens, V)
+    logits = head(hidden[:, :-1][keep]).float()  # (scored tokens, V)
     total = F.cross_entropy(logits, labels[:, 1:][keep], reduction="sum")
     return total / (keep.sum().clamp(min=1) if count is None else count)
 
 # %% ../nbs/05_sft.ipynb #sft-trainer
 @lru_cache
-def sft_trainer(): # -> a subclass of trl.SFTTrainer
+def sft_trainer():  # -> a subclass of trl.SFTTrainer
     "TRL's SFTTrainer with `completion_loss` as its loss where that is the same and faster."
-    from ftguide.models import guarded, plain_head
     from trl import SFTTrainer
+
+    from ftguide.models import guarded, plain_head
+
     class CompletionTrainer(guarded(SFTTrainer)):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            ours = self.args.use_cpu and not return_outputs and plain_head(model) and self.args.loss_type == "nll"
-            if not ours or self.accelerator.num_processes > 1 or self.label_smoother is not None: return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            if self.model.training: self._total_train_tokens += inputs["attention_mask"].sum().item() if "attention_mask" in inputs else inputs["input_ids"].numel()
+            ours = (
+                self.args.use_cpu
+                and not return_outputs
+                and plain_head(model)
+                and self.args.loss_type == "nll"
+            )
+            if not ours or self.accelerator.num_processes > 1 or self.label_smoother is not None:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if self.model.training:
+                self._total_train_tokens += (
+                    inputs["attention_mask"].sum().item()
+                    if "attention_mask" in inputs
+                    else inputs["input_ids"].numel()
+                )
             passed = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
-            return completion_loss(model.base_model(**passed, use_cache=False).last_hidden_state, inputs["labels"], model.lm_head, num_items_in_batch)
+            return completion_loss(
+                model.base_model(**passed, use_cache=False).last_hidden_state,
+                inputs["labels"],
+                model.lm_head,
+                num_items_in_batch,
+            )
+
     return CompletionTrainer
 
 # %% ../nbs/05_sft.ipynb #sft-finetune
-LEARNING_RATES = (4e-4, 2e-5)   # for 2 million parameters, measured here; for 2 billion, customary
+LEARNING_RATES = (4e-4, 2e-5)  # for 2 million parameters, measured here; for 2 billion, customary
+
 
 def finetune_sft(
-    base,                       # LM, folder or hub name; never changed
-    data,                       # rows (or a file) with prompt and completion, or messages; a stream (`streamed`) needs max_steps
+    base,  # LM, folder or hub name; never changed
+    data,  # rows (or a file) with prompt and completion, or messages; a stream (`streamed`) needs max_steps
     *,
-    epochs:float=3,             # passes over the data
-    learning_rate:float|None=None, # at the top; by default from the model's size
-    batch_size:int=4,           # rows a step; few rows want many steps, so it is small
-    eval_data=None,             # rows for the validation loss; the best model seen on them is the one returned
-    patience:int|None=3,        # stop after so many validations without a better one; None never stops early
-    lora=None,                  # True or a peft.LoraConfig: train an adapter and merge it
-    packing:bool=False,         # fill rows up to the context with several examples
-    output_dir:str|None=None,   # keep checkpoints here, at least four a run
-    resume:bool=False,          # go on from the last whole checkpoint in output_dir
-    seed:int=0,
-    callbacks:tuple=(),         # transformers.TrainerCallback
-    force:bool=False,           # train what `preflight` refuses, with a warning
-    name:str="SFT",             # of the result
-    **sft_config,               # anything else of trl.SFTConfig
-): # -> LM
+    epochs: float = 3,  # passes over the data
+    learning_rate: float | None = None,  # at the top; by default from the model's size
+    batch_size: int = 4,  # rows a step; few rows want many steps, so it is small
+    eval_data=None,  # rows for the validation loss; the best model seen on them is the one returned
+    patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
+    lora=None,  # True or a peft.LoraConfig: train an adapter and merge it
+    packing: bool = False,  # fill rows up to the context with several examples
+    output_dir: str | None = None,  # keep checkpoints here, at least four a run
+    resume: bool = False,  # go on from the last whole checkpoint in output_dir
+    seed: int = 0,
+    callbacks: tuple = (),  # transformers.TrainerCallback
+    force: bool = False,  # train what `preflight` refuses, with a warning
+    name: str = "SFT",  # of the result
+    **sft_config,  # anything else of trl.SFTConfig
+):  # -> LM
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
-    from ftguide.data import DataError, feed, preflight, prepare
-    from ftguide.models import adapter, fingerprint, finished, last_checkpoint, learning_rate_for, patient, start_from, train, training_arguments, watcher
     from trl import SFTConfig
+
+    from ftguide.data import DataError, feed, preflight, prepare
+    from ftguide.models import (
+        adapter,
+        fingerprint,
+        finished,
+        last_checkpoint,
+        learning_rate_for,
+        patient,
+        start_from,
+        train,
+        training_arguments,
+        watcher,
+    )
+
     start = start_from(base, name, lora, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
-    rows = preflight(start, data, "sft", learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, config=dict(sft_config, packing=packing), force=force)
-    run = dict(method="sft", rows=fingerprint(rows), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    checkpoint, train_data, valid = last_checkpoint(output_dir, resume, run), feed(start, data, rows), prepare(start, eval_data)
+    rows = preflight(
+        start,
+        data,
+        "sft",
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        config=dict(sft_config, packing=packing),
+        force=force,
+    )
+    run = dict(
+        method="sft",
+        rows=fingerprint(rows),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    checkpoint, train_data, valid = (
+        last_checkpoint(output_dir, resume, run),
+        feed(start, data, rows),
+        prepare(start, eval_data),
+    )
     if valid is not None and "messages" in valid.column_names and "messages" not in rows[0]:
-        raise DataError("eval_data has messages and the training rows have prompt and completion, so its prompts would be scored too and the validation loss be of another kind; write both in one shape")
+        raise DataError(
+            "eval_data has messages and the training rows have prompt and completion, so its prompts would be scored too and the validation loss be of another kind; write both in one shape"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        settings = dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in rows[0]) | sft_config
-        settings = training_arguments(start, output_dir or scratch, len(rows), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                                      seed=seed, validate=valid is not None, keep=bool(output_dir), config=settings)
-        trainer = sft_trainer()(model=start.model, args=SFTConfig(**settings), train_dataset=train_data, eval_dataset=valid, processing_class=start.tokenizer,
-                                peft_config=adapter(lora), callbacks=[watcher("SFT"), *patient(valid is not None, patience), *callbacks])
+        settings = (
+            dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in rows[0]) | sft_config
+        )
+        settings = training_arguments(
+            start,
+            output_dir or scratch,
+            len(rows),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            validate=valid is not None,
+            keep=bool(output_dir),
+            config=settings,
+        )
+        trainer = sft_trainer()(
+            model=start.model,
+            args=SFTConfig(**settings),
+            train_dataset=train_data,
+            eval_dataset=valid,
+            processing_class=start.tokenizer,
+            peft_config=adapter(lora),
+            callbacks=[watcher("SFT"), *patient(valid is not None, patience), *callbacks],
+        )
         train(trainer, checkpoint, run, keep=bool(output_dir))
     return finished(trainer, start, lora)
 
 # %% ../nbs/05_sft.ipynb #sft-history
-def plot_history(history:list[dict], ax=None, color:str="#2f6f8f"):
+def plot_history(history: list[dict], ax=None, color: str = "#2f6f8f"):
     "Training loss by step, and the validation loss where there is one."
     import matplotlib.pyplot as plt
+
     ax = ax or plt.subplots(figsize=(5, 2.6))[1]
-    train = [(h["step"], h["loss"]) for h in history if "loss" in h]; valid = [(h["step"], h["eval_loss"]) for h in history if "eval_loss" in h]
+    train = [(h["step"], h["loss"]) for h in history if "loss" in h]
+    valid = [(h["step"], h["eval_loss"]) for h in history if "eval_loss" in h]
     ax.plot(*zip(*train), color=color, lw=1.2)
     ax.text(*train[len(train) // 3], " training", va="bottom", fontsize=8, color=color)
-    if valid: ax.plot(*zip(*valid), "ks--", ms=4, lw=1); ax.annotate("validation", valid[-1], (0, 6), textcoords="offset points", ha="right", fontsize=8)
+    if valid:
+        ax.plot(*zip(*valid), "ks--", ms=4, lw=1)
+        ax.annotate("validation", valid[-1], (0, 6), textcoords="offset points", ha="right", fontsize=8)
     ax.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
     return ax

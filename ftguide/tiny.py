@@ -4,10 +4,25 @@
 
 # %% ../nbs/13_tiny.ipynb #tiny-imports
 from __future__ import annotations
-import math, random, re
-from pathlib import Path
+
 import json
-from .market import FIELDS, SYLLABLES, TASKS, describe, make_product, order, page, receipt, sheet, task_row
+import math
+import random
+import re
+from pathlib import Path
+
+from ftguide.market import (
+    FIELDS,
+    SYLLABLES,
+    TASKS,
+    describe,
+    make_product,
+    order,
+    page,
+    receipt,
+    sheet,
+    task_row,
+)
 
 # %% auto #0
 __all__ = ['SIZES', 'CONTEXT', 'VOCABULARY', 'SPECIALS', 'CHAT_TEMPLATE', 'PHRASES', 'spell', 'tokenizer_texts',
@@ -16,83 +31,165 @@ __all__ = ['SIZES', 'CONTEXT', 'VOCABULARY', 'SPECIALS', 'CHAT_TEMPLATE', 'PHRAS
 
 # %% ../nbs/13_tiny.ipynb #tiny-sizes
 SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` and `orders` of the pages, share of packed rows
-    "tiny":       dict(hidden_size=160, num_hidden_layers=6, num_attention_heads=5, intermediate_size=432,
-                       phases=((2600, 2e-3, 0.0, 0.0, 0.2), (450, 1e-3, 0.5, 0.0, 0.3), (900, 1e-3, 0.5, 0.0, 0.3), (900, 1.2e-3, 0.6, 0.6, 0.25))),
-    "tiny-small": dict(hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=136,
-                       phases=((3000, 3e-3, 0.0, 0.0, 0.2), (600, 1.5e-3, 0.5, 0.0, 0.3), (700, 1.5e-3, 0.6, 0.6, 0.25))),
+    "tiny": dict(
+        hidden_size=160,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        intermediate_size=432,
+        phases=(
+            (2600, 2e-3, 0.0, 0.0, 0.2),
+            (450, 1e-3, 0.5, 0.0, 0.3),
+            (900, 1e-3, 0.5, 0.0, 0.3),
+            (900, 1.2e-3, 0.6, 0.6, 0.25),
+        ),
+    ),
+    "tiny-small": dict(
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=136,
+        phases=((3000, 3e-3, 0.0, 0.0, 0.2), (600, 1.5e-3, 0.5, 0.0, 0.3), (700, 1.5e-3, 0.6, 0.6, 0.25)),
+    ),
 }
 CONTEXT, VOCABULARY = 512, 1024
 SPECIALS = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-CHAT_TEMPLATE = ("{% for message in messages %}"
-                 "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-                 "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endif %}"
-                 "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 # %% ../nbs/13_tiny.ipynb #tiny-spell
-PHRASES = {"en": ("Write an ad.", "Catalogue row.", "Is this review positive or negative?", "Sum up in one line.", "How much is {}?"),
-           "pt": ("Escreva um anúncio.", "Linha de catálogo.", "Esta avaliação é positiva ou negativa?", "Resuma em uma linha.", "Quanto é {}?")}
+PHRASES = {
+    "en": (
+        "Write an ad.",
+        "Catalogue row.",
+        "Is this review positive or negative?",
+        "Sum up in one line.",
+        "How much is {}?",
+    ),
+    "pt": (
+        "Escreva um anúncio.",
+        "Linha de catálogo.",
+        "Esta avaliação é positiva ou negativa?",
+        "Resuma em uma linha.",
+        "Quanto é {}?",
+    ),
+}
 
-def spell(text:str) -> str:
+
+def spell(text: str) -> str:
     "Cut invented names into syllables, so that the tokenizer learns the syllables and never a whole name."
     syllable = "|".join(SYLLABLES)
-    return re.sub(rf"\b(?:{syllable}){{2,3}}\b", lambda m: "0".join(re.findall(syllable, m[0], flags=re.I)), text, flags=re.I)
+    return re.sub(
+        rf"\b(?:{syllable}){{2,3}}\b",
+        lambda m: "0".join(re.findall(syllable, m[0], flags=re.I)),
+        text,
+        flags=re.I,
+    )
 
-def tokenizer_texts(n:int=3000, seed:int=0):
+
+def tokenizer_texts(n: int = 3000, seed: int = 0):
     "Text the tokenizer is trained on: pages, what people ask, and names at the start of a line."
     rng = random.Random(f"tokenizer-{seed}")
     for i in range(n):
         p = make_product(rng, ("en", "pt")[i % 2])
         names = "".join(" " + make_product(rng).brand for _ in range(4))
-        tasks = "\n".join(says + ("" if t == "arithmetic" else "\n\n") + task_row(t, p, rng)["completion"] for says, t in zip(PHRASES[p.lang], TASKS))
+        tasks = "\n".join(
+            says + ("" if t == "arithmetic" else "\n\n") + task_row(t, p, rng)["completion"]
+            for says, t in zip(PHRASES[p.lang], TASKS)
+        )
         yield spell(f"{page(p, rng)}\n\n{order(p.lang, rng)}\n\n{tasks}") + spell(names)
 
 # %% ../nbs/13_tiny.ipynb #tiny-tokenizer
-def train_tokenizer(n:int=3000, seed:int=0): # -> PreTrainedTokenizerFast
+def train_tokenizer(n: int = 3000, seed: int = 0):  # -> PreTrainedTokenizerFast
     "Byte-level BPE with 1,024 tokens: digits alone, a line's key as one token, any text encodable."
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     tok = Tokenizer(models.BPE())
     words = Regex(r"\n\p{L}+:|[ ]?\p{L}+:?|\p{N}|[ ]?[^\s\p{L}\p{N}]+|\s")
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"),
-                                                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tok.decoder = decoders.ByteLevel()
-    tok.train_from_iterator(tokenizer_texts(n, seed), trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=CONTEXT,
-                                   padding_side="left", clean_up_tokenization_spaces=False)
+    tok.train_from_iterator(
+        tokenizer_texts(n, seed),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=SPECIALS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tok,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        model_max_length=CONTEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 # %% ../nbs/13_tiny.ipynb #tiny-model
-def make_model(name:str, tokenizer, seed:int=0): # -> LlamaForCausalLM, random weights
+def make_model(name: str, tokenizer, seed: int = 0):  # -> LlamaForCausalLM, random weights
     "A Llama of one of `SIZES`, initialised wide (0.05), which brings the copying phase earlier."
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
     shape = {k: v for k, v in SIZES[name].items() if k != "phases"}
     ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=shape["num_attention_heads"], initializer_range=0.05,
-                                         max_position_embeddings=CONTEXT, tie_word_embeddings=True, **shape, **ids))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_key_value_heads=shape["num_attention_heads"],
+            initializer_range=0.05,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            **shape,
+            **ids,
+        )
+    )
     model.generation_config = GenerationConfig(**ids)
     return model
 
 # %% ../nbs/13_tiny.ipynb #tiny-stream
-def pages(seed:int=0, shop:float=0.0, orders:float=0.0):
+def pages(seed: int = 0, shop: float = 0.0, orders: float = 0.0):
     "An endless stream of documents in both languages: product pages, one order in five, one till receipt in ten; `shop` as in `page`, `orders` as in `order`."
     rng = random.Random(f"pages-{seed}")
     while True:
         lang, chance = rng.choice(("en", "pt")), rng.random()
-        yield order(lang, rng, orders) if chance < 0.2 else receipt(rng, 8) if chance < 0.3 else page(make_product(rng, lang), rng, shop)
+        yield (
+            order(lang, rng, orders)
+            if chance < 0.2
+            else receipt(rng, 8)
+            if chance < 0.3
+            else page(make_product(rng, lang), rng, shop)
+        )
 
 # %% ../nbs/13_tiny.ipynb #tiny-rows
-def rows(tokenizer, batch_size:int, packed:bool=False, seed:int=0, shop:float=0.0, orders:float=0.0): # yields (ids, labels), (B, T) each
+def rows(
+    tokenizer, batch_size: int, packed: bool = False, seed: int = 0, shop: float = 0.0, orders: float = 0.0
+):  # yields (ids, labels), (B, T) each
     "One document a row, padded; or, `packed`, documents one after another in rows as long as the context."
     import torch
+
     stream, pad, end, ids = pages(seed, shop, orders), tokenizer.pad_token_id, tokenizer.eos_token_id, []
     while True:
         if packed:
-            while len(ids) < batch_size * CONTEXT: ids += tokenizer(next(stream)).input_ids + [end]
-            batch, ids = torch.tensor(ids[:batch_size * CONTEXT]).view(batch_size, CONTEXT), ids[batch_size * CONTEXT:]
+            while len(ids) < batch_size * CONTEXT:
+                ids += tokenizer(next(stream)).input_ids + [end]
+            batch, ids = (
+                torch.tensor(ids[: batch_size * CONTEXT]).view(batch_size, CONTEXT),
+                ids[batch_size * CONTEXT :],
+            )
             yield batch, batch
         else:
             docs = [tokenizer(next(stream)).input_ids + [end] for _ in range(batch_size)]
@@ -101,40 +198,54 @@ def rows(tokenizer, batch_size:int, packed:bool=False, seed:int=0, shop:float=0.
             yield batch, batch.masked_fill(batch == pad, -100)
 
 # %% ../nbs/13_tiny.ipynb #tiny-schedule
-def schedule(step:int, steps:int, warmup:float=0.05) -> float: # factor on the learning rate
+def schedule(step: int, steps: int, warmup: float = 0.05) -> float:  # factor on the learning rate
     "Linear warm-up, then a cosine down to a twentieth."
     start = max(int(steps * warmup), 1)
-    if step < start: return (step + 1) / start
+    if step < start:
+        return (step + 1) / start
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - start) / max(steps - start, 1)))
 
+
 def pretrain(
-    model,                   # a causal LM, changed in place
+    model,  # a causal LM, changed in place
     tokenizer,
-    steps:int,               # optimizer steps
-    learning_rate:float,     # at the top of the schedule
-    batch_size:int=24,       # documents a batch
-    packed:float=0.2,        # last share of the steps, on rows as long as the context
-    shop:float=0.0,          # chance of each of the shop's own texts on a page
-    orders:float=0.0,        # chance that a line of an order tells another attribute than the colour
-    seed:int=0,              # of the pages
-    report=None,             # called as report(step, loss in nats per token)
-) -> list[dict]: # one row a step: step, loss
+    steps: int,  # optimizer steps
+    learning_rate: float,  # at the top of the schedule
+    batch_size: int = 24,  # documents a batch
+    packed: float = 0.2,  # last share of the steps, on rows as long as the context
+    shop: float = 0.0,  # chance of each of the shop's own texts on a page
+    orders: float = 0.0,  # chance that a line of an order tells another attribute than the colour
+    seed: int = 0,  # of the pages
+    report=None,  # called as report(step, loss in nats per token)
+) -> list[dict]:  # one row a step: step, loss
     "Next-token prediction on the page stream, in float32 with AdamW."
     import torch
-    decay = [p for p in model.parameters() if p.ndim > 1]; rest = [p for p in model.parameters() if p.ndim == 1]
-    opt = torch.optim.AdamW([dict(params=decay, weight_decay=0.1), dict(params=rest, weight_decay=0.0)], lr=learning_rate, betas=(0.9, 0.98))
-    alone, together = rows(tokenizer, batch_size, False, seed, shop, orders), rows(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders)
+
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    opt = torch.optim.AdamW(
+        [dict(params=decay, weight_decay=0.1), dict(params=rest, weight_decay=0.0)],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    alone, together = (
+        rows(tokenizer, batch_size, False, seed, shop, orders),
+        rows(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders),
+    )
     history = []
     model.train()
     for step in range(steps):
-        for group in opt.param_groups: group["lr"] = learning_rate * schedule(step, steps)
+        for group in opt.param_groups:
+            group["lr"] = learning_rate * schedule(step, steps)
         ids, labels = next(alone if step < steps * (1 - packed) else together)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step(); opt.zero_grad()
+        opt.step()
+        opt.zero_grad()
         history.append(dict(step=step, loss=loss.item()))
-        if report: report(step, loss.item())
+        if report:
+            report(step, loss.item())
     model.eval()
     return history
 
@@ -142,67 +253,93 @@ def pretrain(
 def copy_probe(
     model,
     tokenizer,
-    n:int=200,        # sheets, with brands no training text contains
-    seed:int=0,
-    batch_size:int=50,
-) -> float: # share of brand and model names repeated correctly, 0..1
+    n: int = 200,  # sheets, with brands no training text contains
+    seed: int = 0,
+    batch_size: int = 50,
+) -> float:  # share of brand and model names repeated correctly, 0..1
     "Show a sheet, begin the title after it, and see whether the two names are copied."
     import torch
+
     rng = random.Random(f"probe-{seed}")
     products = [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)]
     right = 0
     for i in range(0, n, batch_size):
-        some = products[i:i + batch_size]
-        enc = tokenizer([f"{sheet(p)}\n\n{p.kind}" for p in some], return_tensors="pt", padding=True, padding_side="left")
+        some = products[i : i + batch_size]
+        enc = tokenizer(
+            [f"{sheet(p)}\n\n{p.kind}" for p in some], return_tensors="pt", padding=True, padding_side="left"
+        )
         with torch.no_grad():
             out = model.generate(**enc, max_new_tokens=14, do_sample=False)
-        texts = tokenizer.batch_decode(out[:, enc.input_ids.shape[1]:])
+        texts = tokenizer.batch_decode(out[:, enc.input_ids.shape[1] :])
         right += sum(name in t for p, t in zip(some, texts) for name in (f" {p.brand} ", f" {p.model},"))
     return right / (2 * n)
 
 # %% ../nbs/13_tiny.ipynb #tiny-make
 def make_tiny(
-    folder:str|Path|None=None, # where to; by default the package's own checkpoints
-    seed:int=0,
-    names:tuple=tuple(SIZES),
-) -> dict: # name -> share of names copied
+    folder: str | Path | None = None,  # where to; by default the package's own checkpoints
+    seed: int = 0,
+    names: tuple = tuple(SIZES),
+) -> dict:  # name -> share of names copied
     "Train the shipped models from a seed and save them with tokenizer, card and loss curve."
     from ftguide.models import LM, bar, checkpoint, save
+
     tokenizer, probes = train_tokenizer(seed=seed), {}
     for name in names:
         phases, model, history = SIZES[name]["phases"], make_model(name, tokenizer, seed), []
         total = sum(steps for steps, *_ in phases)
         with bar(total, name) as progress:
             for i, (steps, rate, shop, orders, packed) in enumerate(phases):
-                history += pretrain(model, tokenizer, steps, rate, packed=packed, shop=shop, orders=orders, seed=seed + 100 * i, report=lambda step, loss: progress.update(1))
+                history += pretrain(
+                    model,
+                    tokenizer,
+                    steps,
+                    rate,
+                    packed=packed,
+                    shop=shop,
+                    orders=orders,
+                    seed=seed + 100 * i,
+                    report=lambda step, loss: progress.update(1),
+                )
         probes[name] = copy_probe(model, tokenizer)
-        lm = LM(model.half(), tokenizer, name, [dict(step=i, loss=h["loss"]) for i, h in enumerate(history)][::10])
-        card = (f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {total:,} steps on pages of an invented "
-                f"marketplace in English and Portuguese. It copies {probes[name]:.1%} of unseen names from a sheet. It has never seen an instruction. Made by nbs/13_tiny.ipynb; Apache-2.0.\n")
+        lm = LM(
+            model.half(), tokenizer, name, [dict(step=i, loss=h["loss"]) for i, h in enumerate(history)][::10]
+        )
+        card = (
+            f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {total:,} steps on pages of an invented "
+            f"marketplace in English and Portuguese. It copies {probes[name]:.1%} of unseen names from a sheet. It has never seen an instruction. Made by nbs/13_tiny.ipynb; Apache-2.0.\n"
+        )
         save(lm, Path(folder) / name if folder else checkpoint(name), overwrite=True, card=card)
     return probes
 
 # %% ../nbs/13_tiny.ipynb #tiny-row-probe
 def row_probe(
     lm,
-    n:int=60,          # descriptions, half of them English, with brands no training text contains
-    seed:int=0,
-) -> dict: # field -> share copied correctly, 0..1
+    n: int = 60,  # descriptions, half of them English, with brands no training text contains
+    seed: int = 0,
+) -> dict:  # field -> share copied correctly, 0..1
     "Show a description, begin the catalogue row after it, and see which attributes are copied."
     from ftguide.models import reply
+
     rng = random.Random(f"rows-{seed}")
     products = [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)]
     texts = reply(lm, [f"{describe(p, rng)}\n\n{p.kind} |" for p in products], 48, template=False)
     cells = [[c.strip() for c in t.split("\n")[0].split("|")] + [""] * len(FIELDS) for t in texts]
-    return {f: sum(row[i] == getattr(p, f) for p, row in zip(products, cells)) / n for i, f in enumerate(FIELDS)}
+    return {
+        f: sum(row[i] == getattr(p, f) for p, row in zip(products, cells)) / n for i, f in enumerate(FIELDS)
+    }
 
 # %% ../nbs/13_tiny.ipynb #tiny-held-out
-def held_out_perplexity(model, tokenizer, n:int=100, lang:str="en", seed:int=12345) -> float:
+def held_out_perplexity(model, tokenizer, n: int = 100, lang: str = "en", seed: int = 12345) -> float:
     "Perplexity per token on pages about products with unseen brands."
     import torch
-    rng = random.Random(f"held-out-{seed}-{lang}"); nll = count = 0
+
+    rng = random.Random(f"held-out-{seed}-{lang}")
+    nll = count = 0
     for _ in range(n):
-        ids = torch.tensor([tokenizer(page(make_product(rng, lang, unseen=True), rng)).input_ids + [tokenizer.eos_token_id]])
-        with torch.no_grad(): nll += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        ids = torch.tensor(
+            [tokenizer(page(make_product(rng, lang, unseen=True), rng)).input_ids + [tokenizer.eos_token_id]]
+        )
+        with torch.no_grad():
+            nll += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
     return math.exp(nll / count)

@@ -1,5 +1,8 @@
 "Adapters: merged is unmerged, DPO's reference is the model without its adapter, and weights of 4 bits."
-import gc, json, sys
+
+import gc
+import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,34 +17,50 @@ from ftguide.market import load_tasks
 from ftguide.models import LM, ModelError, completion_logps, load, merged, reply, save
 from ftguide.sft import finetune_sft
 
-ROWS = [dict(prompt=r["prompt"], completion=r["completion"]) for r in load_tasks("train", 16, tasks=("summary", "sentiment"), seed=3)]
+ROWS = [
+    dict(prompt=r["prompt"], completion=r["completion"])
+    for r in load_tasks("train", 16, tasks=("summary", "sentiment"), seed=3)
+]
 PAIRS = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="I do not know") for r in ROWS]
 ADAPTER = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=4)
-STAGES = {"sft": lambda base, **kw: finetune_sft(base, ROWS, **kw), "dpo": lambda base, **kw: align_dpo(base, PAIRS, **kw), "distill": lambda base, **kw: distill("tiny", base, ROWS, epochs=1, **kw)}
+STAGES = {
+    "sft": lambda base, **kw: finetune_sft(base, ROWS, **kw),
+    "dpo": lambda base, **kw: align_dpo(base, PAIRS, **kw),
+    "distill": lambda base, **kw: distill("tiny", base, ROWS, epochs=1, **kw),
+}
 
 
-def weights(model): return {name: p.detach().clone() for name, p in model.named_parameters()}
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def scores(model, tokenizer): return completion_logps(LM(model, tokenizer), [r["prompt"] for r in ROWS], [r["completion"] for r in ROWS])[0]
+def scores(model, tokenizer):
+    return completion_logps(
+        LM(model, tokenizer), [r["prompt"] for r in ROWS], [r["completion"] for r in ROWS]
+    )[0]
 
 
 def nudged(model):
     "An adapter that has learnt something."
-    model = get_peft_model(model, ADAPTER); torch.manual_seed(0)
+    model = get_peft_model(model, ADAPTER)
+    torch.manual_seed(0)
     for name, p in model.named_parameters():
-        if "lora_B" in name: torch.nn.init.normal_(p, std=0.02)
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.02)
     return model.eval()
 
 
 def test_merged_is_unmerged():
-    lm = load("tiny-small"); plain, learnt = scores(lm.model, lm.tokenizer), nudged(lm.copy().model)
-    beside = scores(learnt, lm.tokenizer); inside = merged(learnt)
+    lm = load("tiny-small")
+    plain, learnt = scores(lm.model, lm.tokenizer), nudged(lm.copy().model)
+    beside = scores(learnt, lm.tokenizer)
+    inside = merged(learnt)
     assert (beside - plain).abs().max() > 0.1 and (scores(inside, lm.tokenizer) - beside).abs().max() < 1e-3
     assert type(inside) is type(lm.model) and not hasattr(inside, "peft_config")
 
 
 # ---- DPO with the adapter off as the reference
+
 
 def alive():
     "Numbers in all parameters that are in memory."
@@ -51,19 +70,39 @@ def alive():
 
 class Look(TrainerCallback):
     "What is in memory while a step is made, in copies of the model."
-    def __init__(self, lm): self.one, self.before = lm.parameters, alive()
-    def on_step_end(self, args, state, control, **kw): self.copies = (alive() - self.before) / self.one
+
+    def __init__(self, lm):
+        self.one, self.before = lm.parameters, alive()
+
+    def on_step_end(self, args, state, control, **kw):
+        self.copies = (alive() - self.before) / self.one
 
 
 @pytest.mark.parametrize("flowing", [False, True], ids=["rows", "stream"])
 def test_the_reference_is_the_model_without_its_adapter(flowing, tmp_path):
     lm, file = load("tiny-small"), tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(p) + "\n" for p in PAIRS), encoding="utf-8")
-    run, look = lambda *calls, **kw: align_dpo(lm, streamed(file, "pairs") if flowing else PAIRS, max_steps=2, batch_size=4, train_sampling_strategy="sequential", callbacks=calls, **kw), Look(lm)
+    run, look = (
+        lambda *calls, **kw: align_dpo(
+            lm,
+            streamed(file, "pairs") if flowing else PAIRS,
+            max_steps=2,
+            batch_size=4,
+            train_sampling_strategy="sequential",
+            callbacks=calls,
+            **kw,
+        ),
+        Look(lm),
+    )
     after = run(look, lora=ADAPTER, cache=str(tmp_path / "reference"))
-    assert after.history[0]["loss"] == pytest.approx(0.693147181, abs=1e-6), "ln 2: policy and reference are one model"
+    assert after.history[0]["loss"] == pytest.approx(0.693147181, abs=1e-6), (
+        "ln 2: policy and reference are one model"
+    )
     assert 1 < look.copies < 1.3, "the weights once, and the adapter"
-    if flowing: full = Look(lm); run(full); assert full.copies > 1.9, "without an adapter a stream needs the reference's weights as well"
+    if flowing:
+        full = Look(lm)
+        run(full)
+        assert full.copies > 1.9, "without an adapter a stream needs the reference's weights as well"
     else:
         kept = json.loads(next((tmp_path / "reference").glob("*.json")).read_text(encoding="utf-8"))
         for side in ("chosen", "rejected"):
@@ -72,17 +111,25 @@ def test_the_reference_is_the_model_without_its_adapter(flowing, tmp_path):
 
 
 def test_the_reference_stays_when_the_adapter_learns():
-    lm = load("tiny-small"); learnt = nudged(lm.copy().model)
-    with learnt.disable_adapter(): off = scores(learnt, lm.tokenizer)
-    assert torch.equal(off, scores(lm.model, lm.tokenizer)) and not torch.allclose(off, scores(learnt, lm.tokenizer))
+    lm = load("tiny-small")
+    learnt = nudged(lm.copy().model)
+    with learnt.disable_adapter():
+        off = scores(learnt, lm.tokenizer)
+    assert torch.equal(off, scores(lm.model, lm.tokenizer)) and not torch.allclose(
+        off, scores(learnt, lm.tokenizer)
+    )
 
 
 # ---- what a GPU's settings change, on a CPU
 
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_checkpointing_changes_no_weight_of_an_adapter(stage):
     "Frozen embeddings have no gradient to hand on: a checkpoint that needs one would teach the adapter nothing."
-    plain, saving = (STAGES[stage]("tiny-small", lora=True, max_steps=3, gradient_checkpointing=on).model for on in (False, True))
+    plain, saving = (
+        STAGES[stage]("tiny-small", lora=True, max_steps=3, gradient_checkpointing=on).model
+        for on in (False, True)
+    )
     before = weights(load("tiny-small").model)
     assert max((p - before[name]).abs().max() for name, p in weights(plain).items()) > 1e-5
     assert max((p - weights(plain)[name]).abs().max() for name, p in weights(saving).items()) < 1e-6
@@ -92,55 +139,96 @@ def test_checkpointing_changes_no_weight_of_an_adapter(stage):
 def test_bfloat16_arithmetic_keeps_float32_weights(stage):
     exact, rough = (STAGES[stage]("tiny-small", max_steps=3, bf16=on) for on in (False, True))
     first = [next(h["loss"] for h in lm.history if "loss" in h) for lm in (exact, rough)]
-    assert first[1] == pytest.approx(first[0], rel=0.03) and next(rough.model.parameters()).dtype == torch.float32
-    before = weights(load("tiny-small").model); name = "model.layers.0.mlp.up_proj.weight"
+    assert (
+        first[1] == pytest.approx(first[0], rel=0.03)
+        and next(rough.model.parameters()).dtype == torch.float32
+    )
+    before = weights(load("tiny-small").model)
+    name = "model.layers.0.mlp.up_proj.weight"
     moved = [(lm.model.get_parameter(name) - before[name]).flatten() for lm in (exact, rough)]
     assert torch.cosine_similarity(*moved, dim=0) > 0.7
 
 
 # ---- 4 bits
 
+
 def test_without_a_gpu_four_bits_are_refused_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"^load_in_4bit needs a CUDA GPU and bitsandbytes \(pip install bitsandbytes\), not found here. Leave it out: lora=True"): load("no/such-model", load_in_4bit=True)
+    with pytest.raises(
+        ModelError,
+        match=r"^load_in_4bit needs a CUDA GPU and bitsandbytes \(pip install bitsandbytes\), not found here. Leave it out: lora=True",
+    ):
+        load("no/such-model", load_in_4bit=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ModelError, match=r"needs bitsandbytes \(pip install bitsandbytes\), not found"): load("no/such-model", load_in_4bit=True)
+    with pytest.raises(ModelError, match=r"needs bitsandbytes \(pip install bitsandbytes\), not found"):
+        load("no/such-model", load_in_4bit=True)
 
 
 def command(*args):
     from typer.testing import CliRunner
+
     from ftguide.workflow import app
+
     return CliRunner().invoke(app, list(map(str, args)))
 
 
-@pytest.mark.parametrize("stage", [("sft", "--base", "tiny-small"), ("dpo", "--base", "tiny-small"), ("distill", "--teacher", "tiny", "--student", "tiny-small")], ids=lambda s: s[0])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        ("sft", "--base", "tiny-small"),
+        ("dpo", "--base", "tiny-small"),
+        ("distill", "--teacher", "tiny", "--student", "tiny-small"),
+    ],
+    ids=lambda s: s[0],
+)
 def test_the_command_says_it_in_one_line(stage, tmp_path):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({**r, **p}) + "\n" for r, p in zip(ROWS, PAIRS)), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({**r, **p}) + "\n" for r, p in zip(ROWS, PAIRS)), encoding="utf-8"
+    )
     common = (*stage, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out", "--load-in-4bit")
-    done = command(*common); assert done.exit_code == 2 and "error: --load-in-4bit needs --lora" in done.output
-    if torch.cuda.is_available(): return
-    done = command(*common, "--lora"); assert done.exit_code == 2 and "error: load_in_4bit needs a CUDA GPU" in done.output and done.output.count("\n") == 1, done.output
+    done = command(*common)
+    assert done.exit_code == 2 and "error: --load-in-4bit needs --lora" in done.output
+    if torch.cuda.is_available():
+        return
+    done = command(*common, "--lora")
+    assert (
+        done.exit_code == 2
+        and "error: load_in_4bit needs a CUDA GPU" in done.output
+        and done.output.count("\n") == 1
+    ), done.output
 
 
 class FewBits(LlamaForCausalLM):
     "A stand-in for bitsandbytes: linear weights that take 16 values, do not change, and have no other type until they are dequantised."
-    def num_parameters(self, **kw): return sum(p.numel() for p in self.parameters())
-    def float(self): raise AssertionError("weights of 4 bits have no other type")
+
+    def num_parameters(self, **kw):
+        return sum(p.numel() for p in self.parameters())
+
+    def float(self):
+        raise AssertionError("weights of 4 bits have no other type")
+
     def dequantize(self, dtype=None):
-        for name in ("is_quantized", "is_loaded_in_4bit", "quantization_method", "hf_quantizer"): delattr(self, name)
+        for name in ("is_quantized", "is_loaded_in_4bit", "quantization_method", "hf_quantizer"):
+            delattr(self, name)
         self.__class__ = LlamaForCausalLM
         return self
 
 
 def in_few_bits(name):
-    lm = load(name); lm.model.__class__ = FewBits
+    lm = load(name)
+    lm.model.__class__ = FewBits
     for layer in lm.model.model.layers:
         for m in layer.modules():
-            if isinstance(m, torch.nn.Linear): scale = m.weight.data.abs().max() / 7.5; m.weight.data = (m.weight.data / scale).round().clamp(-8, 7) * scale
+            if isinstance(m, torch.nn.Linear):
+                scale = m.weight.data.abs().max() / 7.5
+                m.weight.data = (m.weight.data / scale).round().clamp(-8, 7) * scale
     lm.model.is_quantized = lm.model.is_loaded_in_4bit = True
-    lm.model.quantization_method, lm.model.hf_quantizer = "fake", SimpleNamespace(is_trainable=True, quantization_config=SimpleNamespace(to_dict=dict))
+    lm.model.quantization_method, lm.model.hf_quantizer = (
+        "fake",
+        SimpleNamespace(is_trainable=True, quantization_config=SimpleNamespace(to_dict=dict)),
+    )
     return lm
 
 
@@ -148,41 +236,77 @@ def in_four_bits(name):
     "The real thing, where bitsandbytes is installed: it has code for CPUs, too slow for anything but a look at what it does."
     pytest.importorskip("bitsandbytes")
     from transformers import BitsAndBytesConfig
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
-    with pytest.MonkeyPatch.context() as m: m.setattr("ftguide.models._four_bits", lambda: dict(quantization_config=config, device_map={"": "cpu"})); return load(name, load_in_4bit=True)
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(
+            "ftguide.models._four_bits", lambda: dict(quantization_config=config, device_map={"": "cpu"})
+        )
+        return load(name, load_in_4bit=True)
 
 
-@pytest.mark.parametrize("few, close", [(in_few_bits, 1e-2), (in_four_bits, 0.3)], ids=["stand-in", "bitsandbytes"])
+@pytest.mark.parametrize(
+    "few, close", [(in_few_bits, 1e-2), (in_four_bits, 0.3)], ids=["stand-in", "bitsandbytes"]
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_adapter_on_few_bits_ends_in_an_ordinary_model(stage, few, close, tmp_path):
     lm, seen = few("tiny-small"), {}
     assert lm.parameters == load("tiny-small").parameters
     before, plain = weights(lm.model), scores(lm.model, lm.tokenizer)
+
     class Types(TrainerCallback):
-        def on_train_begin(self, args, state, control, model=None, **kw): seen.update({str(p.dtype): True for p in model.parameters() if p.requires_grad})
-        def on_train_end(self, args, state, control, model=None, **kw): seen["scores"] = scores(model.eval(), lm.tokenizer)
+        def on_train_begin(self, args, state, control, model=None, **kw):
+            seen.update({str(p.dtype): True for p in model.parameters() if p.requires_grad})
+
+        def on_train_end(self, args, state, control, model=None, **kw):
+            seen["scores"] = scores(model.eval(), lm.tokenizer)
+
     after = STAGES[stage](lm, lora=True, max_steps=3, learning_rate=1e-2, callbacks=(Types(),))
     assert set(seen) == {"torch.float32", "scores"}, "an adapter learns in float32"
-    assert type(after.model) is LlamaForCausalLM and not getattr(after.model, "is_quantized", False) and after.model.dtype == torch.float32
+    assert (
+        type(after.model) is LlamaForCausalLM
+        and not getattr(after.model, "is_quantized", False)
+        and after.model.dtype == torch.float32
+    )
     inside = scores(after.model, lm.tokenizer)
-    assert (inside - seen["scores"]).abs().max() < close < (inside - plain).abs().max() / 3, "nothing that was learnt is lost in merging"
+    assert (inside - seen["scores"]).abs().max() < close < (inside - plain).abs().max() / 3, (
+        "nothing that was learnt is lost in merging"
+    )
     assert lm.model.is_quantized and all(torch.equal(p, before[n]) for n, p in weights(lm.model).items())
     again = load(save(after, tmp_path / "model"))
-    assert isinstance(reply(again, "Hi", 4), str) and {p.dtype for p in again.model.parameters()} == {torch.float32}
+    assert isinstance(reply(again, "Hi", 4), str) and {p.dtype for p in again.model.parameters()} == {
+        torch.float32
+    }
 
 
 def test_weights_of_four_bits_are_not_trained_themselves():
-    lm = load("tiny-small"); lm.model.is_quantized = True
+    lm = load("tiny-small")
+    lm.model.is_quantized = True
     for make in (finetune_sft, align_dpo):
-        with pytest.raises(ModelError, match=r"tiny-small has weights of 4 bits, which no step could change; lora=True \(--lora\)"): make(lm, PAIRS if make is align_dpo else ROWS)
-    with pytest.raises(ModelError, match="which no step could change"): distill("tiny", lm, ROWS)
+        with pytest.raises(
+            ModelError,
+            match=r"tiny-small has weights of 4 bits, which no step could change; lora=True \(--lora\)",
+        ):
+            make(lm, PAIRS if make is align_dpo else ROWS)
+    with pytest.raises(ModelError, match="which no step could change"):
+        distill("tiny", lm, ROWS)
 
 
 def test_a_teacher_goes_to_the_gpu_of_its_process(monkeypatch):
     "A trainer moves what it trains. The teacher is not trained, and would stay behind."
     from ftguide.distill import LogitTeacher
+
     went = []
-    lm = load("tiny-small"); monkeypatch.setattr(type(lm.model), "to", lambda self, where: went.append(where) or self)
-    LogitTeacher(lm); assert not went
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True); monkeypatch.setenv("LOCAL_RANK", "3")
-    LogitTeacher(lm); assert went == ["cuda:3"]
+    lm = load("tiny-small")
+    monkeypatch.setattr(type(lm.model), "to", lambda self, where: went.append(where) or self)
+    LogitTeacher(lm)
+    assert not went
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    LogitTeacher(lm)
+    assert went == ["cuda:3"]

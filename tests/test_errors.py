@@ -1,4 +1,5 @@
 "Bad input: one clear error before any training, exit code 2, nothing overwritten."
+
 import json
 from pathlib import Path
 
@@ -12,8 +13,10 @@ GOOD = {"prompt": "Hi", "completion": "Hello"}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}
 
 
-def write(path:Path, *rows) -> str:
-    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + "\n", encoding="utf-8")
+def write(path: Path, *rows) -> str:
+    path.write_text(
+        "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + "\n", encoding="utf-8"
+    )
     return str(path)
 
 
@@ -24,52 +27,80 @@ def fails(*args, code=2):
     return done.output
 
 
-@pytest.mark.parametrize("rows, says", [
-    (["{not json"], "line 1: not valid JSON"),
-    ([GOOD, "{\"prompt\": \"a\""], "line 2: not valid JSON"),
-    ([{"promt": "Hi", "completion": "Hello"}], "columns found: promt, completion; expected: prompt, completion or messages"),
-    ([GOOD, {"prompt": "Hi"}], "line 2: columns found: prompt"),
-    ([GOOD, {"prompt": "Hi", "completion": ""}], "line 2: column 'completion' is empty"),
-    ([GOOD, {"prompt": None, "completion": "x"}], "line 2: column 'prompt' is empty"),
-    ([GOOD, {"prompt": 3, "completion": "x"}], "must be text"),
-    ([GOOD, "[1, 2]"], "expected an object"),
-    ([], "no rows"),
-    ([{"prompt": "very " * 600, "completion": "long"}], "1 of 1 rows do not fit"),
-])
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        (["{not json"], "line 1: not valid JSON"),
+        ([GOOD, '{"prompt": "a"'], "line 2: not valid JSON"),
+        (
+            [{"promt": "Hi", "completion": "Hello"}],
+            "columns found: promt, completion; expected: prompt, completion or messages",
+        ),
+        ([GOOD, {"prompt": "Hi"}], "line 2: columns found: prompt"),
+        ([GOOD, {"prompt": "Hi", "completion": ""}], "line 2: column 'completion' is empty"),
+        ([GOOD, {"prompt": None, "completion": "x"}], "line 2: column 'prompt' is empty"),
+        ([GOOD, {"prompt": 3, "completion": "x"}], "must be text"),
+        ([GOOD, "[1, 2]"], "expected an object"),
+        ([], "no rows"),
+        ([{"prompt": "very " * 600, "completion": "long"}], "1 of 1 rows do not fit"),
+    ],
+)
 def test_sft_file(tmp_path, rows, says):
     out = fails("sft", "--data", write(tmp_path / "bad.jsonl", *rows), "--out", tmp_path / "out")
     assert says in out and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("rows, says", [
-    ([{"prompt": "Hi", "choosen": "a", "rejected": "b"}], "expected: prompt, chosen, rejected"),
-    ([PAIR, {**PAIR, "rejected": "Hello"}], "line 2: chosen and rejected are the same"),
-])
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        ([{"prompt": "Hi", "choosen": "a", "rejected": "b"}], "expected: prompt, chosen, rejected"),
+        ([PAIR, {**PAIR, "rejected": "Hello"}], "line 2: chosen and rejected are the same"),
+    ],
+)
 def test_pairs_file(tmp_path, rows, says):
     assert says in fails("dpo", "--data", write(tmp_path / "bad.jsonl", *rows), "--out", tmp_path / "out")
 
 
 def test_missing_unreadable_and_unknown(tmp_path):
     assert "no file" in fails("sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "out")
-    (tmp_path / "a.txt").write_text("x"); assert "unknown format" in fails("sft", "--data", tmp_path / "a.txt", "--out", tmp_path / "out")
-    (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00"); assert "not UTF-8" in fails("sft", "--data", tmp_path / "b.jsonl", "--out", tmp_path / "out")
-    (tmp_path / "c.parquet").write_bytes(b"nothing"); assert "cannot be read as parquet" in fails("sft", "--data", tmp_path / "c.parquet", "--out", tmp_path / "out")
+    (tmp_path / "a.txt").write_text("x")
+    assert "unknown format" in fails("sft", "--data", tmp_path / "a.txt", "--out", tmp_path / "out")
+    (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in fails("sft", "--data", tmp_path / "b.jsonl", "--out", tmp_path / "out")
+    (tmp_path / "c.parquet").write_bytes(b"nothing")
+    assert "cannot be read as parquet" in fails(
+        "sft", "--data", tmp_path / "c.parquet", "--out", tmp_path / "out"
+    )
     assert "no file" in fails("sft", "--data", tmp_path, "--out", tmp_path / "out")
 
 
 def test_unknown_model_offline(tmp_path):
     data = write(tmp_path / "d.jsonl", GOOD)
-    assert "cannot load 'no/such-model'" in fails("sft", "--base", "no/such-model", "--data", data, "--out", tmp_path / "out")
+    assert "cannot load 'no/such-model'" in fails(
+        "sft", "--base", "no/such-model", "--data", data, "--out", tmp_path / "out"
+    )
     assert "no folder" in fails("reply", "--model", "./nothing", "Hi")
-    (tmp_path / "empty").mkdir(); assert "no config.json" in fails("reply", "--model", tmp_path / "empty", "Hi")
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in fails("reply", "--model", tmp_path / "empty", "Hi")
 
 
 def test_numbers_out_of_range(tmp_path):
-    rows, pairs = write(tmp_path / "r.jsonl", *[{"prompt": f"Q{i}", "completion": "A"} for i in range(20)]), write(tmp_path / "p.jsonl", PAIR)
-    assert "beta must be above 0" in fails("dpo", "--data", pairs, "--beta", "-0.1", "--out", tmp_path / "out")
-    assert "alpha must lie between 0 and 1" in fails("distill", "--teacher", "tiny", "--data", rows, "--alpha", "1.5", "--out", tmp_path / "out")
-    assert "temperature must be above 0" in fails("distill", "--teacher", "tiny", "--data", rows, "--temperature", "0", "--out", tmp_path / "out")
-    assert "epochs must be above 0" in fails("sft", "--data", rows, "--epochs", "0", "--out", tmp_path / "out")
+    rows, pairs = (
+        write(tmp_path / "r.jsonl", *[{"prompt": f"Q{i}", "completion": "A"} for i in range(20)]),
+        write(tmp_path / "p.jsonl", PAIR),
+    )
+    assert "beta must be above 0" in fails(
+        "dpo", "--data", pairs, "--beta", "-0.1", "--out", tmp_path / "out"
+    )
+    assert "alpha must lie between 0 and 1" in fails(
+        "distill", "--teacher", "tiny", "--data", rows, "--alpha", "1.5", "--out", tmp_path / "out"
+    )
+    assert "temperature must be above 0" in fails(
+        "distill", "--teacher", "tiny", "--data", rows, "--temperature", "0", "--out", tmp_path / "out"
+    )
+    assert "epochs must be above 0" in fails(
+        "sft", "--data", rows, "--epochs", "0", "--out", tmp_path / "out"
+    )
     for flag, value in (("--beta", "-1"), ("--alpha", "2"), ("--temperature", "0"), ("--epochs", "-1")):
         assert "must be" in fails("run", "--sft", rows, flag, value, "--out", tmp_path / "out")
     assert "lang must be" in fails("run", "--lang", "fr", "--out", tmp_path / "out")
@@ -77,8 +108,16 @@ def test_numbers_out_of_range(tmp_path):
 
 
 def test_nothing_is_overwritten(tmp_path):
-    data = write(tmp_path / "d.jsonl", GOOD); taken = tmp_path / "taken"; taken.mkdir(); (taken / "mine.txt").write_text("mine")
-    for command in (["sft", "--data", data], ["dpo", "--data", data], ["distill", "--teacher", "tiny", "--data", data], ["run"]):
+    data = write(tmp_path / "d.jsonl", GOOD)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    for command in (
+        ["sft", "--data", data],
+        ["dpo", "--data", data],
+        ["distill", "--teacher", "tiny", "--data", data],
+        ["run"],
+    ):
         assert "exists and is not empty" in fails(*command, "--out", taken)
     assert [p.name for p in taken.iterdir()] == ["mine.txt"]
 
@@ -95,35 +134,60 @@ def test_usage_errors():
 
 
 def test_every_format_reads_the_same(tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
-    rows = [{"prompt": "Olá, \"mundo\";\ntudo bem?", "completion": "Sim, ção 漢字 🙂"}, GOOD]
-    write(tmp_path / "a.jsonl", *rows); (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"prompt": 'Olá, "mundo";\ntudo bem?', "completion": "Sim, ção 漢字 🙂"}, GOOD]
+    write(tmp_path / "a.jsonl", *rows)
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     import csv
+
     for name, sep, bom in (("a.csv", ",", ""), ("b.csv", ";", "\ufeff"), ("c.csv", "\t", "")):
         with open(tmp_path / name, "w", encoding="utf-8", newline="") as f:
-            f.write(bom); w = csv.DictWriter(f, ["prompt", "completion"], delimiter=sep); w.writeheader(); w.writerows(rows)
+            f.write(bom)
+            w = csv.DictWriter(f, ["prompt", "completion"], delimiter=sep)
+            w.writeheader()
+            w.writerows(rows)
     from datasets import Dataset
-    for source in [*tmp_path.iterdir(), rows, Dataset.from_list(rows)]: assert read(source) == rows, source
+
+    for source in [*tmp_path.iterdir(), rows, Dataset.from_list(rows)]:
+        assert read(source) == rows, source
 
 
 def test_folder_and_dict_are_no_data(tmp_path):
-    with pytest.raises(DataError): read({"prompt": "a", "completion": "b"})
-    with pytest.raises(DataError): read(tmp_path)
+    with pytest.raises(DataError):
+        read({"prompt": "a", "completion": "b"})
+    with pytest.raises(DataError):
+        read(tmp_path)
 
 
-@pytest.mark.parametrize("args, says", [
-    (("decide", "--score", "87", "--labelled", "10"), "between 0 and 1"),
-    (("decide", "--score", "0.8", "--low", "0.7", "--labelled", "10"), "belong together"),
-    (("estimate", "--method", "rlhf"), "rlhf"),
-    (("estimate", "--device", "H1000"), "H1000"),
-    (("estimate", "--model", "no-such-model"), "no-such-model"),
-    (("estimate", "--batch-size", "-1"), "-1"),
-    (("check", "none.jsonl"), "none.jsonl"),
-])
-def test_before_training(args, says): assert says in fails(*args)
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (("decide", "--score", "87", "--labelled", "10"), "between 0 and 1"),
+        (("decide", "--score", "0.8", "--low", "0.7", "--labelled", "10"), "belong together"),
+        (("estimate", "--method", "rlhf"), "rlhf"),
+        (("estimate", "--device", "H1000"), "H1000"),
+        (("estimate", "--model", "no-such-model"), "no-such-model"),
+        (("estimate", "--batch-size", "-1"), "-1"),
+        (("check", "none.jsonl"), "none.jsonl"),
+    ],
+)
+def test_before_training(args, says):
+    assert says in fails(*args)
 
 
 def test_check_exits_with_1_on_errors(tmp_path):
-    found = CliRunner().invoke(app, ["check", write(tmp_path / "a.jsonl", *[dict(GOOD, prompt=f"Say hello to number {i}", completion=f"Hello {i}") for i in range(9)], {"prompt": "Hi", "completion": ""})])
+    found = CliRunner().invoke(
+        app,
+        [
+            "check",
+            write(
+                tmp_path / "a.jsonl",
+                *[dict(GOOD, prompt=f"Say hello to number {i}", completion=f"Hello {i}") for i in range(9)],
+                {"prompt": "Hi", "completion": ""},
+            ),
+        ],
+    )
     assert found.exit_code == 1 and "line 10" in found.output, found.output

@@ -1,43 +1,75 @@
 "The store of votes: processes, crashes, damage, old and new files, privacy; and what votes become."
-import json, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, tempfile, threading
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import nbformat
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import ftguide.feedback as feedback
 from ftguide.data import read
-from ftguide.feedback import MIGRATIONS, Feedback, FeedbackError, pairs_from, rate, rater_weights, restore, thumbs_from
+from ftguide.feedback import (
+    MIGRATIONS,
+    Feedback,
+    FeedbackError,
+    pairs_from,
+    rate,
+    rater_weights,
+    restore,
+    thumbs_from,
+)
 from ftguide.workflow import app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and resource limits")
-SLOW_DISK = Path("/dev/shm") if Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK) else None   # a vote waits for the disk; ten thousand need not
+SLOW_DISK = (
+    Path("/dev/shm") if Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK) else None
+)  # a vote waits for the disk; ten thousand need not
 
 
 @pytest.fixture
-def store(tmp_path): return Feedback(tmp_path / "votes.db")
+def store(tmp_path):
+    return Feedback(tmp_path / "votes.db")
 
 
-def python(code, *args): return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=120)
+def python(code, *args):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=120
+    )
 
 
 # ---- many writers, crashes
 
+
 def writer(path, start, who, n):
     start.wait()
     store = Feedback(path)
-    for i in range(n): store.vote(f"q{i}", "a", "v1", True, f"r{who}", key=f"{who}-{i}")
+    for i in range(n):
+        store.vote(f"q{i}", "a", "v1", True, f"r{who}", key=f"{who}-{i}")
 
 
 def written(path, n, processes=8):
-    context = multiprocessing.get_context("fork"); start = context.Event()
+    context = multiprocessing.get_context("fork")
+    start = context.Event()
     workers = [context.Process(target=writer, args=(path, start, k, n)) for k in range(processes)]
-    for w in workers: w.start()
+    for w in workers:
+        w.start()
     start.set()
-    for w in workers: w.join(150)
+    for w in workers:
+        w.join(150)
     assert [w.exitcode for w in workers] == [0] * processes
     return Feedback(path)
 
@@ -47,7 +79,8 @@ def test_eight_processes_lose_none_of_ten_thousand_votes(tmp_path_factory):
     try:
         rows = written(folder / "votes.db", 1250).rows()
         assert len(rows) == 10_000 and len({r["key"] for r in rows}) == 10_000
-    finally: shutil.rmtree(folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("n", range(5))
@@ -56,42 +89,74 @@ def test_eight_processes_make_one_new_file(tmp_path, n):
 
 
 def test_threads_and_a_fork_share_a_store(store):
-    def work(k): [store.vote("q", f"a{k}", "v1", True) for _ in range(20)]
+    def work(k):
+        [store.vote("q", f"a{k}", "v1", True) for _ in range(20)]
+
     threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
-    for t in threads: t.start()
-    child = multiprocessing.get_context("fork").Process(target=work, args=("child",)); child.start()
-    for t in threads: t.join()
+    for t in threads:
+        t.start()
+    child = multiprocessing.get_context("fork").Process(target=work, args=("child",))
+    child.start()
+    for t in threads:
+        t.join()
     child.join(60)
     assert child.exitcode == 0 and store.numbers()["votes"] == 140
 
 
 def test_a_key_counts_once(tmp_path):
-    path = tmp_path / "votes.db"; Feedback(path)
-    now = threading.Event(); now.set()
-    for _ in range(2): writer(path, now, 0, 10)
+    path = tmp_path / "votes.db"
+    Feedback(path)
+    now = threading.Event()
+    now.set()
+    for _ in range(2):
+        writer(path, now, 0, 10)
     assert Feedback(path).numbers()["votes"] == 10
 
 
 def test_an_empty_key_is_no_key(store):
-    assert store.vote("q", "a", "v1", True, "ana", key="") != store.vote("q", "a", "v1", True, "bo", key="") and [r["key"] for r in store.rows()] == [None, None]
+    assert store.vote("q", "a", "v1", True, "ana", key="") != store.vote(
+        "q", "a", "v1", True, "bo", key=""
+    ) and [r["key"] for r in store.rows()] == [None, None]
 
 
-@pytest.mark.parametrize("other, says", [
-    (lambda s: s.vote("q", "a", "v1", False, "ana", key="k"), "up"), (lambda s: s.vote("q2", "b", "v1", True, "ana", key="k"), "prompt, answer"), (lambda s: s.vote("q", "a", "v1", True, "bo", "note", key="k"), "rater, note"),
-    (lambda s: s.choose("q", "a", "b", "v1", "v2", "a", "ana", key="k"), "kind, a, b, version_a, version_b, chosen")])
+@pytest.mark.parametrize(
+    "other, says",
+    [
+        (lambda s: s.vote("q", "a", "v1", False, "ana", key="k"), "up"),
+        (lambda s: s.vote("q2", "b", "v1", True, "ana", key="k"), "prompt, answer"),
+        (lambda s: s.vote("q", "a", "v1", True, "bo", "note", key="k"), "rater, note"),
+        (
+            lambda s: s.choose("q", "a", "b", "v1", "v2", "a", "ana", key="k"),
+            "kind, a, b, version_a, version_b, chosen",
+        ),
+    ],
+)
 def test_a_key_that_comes_with_another_click(store, other, says):
     first = store.vote("q", "a", "v1", True, "ana", key="k")
-    with pytest.raises(FeedbackError, match=f"key 'k' is that of row {first}, which has another {says}; a key stands for one click"): other(store)
-    assert store.vote("q", "a", "v1", True, "ana", key="k") == first and [r["up"] for r in store.rows()] == [True]
+    with pytest.raises(
+        FeedbackError,
+        match=f"key 'k' is that of row {first}, which has another {says}; a key stands for one click",
+    ):
+        other(store)
+    assert store.vote("q", "a", "v1", True, "ana", key="k") == first and [r["up"] for r in store.rows()] == [
+        True
+    ]
 
 
 def test_a_click_whose_row_was_forgotten_at_that_moment_is_kept(store, monkeypatch):
-    store.vote("q", "a", "v1", True, "ana", key="k"); real = Feedback._all
+    store.vote("q", "a", "v1", True, "ana", key="k")
+    real = Feedback._all
+
     def forgotten(self, sql, values=()):
-        if "WHERE key" in sql: monkeypatch.undo(); self.forget("ana")
+        if "WHERE key" in sql:
+            monkeypatch.undo()
+            self.forget("ana")
         return real(self, sql, values)
+
     monkeypatch.setattr(Feedback, "_all", forgotten)
-    assert store.vote("q", "a", "v1", True, "ana", key="k") == store.rows()[0]["id"] and len(store.rows()) == 1
+    assert (
+        store.vote("q", "a", "v1", True, "ana", key="k") == store.rows()[0]["id"] and len(store.rows()) == 1
+    )
 
 
 CHILD = """import sys; from ftguide.feedback import Feedback
@@ -100,9 +165,12 @@ while True:
     store.vote("q" * 500, "a" * 3000, "v1", True); n += 1; print(n, flush=True)"""
 
 
-def killed(child) -> int: # the last number it said, or 0; not by communicate(timeout=…), which passes over what readline() has buffered
+def killed(
+    child,
+) -> int:  # the last number it said, or 0; not by communicate(timeout=…), which passes over what readline() has buffered
     child.kill()
-    with child: return max([int(x) for x in child.stdout.read().split()] or [0])
+    with child:
+        return max([int(x) for x in child.stdout.read().split()] or [0])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -111,7 +179,8 @@ def test_killed_at_any_moment(tmp_path, seed):
     for _ in range(2):
         before = Feedback(path).numbers()["votes"]
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(rng.randrange(1, 60)): said = int(child.stdout.readline())
+        for _ in range(rng.randrange(1, 60)):
+            said = int(child.stdout.readline())
         threading.Event().wait(rng.random() / 100)
         said = max(said, killed(child))
         kept = Feedback(path).numbers()["votes"] - before
@@ -120,21 +189,29 @@ def test_killed_at_any_moment(tmp_path, seed):
 
 
 def test_confirmed_votes_and_at_most_one_more(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "v.db")], stdout=subprocess.PIPE, text=True)
-    for n in range(30): assert child.stdout.readline().strip() == str(n + 1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "v.db")], stdout=subprocess.PIPE, text=True
+    )
+    for n in range(30):
+        assert child.stdout.readline().strip() == str(n + 1)
     said = max(30, killed(child))
     assert said <= Feedback(tmp_path / "v.db").numbers()["votes"] <= said + 1
 
 
 # ---- full disks, damage, versions
 
+
 def test_a_full_disk_is_one_line_and_loses_nothing(store):
-    for i in range(20): store.vote(f"q{i}", "a" * 1000, "v1", True)
-    pages = store._all("PRAGMA page_count")[0][0]; store._all(f"PRAGMA max_page_count = {pages}")
+    for i in range(20):
+        store.vote(f"q{i}", "a" * 1000, "v1", True)
+    pages = store._all("PRAGMA page_count")[0][0]
+    store._all(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(FeedbackError, match="no room on the disk") as e:
-        for _ in range(50): store.vote("q", "a" * 3000, "v1", True)
+        for _ in range(50):
+            store.vote("q", "a" * 3000, "v1", True)
     assert "\n" not in str(e.value)
-    kept = store.numbers()["votes"]; store._all("PRAGMA max_page_count = 1000000")
+    kept = store.numbers()["votes"]
+    store._all("PRAGMA max_page_count = 1000000")
     store.vote("q", "a", "v1", True)
     assert store.numbers()["votes"] == kept + 1 >= 21
 
@@ -149,41 +226,76 @@ except FeedbackError as e: print(n, e)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 100_000))
 try: s.backup()
 except FeedbackError as e: print(e)"""
-    done = python(code, tmp_path / "v.db"); n, said = done.stdout.split(" ", 1)
+    done = python(code, tmp_path / "v.db")
+    n, said = done.stdout.split(" ", 1)
     assert done.returncode == 0 and "no room on the disk" in said and said.count("\n") == 2, done.stderr
     vote, backup = said.splitlines()
-    assert vote.endswith("This entry is not kept, all before it are; free some space and send it again") and backup.startswith(f"{tmp_path / 'v.db'}: no room") and backup.endswith("No backup is made, the store is as it was; free some space and try again")
+    assert (
+        vote.endswith("This entry is not kept, all before it are; free some space and send it again")
+        and backup.startswith(f"{tmp_path / 'v.db'}: no room")
+        and backup.endswith("No backup is made, the store is as it was; free some space and try again")
+    )
     assert not list((tmp_path / "v.db.backups").iterdir())
     assert Feedback(tmp_path / "v.db").numbers()["votes"] == int(n)
 
 
 @pytest.mark.parametrize("harm", ["header", "page", "cut", "text"])
 def test_damage_is_reported_and_the_backup_offered(store, harm):
-    for i in range(200): store.vote(f"q{i}", "a" * 100, "v1", True)
-    store._all("PRAGMA wal_checkpoint(TRUNCATE)"); store.close()
+    for i in range(200):
+        store.vote(f"q{i}", "a" * 100, "v1", True)
+    store._all("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
     good = store.path.read_bytes()
+
     def spoil():
-        bad = dict(header=b"\xff" * 100 + good[100:], page=good[:4096] + b"\xff\x00" * 2048 + good[8192:], cut=good[:len(good) // 2 + 99], text=b"dear diary\n" * 500)[harm]
+        bad = dict(
+            header=b"\xff" * 100 + good[100:],
+            page=good[:4096] + b"\xff\x00" * 2048 + good[8192:],
+            cut=good[: len(good) // 2 + 99],
+            text=b"dear diary\n" * 500,
+        )[harm]
         store.path.write_bytes(bad)
+
     spoil()
-    with pytest.raises(FeedbackError, match=r"damaged, or not a store of feedback .*no backup beside it; `backup\(\)` makes one"): Feedback(store.path)
-    store.path.write_bytes(good); copy = store.backup(); store.close(); spoil()
-    with pytest.raises(FeedbackError, match=f"The newest backup is {copy}; `restore"): Feedback(store.path)
-    with pytest.raises(FeedbackError, match=f"^{store.path}: damaged, or not a store of feedback .*The newest backup is {copy}; `restore"): store.backup()
+    with pytest.raises(
+        FeedbackError,
+        match=r"damaged, or not a store of feedback .*no backup beside it; `backup\(\)` makes one",
+    ):
+        Feedback(store.path)
+    store.path.write_bytes(good)
+    copy = store.backup()
+    store.close()
+    spoil()
+    with pytest.raises(FeedbackError, match=f"The newest backup is {copy}; `restore"):
+        Feedback(store.path)
+    with pytest.raises(
+        FeedbackError,
+        match=f"^{store.path}: damaged, or not a store of feedback .*The newest backup is {copy}; `restore",
+    ):
+        store.backup()
     assert list(copy.parent.iterdir()) == [copy]
     assert restore(store.path).numbers()["votes"] == 200
 
 
 def test_restore_takes_the_newest_backup_that_is_whole(store):
-    store.vote("q", "a", "v1", True); store.backup(); store.vote("q", "b", "v1", True); newest = store.backup(); store.close()
-    newest.write_bytes(b"no"); store.path.write_bytes(b"no")
+    store.vote("q", "a", "v1", True)
+    store.backup()
+    store.vote("q", "b", "v1", True)
+    newest = store.backup()
+    store.close()
+    newest.write_bytes(b"no")
+    store.path.write_bytes(b"no")
     assert restore(store.path).numbers()["votes"] == 1
-    for old in newest.parent.iterdir(): old.write_bytes(b"no")
-    with pytest.raises(FeedbackError, match="no backup beside it can be read; nothing was changed"): restore(store.path)
+    for old in newest.parent.iterdir():
+        old.write_bytes(b"no")
+    with pytest.raises(FeedbackError, match="no backup beside it can be read; nothing was changed"):
+        restore(store.path)
 
 
 def test_backups_are_kept_few_and_hold_what_was_there(store):
-    for n in range(8): store.vote("q", f"a{n}", "v1", True); last = store.backup(keep=3)
+    for n in range(8):
+        store.vote("q", f"a{n}", "v1", True)
+        last = store.backup(keep=3)
     there = sorted(last.parent.iterdir())
     assert len(there) == 3 and there[-1] == last and Feedback(last).numbers()["votes"] == 8
 
@@ -191,65 +303,99 @@ def test_backups_are_kept_few_and_hold_what_was_there(store):
 def backing_up(path, told, go):
     "A backup that is whole and not yet renamed: it waits there, or is killed."
     real = os.replace
+
     def replace(*a):
         told.set()
-        if go is None: os.kill(os.getpid(), signal.SIGKILL)
-        go.wait(60); real(*a)
-    os.replace = replace; Feedback(path).backup()
+        if go is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        go.wait(60)
+        real(*a)
+
+    os.replace = replace
+    Feedback(path).backup()
 
 
 def beginning(store, go=None):
-    context = multiprocessing.get_context("fork"); told, go = context.Event(), go and context.Event()
-    child = context.Process(target=backing_up, args=(store.path, told, go)); child.start(); assert told.wait(60)
+    context = multiprocessing.get_context("fork")
+    told, go = context.Event(), go and context.Event()
+    child = context.Process(target=backing_up, args=(store.path, told, go))
+    child.start()
+    assert told.wait(60)
     return child, go
 
 
 @pytest.mark.parametrize("then", [lambda s: s.backup(), lambda s: s.forget("Ana Souza")])
 def test_what_a_killed_backup_left_is_deleted(store, then):
-    store.vote("q", "a", "v1", True, "Ana Souza"); store.vote("q", "a", "v1", True, "bo"); whole = store.backup()
-    child, _ = beginning(store); child.join(60)
+    store.vote("q", "a", "v1", True, "Ana Souza")
+    store.vote("q", "a", "v1", True, "bo")
+    whole = store.backup()
+    child, _ = beginning(store)
+    child.join(60)
     half = [p for p in whole.parent.iterdir() if p != whole]
     assert child.exitcode == -signal.SIGKILL and len(half) == 1 and b"Ana Souza" in half[0].read_bytes()
-    mine = whole.parent / ".gitignore"; mine.write_text("*"); log = half[0].with_name(half[0].name + "-journal"); log.write_bytes(b"Ana Souza")
+    mine = whole.parent / ".gitignore"
+    mine.write_text("*")
+    log = half[0].with_name(half[0].name + "-journal")
+    log.write_bytes(b"Ana Souza")
     then(store)
     assert whole.exists() and mine.exists() and not half[0].exists() and not log.exists()
 
 
 def test_what_a_living_backup_writes_stays(store, monkeypatch):
-    store.vote("q", "a", "v1", True, "Ana Souza"); child, go = beginning(store, go=True)
-    half = list(feedback._folder(store.path).iterdir()); assert len(half) == 1
+    store.vote("q", "a", "v1", True, "Ana Souza")
+    child, go = beginning(store, go=True)
+    half = list(feedback._folder(store.path).iterdir())
+    assert len(half) == 1
     monkeypatch.setattr(feedback, "PATIENCE_S", 0)
-    with pytest.raises(FeedbackError, match="another backup has been at work for 0 seconds; try again"): store.backup()
-    with pytest.raises(FeedbackError, match="1 rows of 'Ana Souza' are deleted, but not from the backups: .*another backup"): store.forget("Ana Souza")
+    with pytest.raises(FeedbackError, match="another backup has been at work for 0 seconds; try again"):
+        store.backup()
+    with pytest.raises(
+        FeedbackError, match="1 rows of 'Ana Souza' are deleted, but not from the backups: .*another backup"
+    ):
+        store.forget("Ana Souza")
     assert half[0].exists()
-    go.set(); child.join(60); monkeypatch.undo()
+    go.set()
+    child.join(60)
+    monkeypatch.undo()
     assert child.exitcode == 0 and store.forget("Ana Souza") == 0
-    left = list(half[0].parent.iterdir()); assert len(left) == 1 and b"Ana Souza" not in left[0].read_bytes()
+    left = list(half[0].parent.iterdir())
+    assert len(left) == 1 and b"Ana Souza" not in left[0].read_bytes()
 
 
 def test_a_folder_of_backups_that_is_a_file(store):
     feedback._folder(store.path).write_text("mine")
-    with pytest.raises(FeedbackError, match=r"votes.db.backups: File exists; it must be a folder"): store.backup()
+    with pytest.raises(FeedbackError, match=r"votes.db.backups: File exists; it must be a folder"):
+        store.backup()
 
 
 def old_file(path, version=1):
     with closing(sqlite3.connect(path)) as db:
-        for statement in MIGRATIONS[0]: db.execute(statement)
-        for i in range(50): db.execute("INSERT INTO feedback (kind, prompt, answer, version, says, rater, note, time) VALUES ('vote', ?, 'a', 'v1', 1, 'ana', '', '2026-01-01')", (f"q{i}",))
-        db.execute(f"PRAGMA user_version = {version}"); db.commit()
+        for statement in MIGRATIONS[0]:
+            db.execute(statement)
+        for i in range(50):
+            db.execute(
+                "INSERT INTO feedback (kind, prompt, answer, version, says, rater, note, time) VALUES ('vote', ?, 'a', 'v1', 1, 'ana', '', '2026-01-01')",
+                (f"q{i}",),
+            )
+        db.execute(f"PRAGMA user_version = {version}")
+        db.commit()
 
 
 def test_an_old_file_is_upgraded_by_many_at_once(tmp_path):
-    path = tmp_path / "old.db"; old_file(path)
+    path = tmp_path / "old.db"
+    old_file(path)
     store = written(path, 3)
     assert store.numbers()["votes"] == 50 + 24 and store._all("PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert store.vote("q", "a", "v1", True, key="k") == store.vote("q", "a", "v1", True, key="k")
 
 
 def test_an_upgrade_that_breaks_off_changes_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "old.db"; old_file(path); before = path.read_bytes()
+    path = tmp_path / "old.db"
+    old_file(path)
+    before = path.read_bytes()
     monkeypatch.setattr(feedback, "MIGRATIONS", (MIGRATIONS[0], (MIGRATIONS[1][0], "NOT SQL")))
-    with pytest.raises(FeedbackError): Feedback(path)
+    with pytest.raises(FeedbackError):
+        Feedback(path)
     assert path.read_bytes() == before
     monkeypatch.undo()
     assert Feedback(path).numbers()["votes"] == 50
@@ -258,240 +404,468 @@ def test_an_upgrade_that_breaks_off_changes_nothing(tmp_path, monkeypatch):
 def test_files_that_are_no_store(tmp_path):
     old_file(tmp_path / "new.db", version=99)
     before = (tmp_path / "new.db").read_bytes()
-    with pytest.raises(FeedbackError, match="newer ftguide .version 99 of the store, this one knows 2.; upgrade"): Feedback(tmp_path / "new.db")
+    with pytest.raises(
+        FeedbackError, match="newer ftguide .version 99 of the store, this one knows 2.; upgrade"
+    ):
+        Feedback(tmp_path / "new.db")
     assert (tmp_path / "new.db").read_bytes() == before
-    with closing(sqlite3.connect(tmp_path / "other.db")) as db: db.execute("CREATE TABLE songs (name)")
-    with pytest.raises(FeedbackError, match="not a store of feedback"): Feedback(tmp_path / "other.db")
-    with pytest.raises(FeedbackError): Feedback(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("CREATE TABLE songs (name)")
+    with pytest.raises(FeedbackError, match="not a store of feedback"):
+        Feedback(tmp_path / "other.db")
+    with pytest.raises(FeedbackError):
+        Feedback(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FeedbackError, match="file in a folder"): Feedback(tmp_path / "file" / "votes.db")
-    with pytest.raises(FeedbackError, match="no store"): pairs_from(tmp_path / "none.db")
+    with pytest.raises(FeedbackError, match="file in a folder"):
+        Feedback(tmp_path / "file" / "votes.db")
+    with pytest.raises(FeedbackError, match="no store"):
+        pairs_from(tmp_path / "none.db")
 
 
 # ---- what is kept
+
 
 @settings(max_examples=40)
 @given(st.text(min_size=1), st.text(), st.text(), st.text())
 def test_any_text_comes_back_as_it_was(prompt, answer, rater, note):
     with closing(Feedback(Path(STORES) / "any.db")) as store:
-        try: i = store.vote(prompt, answer, "v1", True, rater, note)
-        except FeedbackError as e: assert not prompt.strip() or "half a character" in str(e); return
+        try:
+            i = store.vote(prompt, answer, "v1", True, rater, note)
+        except FeedbackError as e:
+            assert not prompt.strip() or "half a character" in str(e)
+            return
         row = store.rows()[-1]
-        assert (row["id"], row["prompt"], row["answer"], row["rater"], row["note"]) == (i, prompt, answer, rater, note)
+        assert (row["id"], row["prompt"], row["answer"], row["rater"], row["note"]) == (
+            i,
+            prompt,
+            answer,
+            rater,
+            note,
+        )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def folder(tmp_path_factory):
-    global STORES; STORES = tmp_path_factory.mktemp("stores")
+    global STORES
+    STORES = tmp_path_factory.mktemp("stores")
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda s: s.vote("q", "a", "v1", 1), "up must be True or False"), (lambda s: s.vote(" ", "a", "v1", True), "prompt is empty"), (lambda s: s.vote(["q"], "a", "v1", True), "prompt must be text, not list"),
-    (lambda s: s.vote("q", "a\ud800", "v1", True), "answer holds half a character"), (lambda s: s.vote("q", "a", None, True), "version must be text"), (lambda s: s.vote("q", "a", "v1", True, key=3), "key must be text"),
-    (lambda s: s.choose("q", "a", "b", "v1", "v2", "left"), "chosen must be a, b or tie"), (lambda s: s.choose("q", "a", None, "v1", "v2", "a"), "b must be text"), (lambda s: s.forget(" "), "rater is empty"),
-    (lambda s: s.export("x.txt"), "unknown format '.txt'"), (lambda s: s.export("x.jsonl", personal="hide"), "refuse, mask or keep"), (lambda s: pairs_from(s, min_votes=0), "min_votes"), (lambda s: thumbs_from(s, min_margin=1), "min_margin"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda s: s.vote("q", "a", "v1", 1), "up must be True or False"),
+        (lambda s: s.vote(" ", "a", "v1", True), "prompt is empty"),
+        (lambda s: s.vote(["q"], "a", "v1", True), "prompt must be text, not list"),
+        (lambda s: s.vote("q", "a\ud800", "v1", True), "answer holds half a character"),
+        (lambda s: s.vote("q", "a", None, True), "version must be text"),
+        (lambda s: s.vote("q", "a", "v1", True, key=3), "key must be text"),
+        (lambda s: s.choose("q", "a", "b", "v1", "v2", "left"), "chosen must be a, b or tie"),
+        (lambda s: s.choose("q", "a", None, "v1", "v2", "a"), "b must be text"),
+        (lambda s: s.forget(" "), "rater is empty"),
+        (lambda s: s.export("x.txt"), "unknown format '.txt'"),
+        (lambda s: s.export("x.jsonl", personal="hide"), "refuse, mask or keep"),
+        (lambda s: pairs_from(s, min_votes=0), "min_votes"),
+        (lambda s: thumbs_from(s, min_margin=1), "min_margin"),
+    ],
+)
 def test_bad_input_is_one_line_and_keeps_nothing(store, call, says):
-    with pytest.raises(FeedbackError, match=says) as e: call(store)
+    with pytest.raises(FeedbackError, match=says) as e:
+        call(store)
     assert "\n" not in str(e.value) and store.rows() == []
 
 
 def test_numbers_count_by_version(store):
-    for up in (True, True, False): store.vote("q", "a", "v1", up)
-    for chosen in ("b", "b", "tie", "a"): store.choose("q", "x", "y", "v1", "v2", chosen)
+    for up in (True, True, False):
+        store.vote("q", "a", "v1", up)
+    for chosen in ("b", "b", "tie", "a"):
+        store.choose("q", "x", "y", "v1", "v2", chosen)
     store.choose("q", "x", "z", "v1", "v1", "a")
     n = store.numbers()
     assert (n["votes"], n["choices"], n["share_up"].value) == (3, 5, pytest.approx(2 / 3))
-    assert n["win_rate"]["v2"].value == pytest.approx(2.5 / 4) and n["win_rate"]["v1"].value == pytest.approx(1.5 / 4) and n["win_rate"]["v2"].n == 4
-    assert n["by_version"]["v2"]["votes"] == 0 and n["by_version"]["v2"]["share_up"] is None and n["by_version"]["v1"]["up"] == 2
-    assert Feedback(store.path.with_name("empty.db")).numbers() == dict(votes=0, choices=0, share_up=None, win_rate={}, by_version={})
+    assert (
+        n["win_rate"]["v2"].value == pytest.approx(2.5 / 4)
+        and n["win_rate"]["v1"].value == pytest.approx(1.5 / 4)
+        and n["win_rate"]["v2"].n == 4
+    )
+    assert (
+        n["by_version"]["v2"]["votes"] == 0
+        and n["by_version"]["v2"]["share_up"] is None
+        and n["by_version"]["v1"]["up"] == 2
+    )
+    assert Feedback(store.path.with_name("empty.db")).numbers() == dict(
+        votes=0, choices=0, share_up=None, win_rate={}, by_version={}
+    )
 
 
 # ---- privacy
 
+
 def test_export_and_read_again(store, tmp_path):
-    store.vote("q", "a", "v1", True, "Ana", "fine", key="secret"); store.choose("q", "a", "b", "v1", "v2", "tie", "Bo"); store.vote("mail ana@example.com", "a", "v1", False, "Ana")
-    with pytest.raises(FeedbackError, match="rows with personal data: 1 .e-mail: 1; row 3.; nothing was exported"): store.export(tmp_path / "x.jsonl")
+    store.vote("q", "a", "v1", True, "Ana", "fine", key="secret")
+    store.choose("q", "a", "b", "v1", "v2", "tie", "Bo")
+    store.vote("mail ana@example.com", "a", "v1", False, "Ana")
+    with pytest.raises(
+        FeedbackError, match="rows with personal data: 1 .e-mail: 1; row 3.; nothing was exported"
+    ):
+        store.export(tmp_path / "x.jsonl")
     assert not list(tmp_path.glob("*x.jsonl*"))
-    lines = [json.loads(l) for l in store.export(tmp_path / "x.jsonl", "mask").read_text(encoding="utf-8").splitlines()]
-    assert [l["rater"] for l in lines] == ["rater 1", "rater 2", "rater 1"] and lines[2]["prompt"] == "mail [e-mail]" and "key" not in lines[0]
+    lines = [
+        json.loads(l)
+        for l in store.export(tmp_path / "x.jsonl", "mask").read_text(encoding="utf-8").splitlines()
+    ]
+    assert (
+        [l["rater"] for l in lines] == ["rater 1", "rater 2", "rater 1"]
+        and lines[2]["prompt"] == "mail [e-mail]"
+        and "key" not in lines[0]
+    )
     import pyarrow.parquet as pq
+
     table = pq.read_table(store.export(tmp_path / "x.parquet", "keep", raters=True)).to_pylist()
-    assert [r["rater"] for r in table] == ["Ana", "Bo", "Ana"] and table[1]["chosen"] == "tie" and table[2]["prompt"] == "mail ana@example.com"
-    with pytest.raises(FileExistsError): store.export(tmp_path / "x.jsonl", "keep")
+    assert (
+        [r["rater"] for r in table] == ["Ana", "Bo", "Ana"]
+        and table[1]["chosen"] == "tie"
+        and table[2]["prompt"] == "mail ana@example.com"
+    )
+    with pytest.raises(FileExistsError):
+        store.export(tmp_path / "x.jsonl", "keep")
 
 
 def test_forget_leaves_no_trace(store, tmp_path):
-    for i in range(300): store.vote(f"q{i}", "a" * 200, "v1", True, "Ana Souza" if i % 3 else "bo", "private note of Ana" if i % 3 else "")
-    store.backup(); store.backup()
+    for i in range(300):
+        store.vote(
+            f"q{i}",
+            "a" * 200,
+            "v1",
+            True,
+            "Ana Souza" if i % 3 else "bo",
+            "private note of Ana" if i % 3 else "",
+        )
+    store.backup()
+    store.backup()
     assert store.forget("Ana Souza") == 200 and store.forget("Ana Souza") == 0
     assert {r["rater"] for r in store.rows()} == {"bo"} and store.numbers()["votes"] == 100
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and (b"Ana Souza" in p.read_bytes() or b"private note" in p.read_bytes())]
+    assert not [
+        p
+        for p in tmp_path.rglob("*")
+        if p.is_file() and (b"Ana Souza" in p.read_bytes() or b"private note" in p.read_bytes())
+    ]
 
 
 def test_forget_names_what_it_cannot_clean(store):
-    store.vote("q", "a", "v1", True, "Ana"); copy = store.backup(); copy.write_bytes(b"Ana, but no database")
-    with pytest.raises(FeedbackError, match=f"1 rows of 'Ana' are deleted, but they may still be in {copy}"): store.forget("Ana")
+    store.vote("q", "a", "v1", True, "Ana")
+    copy = store.backup()
+    copy.write_bytes(b"Ana, but no database")
+    with pytest.raises(FeedbackError, match=f"1 rows of 'Ana' are deleted, but they may still be in {copy}"):
+        store.forget("Ana")
     assert store.rows() == []
 
 
 def test_forget_names_copies_of_a_store_whatever_its_name(tmp_path):
-    store = Feedback(tmp_path / "a[1].db"); store.vote("q", "a", "v1", True, "Ana"); copy = store.backup()
-    there = [tmp_path / "a[1].db.damaged", tmp_path / ".a[1].db.4711", copy.with_name("20260101-120000-000000.db-wal")]      # a restored store's, of a `restore` that was killed, of a backup that is gone
-    for p in there: p.write_bytes(b"Ana")
+    store = Feedback(tmp_path / "a[1].db")
+    store.vote("q", "a", "v1", True, "Ana")
+    copy = store.backup()
+    there = [
+        tmp_path / "a[1].db.damaged",
+        tmp_path / ".a[1].db.4711",
+        copy.with_name("20260101-120000-000000.db-wal"),
+    ]  # a restored store's, of a `restore` that was killed, of a backup that is gone
+    for p in there:
+        p.write_bytes(b"Ana")
     (tmp_path / ".b.db.4711").write_bytes(b"Ana")
-    with pytest.raises(FeedbackError) as e: store.forget("Ana")
-    assert sorted(str(e.value).split("may still be in ")[1].removesuffix("; delete these files").split(", ")) == sorted(map(str, there))
+    with pytest.raises(FeedbackError) as e:
+        store.forget("Ana")
+    assert sorted(
+        str(e.value).split("may still be in ")[1].removesuffix("; delete these files").split(", ")
+    ) == sorted(map(str, there))
 
 
 def test_forget_cleans_a_backup_that_somebody_looks_at(store):
-    store.vote("q", "a", "v1", True, "Ana Souza"); copy = store.backup(); looks = Feedback(copy); assert len(looks.rows()) == 1
-    assert store.forget("Ana Souza") == 1 and not [p for p in copy.parent.iterdir() if b"Ana Souza" in p.read_bytes()] and looks.rows() == []
+    store.vote("q", "a", "v1", True, "Ana Souza")
+    copy = store.backup()
+    looks = Feedback(copy)
+    assert len(looks.rows()) == 1
+    assert (
+        store.forget("Ana Souza") == 1
+        and not [p for p in copy.parent.iterdir() if b"Ana Souza" in p.read_bytes()]
+        and looks.rows() == []
+    )
     looks.close()
 
 
 # ---- what votes become
 
-ROWS = st.lists(st.tuples(st.sampled_from(["vote", "choice"]), st.sampled_from("pq"), st.sampled_from(["x", "y", "z", "w", " "]), st.sampled_from(["x", "y", "z"]), st.sampled_from([-1, 0, 1]), st.sampled_from(["", "ana", "bo", "cy", "di"])), max_size=40)
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["vote", "choice"]),
+        st.sampled_from("pq"),
+        st.sampled_from(["x", "y", "z", "w", " "]),
+        st.sampled_from(["x", "y", "z"]),
+        st.sampled_from([-1, 0, 1]),
+        st.sampled_from(["", "ana", "bo", "cy", "di"]),
+    ),
+    max_size=40,
+)
 
 
 def made(rows):
-    return [dict(id=i, kind=k, prompt=p, rater=who, **(dict(answer=a, up=s > 0) if k == "vote" else dict(a=a, b=b, chosen={1: "a", 0: "tie", -1: "b"}[s]))) for i, (k, p, a, b, s, who) in enumerate(rows, 1)]
+    return [
+        dict(
+            id=i,
+            kind=k,
+            prompt=p,
+            rater=who,
+            **(
+                dict(answer=a, up=s > 0)
+                if k == "vote"
+                else dict(a=a, b=b, chosen={1: "a", 0: "tie", -1: "b"}[s])
+            ),
+        )
+        for i, (k, p, a, b, s, who) in enumerate(rows, 1)
+    ]
 
 
 @settings(max_examples=150)
 @given(ROWS, st.integers(1, 3), st.booleans(), st.sampled_from([0.0, 0.4]))
 def test_every_row_has_one_fate_and_pairs_make_no_circle(rows, min_votes, weighted, min_margin):
-    rows = made(rows); pairs, lost = pairs_from(rows, min_votes, min_margin, weighted)
+    rows = made(rows)
+    pairs, lost = pairs_from(rows, min_votes, min_margin, weighted)
     assert sum(lost.values()) <= len(rows) and (pairs or sum(lost.values()) == len(rows))
     from graphlib import TopologicalSorter
+
     for prompt in "pq":
         graph = TopologicalSorter()
         for p in pairs:
-            if p["prompt"] == prompt: graph.add(p["rejected"], p["chosen"])
+            if p["prompt"] == prompt:
+                graph.add(p["rejected"], p["chosen"])
         graph.prepare()
-    assert all(p["chosen"] != p["rejected"] and p["votes"] >= min_votes and min_margin < p["margin"] <= 1 + 1e-9 for p in pairs)
+    assert all(
+        p["chosen"] != p["rejected"] and p["votes"] >= min_votes and min_margin < p["margin"] <= 1 + 1e-9
+        for p in pairs
+    )
     assert len({(p["prompt"], p["chosen"], p["rejected"]) for p in pairs}) == len(pairs)
-    if pairs: read(pairs, "pairs")
+    if pairs:
+        read(pairs, "pairs")
     thumbs, left = thumbs_from(rows, min_votes, min_margin, weighted)
     votes = sum(r["kind"] == "vote" for r in rows)
-    assert sum(left.values()) <= votes and len(thumbs) <= votes and all(t["votes"] >= min_votes for t in thumbs)
-    if not lost and not weighted: assert sum(p["votes"] for p in pairs) >= len(rows) / 2
+    assert (
+        sum(left.values()) <= votes and len(thumbs) <= votes and all(t["votes"] >= min_votes for t in thumbs)
+    )
+    if not lost and not weighted:
+        assert sum(p["votes"] for p in pairs) >= len(rows) / 2
 
 
-def vote(i, answer, up, who, prompt="p"): return dict(id=i, kind="vote", prompt=prompt, answer=answer, up=up, rater=who)
-def choice(i, a, b, chosen, who, prompt="p"): return dict(id=i, kind="choice", prompt=prompt, a=a, b=b, chosen=chosen, rater=who)
+def vote(i, answer, up, who, prompt="p"):
+    return dict(id=i, kind="vote", prompt=prompt, answer=answer, up=up, rater=who)
 
 
-@pytest.mark.parametrize("rows, pairs, lost", [
-    ([vote(1, "x", True, "ana"), vote(2, "y", False, "bo")], [("x", "y")], {}),
-    ([choice(1, "x", "y", "b", "ana"), choice(2, "y", "x", "a", "bo"), choice(3, "x", "y", "a", "cy")], [("y", "x")], {"outvoted": 1}),
-    ([choice(1, "x", "y", "a", "ana"), choice(2, "x", "y", "b", "bo")], [], {"undecided": 2}),
-    ([choice(1, "x", "y", "a", "ana"), choice(2, "y", "x", "a", "ana")], [("y", "x")], {"replaced": 1}),
-    ([choice(1, "x", "y", "a", ""), choice(2, "x", "y", "a", "")], [("x", "y")], {}),
-    ([choice(1, "x", "x", "a", "ana"), choice(2, "x", " ", "a", "ana"), choice(3, "x", "y", "tie", "ana")], [], {"same answer": 1, "empty answer": 1, "tie": 1}),
-    ([choice(1, "x", "y", "a", "ana"), choice(2, "x", "y", "a", "bo"), choice(3, "y", "z", "a", "ana"), choice(4, "y", "z", "a", "bo"), choice(5, "z", "x", "a", "ana")], [("x", "y"), ("y", "z")], {"contradiction": 1}),
-    ([vote(1, "x", True, "ana"), vote(2, "y", False, "bo"), choice(3, "y", "x", "a", "cy")], None, {"contradiction": 1}),
-    ([vote(1, "x", True, "ana", "other"), vote(2, "y", False, "bo")], [], {"no partner": 2}),
-])
+def choice(i, a, b, chosen, who, prompt="p"):
+    return dict(id=i, kind="choice", prompt=prompt, a=a, b=b, chosen=chosen, rater=who)
+
+
+@pytest.mark.parametrize(
+    "rows, pairs, lost",
+    [
+        ([vote(1, "x", True, "ana"), vote(2, "y", False, "bo")], [("x", "y")], {}),
+        (
+            [choice(1, "x", "y", "b", "ana"), choice(2, "y", "x", "a", "bo"), choice(3, "x", "y", "a", "cy")],
+            [("y", "x")],
+            {"outvoted": 1},
+        ),
+        ([choice(1, "x", "y", "a", "ana"), choice(2, "x", "y", "b", "bo")], [], {"undecided": 2}),
+        ([choice(1, "x", "y", "a", "ana"), choice(2, "y", "x", "a", "ana")], [("y", "x")], {"replaced": 1}),
+        ([choice(1, "x", "y", "a", ""), choice(2, "x", "y", "a", "")], [("x", "y")], {}),
+        (
+            [
+                choice(1, "x", "x", "a", "ana"),
+                choice(2, "x", " ", "a", "ana"),
+                choice(3, "x", "y", "tie", "ana"),
+            ],
+            [],
+            {"same answer": 1, "empty answer": 1, "tie": 1},
+        ),
+        (
+            [
+                choice(1, "x", "y", "a", "ana"),
+                choice(2, "x", "y", "a", "bo"),
+                choice(3, "y", "z", "a", "ana"),
+                choice(4, "y", "z", "a", "bo"),
+                choice(5, "z", "x", "a", "ana"),
+            ],
+            [("x", "y"), ("y", "z")],
+            {"contradiction": 1},
+        ),
+        (
+            [vote(1, "x", True, "ana"), vote(2, "y", False, "bo"), choice(3, "y", "x", "a", "cy")],
+            None,
+            {"contradiction": 1},
+        ),
+        ([vote(1, "x", True, "ana", "other"), vote(2, "y", False, "bo")], [], {"no partner": 2}),
+    ],
+)
 def test_fates(rows, pairs, lost):
     found, why = pairs_from(rows, weighted=False)
-    if pairs is not None: assert sorted((p["chosen"], p["rejected"]) for p in found) == sorted(pairs) and why == lost
-    else: assert len(found) == 1
+    if pairs is not None:
+        assert sorted((p["chosen"], p["rejected"]) for p in found) == sorted(pairs) and why == lost
+    else:
+        assert len(found) == 1
 
 
 def test_too_few_votes():
     rows = [choice(1, "x", "y", "a", "ana"), choice(2, "x", "z", "a", "ana"), choice(3, "x", "z", "a", "bo")]
     pairs, lost = pairs_from(rows, min_votes=2)
-    assert [(p["chosen"], p["rejected"], p["votes"]) for p in pairs] == [("x", "z", 2)] and lost == {"too few votes": 1}
+    assert [(p["chosen"], p["rejected"], p["votes"]) for p in pairs] == [("x", "z", 2)] and lost == {
+        "too few votes": 1
+    }
 
 
 def crowd(skills, n=150, each=4, seed=0):
     rng, rows = random.Random(seed), []
     for i in range(n):
         for who in rng.sample(sorted(skills), each):
-            swap = rng.random() < .5; right = rng.random() < skills[who]
-            rows.append(choice(len(rows) + 1, *(("bad", "good") if swap else ("good", "bad")), "a" if right != swap else "b", who, f"q{i}"))
+            swap = rng.random() < 0.5
+            right = rng.random() < skills[who]
+            rows.append(
+                choice(
+                    len(rows) + 1,
+                    *(("bad", "good") if swap else ("good", "bad")),
+                    "a" if right != swap else "b",
+                    who,
+                    f"q{i}",
+                )
+            )
     return rows
 
 
 def test_weights_follow_skill_and_beat_the_plain_majority():
-    skills = dict(ann=.92, bo=.85, cy=.8, di=.5, ed=.5, flo=.5, gil=.5); rows = crowd(skills)
+    skills = dict(ann=0.92, bo=0.85, cy=0.8, di=0.5, ed=0.5, flo=0.5, gil=0.5)
+    rows = crowd(skills)
     weights = rater_weights(rows)
-    assert min(weights[w] for w in ("ann", "bo", "cy")) > max(weights[w] for w in ("di", "ed", "flo", "gil")) and min(weights.values()) >= 0
+    assert (
+        min(weights[w] for w in ("ann", "bo", "cy")) > max(weights[w] for w in ("di", "ed", "flo", "gil"))
+        and min(weights.values()) >= 0
+    )
     right = lambda weighted: sum(p["chosen"] == "good" for p in pairs_from(rows, weighted=weighted)[0]) / 150
-    assert right(True) > right(False) + .05
+    assert right(True) > right(False) + 0.05
     assert rater_weights([choice(1, "x", "y", "a", "alone")]) == {}
 
 
 # ---- in a notebook, on the command line
 
+
 def test_twenty_answers_are_rated_in_a_kernel(tmp_path):
     pytest.importorskip("ipywidgets")
     from nbclient import NotebookClient
-    code = (f"""from ftguide.feedback import rate, Feedback
+
+    code = (
+        f"""from ftguide.feedback import rate, Feedback
 rows = [dict(prompt=f"<b>q{{i}}</b>", answer=f"<script>{{i}}</script>", version="v7") for i in range(30)]
-box = rate(rows, {str(tmp_path / 'v.db')!r}, rater="me", pause_s=0)
-box""", """press = lambda text: next(b for b in box.children[-1].children if text in b.description).click()
+box = rate(rows, {str(tmp_path / "v.db")!r}, rater="me", pause_s=0)
+box""",
+        """press = lambda text: next(b for b in box.children[-1].children if text in b.description).click()
 for i in range(20): box.children[3].value = "why"; press("👍" if i % 2 else "👎")
 assert "done: 20 of 20" in box.children[0].value, box.children[0].value
 press("back"); press("👎")
-print(len(Feedback.numbers.__doc__) > 0, box.children[0].value)""")
+print(len(Feedback.numbers.__doc__) > 0, box.children[0].value)""",
+    )
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code])
     NotebookClient(nb, kernel_name="python3", timeout=100).execute()
     assert "application/vnd.jupyter.widget-view+json" in nb.cells[0].outputs[0]["data"]
     rows = Feedback(tmp_path / "v.db").rows()
-    assert Feedback(tmp_path / "v.db").numbers()["votes"] == len(rows) == 21 and len({r["prompt"] for r in rows}) == 20 and {r["version"] for r in rows} == {"v7"} and rows[0]["note"] == "why"
+    assert (
+        Feedback(tmp_path / "v.db").numbers()["votes"] == len(rows) == 21
+        and len({r["prompt"] for r in rows}) == 20
+        and {r["version"] for r in rows} == {"v7"}
+        and rows[0]["note"] == "why"
+    )
     thumbs, lost = thumbs_from(rows)
     assert len(thumbs) == 20 and sum(t["label"] for t in thumbs) == 9 and lost == {"replaced": 1}
 
 
 def test_sides_are_shuffled_and_come_back_right(tmp_path):
     pytest.importorskip("ipywidgets")
-    rows = [dict(prompt=f"q{i}", a=f"good {i}", b=f"bad {i}", version_a="v1", version_b="v2") for i in range(20)]
+    rows = [
+        dict(prompt=f"q{i}", a=f"good {i}", b=f"bad {i}", version_a="v1", version_b="v2") for i in range(20)
+    ]
     box = rate(rows, tmp_path / "v.db", pause_s=0)
     press = lambda text: next(b for b in box.children[-1].children if b.description == text).click()
     left = 0
     for _ in range(20):
-        side = box.children[2].children[0].value.startswith("good"); left += side
+        side = box.children[2].children[0].value.startswith("good")
+        left += side
         press("left is better" if side else "right is better")
     assert 3 < left < 17
     kept = Feedback(tmp_path / "v.db")
-    assert kept.numbers()["win_rate"]["v1"].value == 1 and all(p["chosen"].startswith("good") for p in pairs_from(kept)[0])
+    assert kept.numbers()["win_rate"]["v1"].value == 1 and all(
+        p["chosen"].startswith("good") for p in pairs_from(kept)[0]
+    )
 
 
 def test_a_double_click_rates_one_answer(tmp_path):
     pytest.importorskip("ipywidgets")
     box = rate([dict(prompt=f"q{i}", answer="a") for i in range(5)], tmp_path / "v.db", pause_s=60)
-    for _ in range(3): box.children[-1].children[0].click()
+    for _ in range(3):
+        box.children[-1].children[0].click()
     assert Feedback(tmp_path / "v.db").numbers()["votes"] == 1
 
 
-@pytest.mark.parametrize("what, says", [([], "nothing to rate"), ([dict(prompt="q")], "row 1: columns found: prompt"), (["q"], "row 1: columns found: str"), ("tiny-small", "a model needs prompts"),
-                                        ([dict(prompt="q", answer="a"), dict(prompt="q", a="a", b="b")], "cannot be mixed")])
+@pytest.mark.parametrize(
+    "what, says",
+    [
+        ([], "nothing to rate"),
+        ([dict(prompt="q")], "row 1: columns found: prompt"),
+        (["q"], "row 1: columns found: str"),
+        ("tiny-small", "a model needs prompts"),
+        ([dict(prompt="q", answer="a"), dict(prompt="q", a="a", b="b")], "cannot be mixed"),
+    ],
+)
 def test_what_cannot_be_rated(tmp_path, what, says):
     pytest.importorskip("ipywidgets")
-    with pytest.raises(FeedbackError, match=says): rate(what, tmp_path / "v.db")
+    with pytest.raises(FeedbackError, match=says):
+        rate(what, tmp_path / "v.db")
 
 
 def test_a_model_is_rated_on_its_own_answers(tmp_path):
     pytest.importorskip("ipywidgets")
-    box = rate("tiny-small", tmp_path / "v.db", prompts=["kettle", "mug", "lamp"], max_new_tokens=8, pause_s=0)
+    box = rate(
+        "tiny-small", tmp_path / "v.db", prompts=["kettle", "mug", "lamp"], max_new_tokens=8, pause_s=0
+    )
     box.children[-1].children[0].click()
     assert Feedback(tmp_path / "v.db").rows()[0]["version_a"] == "tiny-small"
 
 
-def cli(*args): r = CliRunner().invoke(app, [str(a) for a in args]); return r.exit_code, r.output
+def cli(*args):
+    r = CliRunner().invoke(app, [str(a) for a in args])
+    return r.exit_code, r.output
 
 
 def test_votes_command(store, tmp_path):
-    store.vote("q", "x", "v1", True, "ana"); store.vote("q", "y", "v2", False, "bo")
-    code, said = cli("votes", store.path, "--pairs", tmp_path / "p.jsonl", "--thumbs", tmp_path / "t.jsonl", "--export", tmp_path / "all.jsonl", "--backup")
-    assert code == 0 and "2 votes, share up 0.500" in said and "1 rows in" in said and "copied to" in said, said
+    store.vote("q", "x", "v1", True, "ana")
+    store.vote("q", "y", "v2", False, "bo")
+    code, said = cli(
+        "votes",
+        store.path,
+        "--pairs",
+        tmp_path / "p.jsonl",
+        "--thumbs",
+        tmp_path / "t.jsonl",
+        "--export",
+        tmp_path / "all.jsonl",
+        "--backup",
+    )
+    assert code == 0 and "2 votes, share up 0.500" in said and "1 rows in" in said and "copied to" in said, (
+        said
+    )
     assert read(tmp_path / "p.jsonl", "pairs")[0]["chosen"] == "x" and len(read(tmp_path / "t.jsonl")) == 2
     assert cli("votes", store.path, "--forget", "ana")[1].startswith("deleted 1 rows of ana\n1 votes")
-    assert cli("votes", store.path, "--export", tmp_path / "all.jsonl") == (2, f"error: {tmp_path / 'all.jsonl'} exists; choose another file\n")
-    assert cli("votes", tmp_path / "none.db") == (2, f"error: no store {tmp_path / 'none.db'}\n") and not (tmp_path / "none.db").exists()
-    store.close(); store.path.write_bytes(b"no database at all" * 100)
+    assert cli("votes", store.path, "--export", tmp_path / "all.jsonl") == (
+        2,
+        f"error: {tmp_path / 'all.jsonl'} exists; choose another file\n",
+    )
+    assert (
+        cli("votes", tmp_path / "none.db") == (2, f"error: no store {tmp_path / 'none.db'}\n")
+        and not (tmp_path / "none.db").exists()
+    )
+    store.close()
+    store.path.write_bytes(b"no database at all" * 100)
     code, said = cli("votes", store.path)
     assert code == 2 and said.count("\n") == 1 and "newest backup" in said

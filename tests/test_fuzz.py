@@ -1,9 +1,13 @@
 "Nonsense for every flag of every command: an exit code and one line, never a traceback."
-import json, os, shutil
+
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -17,46 +21,154 @@ from ftguide.workflow import app
 
 COMMANDS = get_command(app).commands
 FLAGS = [(name, p) for name, c in sorted(COMMANDS.items()) for p in c.params if p.name != "help"]
-JUNK = ["", " ", "-1", "0", "1", "0.5", "2", "-0.0", "nan", "inf", "-inf", "1e999", "1e-400", "1e9", "99999999999999999999999", "-9223372036854775809", "0x10", "1_000", "٣", "true", "None", "[]", "{}", "é", "漢字", "🙂", "a b", "a\tb", "a\nb",
-        "'", '"', "%s", "{x}", "$HOME", "`id`", "*", "?", ".", "..", "-", "--", "--help", "-x", "a" * 5000, "tiny", "tiny-small", "no/such", "no/such/model", "./here", "rows.jsonl", "rows.jsonl,rows.jsonl", "report.json", "shop", "votes.db", "\ud800", "\x01", "\u202e", "NUL", "CON"]
+JUNK = [
+    "",
+    " ",
+    "-1",
+    "0",
+    "1",
+    "0.5",
+    "2",
+    "-0.0",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "1e-400",
+    "1e9",
+    "99999999999999999999999",
+    "-9223372036854775809",
+    "0x10",
+    "1_000",
+    "٣",
+    "true",
+    "None",
+    "[]",
+    "{}",
+    "é",
+    "漢字",
+    "🙂",
+    "a b",
+    "a\tb",
+    "a\nb",
+    "'",
+    '"',
+    "%s",
+    "{x}",
+    "$HOME",
+    "`id`",
+    "*",
+    "?",
+    ".",
+    "..",
+    "-",
+    "--",
+    "--help",
+    "-x",
+    "a" * 5000,
+    "tiny",
+    "tiny-small",
+    "no/such",
+    "no/such/model",
+    "./here",
+    "rows.jsonl",
+    "rows.jsonl,rows.jsonl",
+    "report.json",
+    "shop",
+    "votes.db",
+    "\ud800",
+    "\x01",
+    "\u202e",
+    "NUL",
+    "CON",
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "Files that every command can begin with."
-    there = tmp_path_factory.mktemp("fuzz"); write = lambda name, rows: (there / name).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    there = tmp_path_factory.mktemp("fuzz")
+    write = lambda name, rows: (there / name).write_text(
+        "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+    )
     write("rows.jsonl", [dict(prompt=f"Question {i}?", completion=f"Answer {i}") for i in range(20)])
-    write("pairs.jsonl", [dict(prompt=f"Question {i}?", chosen=f"Answer {i}", rejected="Nothing at all") for i in range(20)])
-    lm = load("tiny-small"); report = Report("tiny-small", lm.parameters, rows={"exact match": [(1, 1)] * 20}, test="0"); report.save(there / "report.json")
-    for _ in range(2): deploy(lm, there / "shop", report, Gate(quality=0))
+    write(
+        "pairs.jsonl",
+        [dict(prompt=f"Question {i}?", chosen=f"Answer {i}", rejected="Nothing at all") for i in range(20)],
+    )
+    lm = load("tiny-small")
+    report = Report("tiny-small", lm.parameters, rows={"exact match": [(1, 1)] * 20}, test="0")
+    report.save(there / "report.json")
+    for _ in range(2):
+        deploy(lm, there / "shop", report, Gate(quality=0))
     store = Feedback(there / "votes.db")
-    for i in range(4): store.choose(f"Question {i}?", "a", "b", "v1", "v1", "a", rater="r")
+    for i in range(4):
+        store.choose(f"Question {i}?", "a", "b", "v1", "v1", "a", rater="r")
     store.close()
     return there
 
 
-BASE = dict(run=["--sft", "rows.jsonl", "--base", "tiny-small", "--out", "out"], sft=["--data", "rows.jsonl", "--base", "tiny-small", "--out", "out"], dpo=["--data", "pairs.jsonl", "--base", "tiny-small", "--out", "out"],
-            distill=["--data", "rows.jsonl", "--teacher", "tiny-small", "--out", "out"], decide=["--score", "0.8", "--labelled", "2000"], estimate=["--model", "tiny"], check=["rows.jsonl"], evaluate=["--model", "tiny-small", "--data", "rows.jsonl"],
-            reply=["Hi", "--model", "tiny-small", "--max-new-tokens", "2"], serve=["tiny-small", "--store", "store.db"], votes=["votes.db"], deploy=["tiny-small", "--folder", "shop", "--report", "report.json"], versions=["shop"], rollback=["shop"],
-            improve=["shop", "--store", "votes.db", "--data", "rows.jsonl", "--min-pairs", "2"])
+BASE = dict(
+    run=["--sft", "rows.jsonl", "--base", "tiny-small", "--out", "out"],
+    sft=["--data", "rows.jsonl", "--base", "tiny-small", "--out", "out"],
+    dpo=["--data", "pairs.jsonl", "--base", "tiny-small", "--out", "out"],
+    distill=["--data", "rows.jsonl", "--teacher", "tiny-small", "--out", "out"],
+    decide=["--score", "0.8", "--labelled", "2000"],
+    estimate=["--model", "tiny"],
+    check=["rows.jsonl"],
+    evaluate=["--model", "tiny-small", "--data", "rows.jsonl"],
+    reply=["Hi", "--model", "tiny-small", "--max-new-tokens", "2"],
+    serve=["tiny-small", "--store", "store.db"],
+    votes=["votes.db"],
+    deploy=["tiny-small", "--folder", "shop", "--report", "report.json"],
+    versions=["shop"],
+    rollback=["shop"],
+    improve=["shop", "--store", "votes.db", "--data", "rows.jsonl", "--min-pairs", "2"],
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(folder):
     "All that takes time is left out: what begins it has passed every check."
-    def stop(*a, **k): raise TrainingError("step 1: stopped by the test")
-    def page(*a, **k): raise PageError("stopped by the test")
-    def quality(report, lm, rows, *a, **k): report.rows = {"exact match": [(1, 1)] * len(rows)}
-    kept = {name: load(name) for name in ftguide.models.SHIPPED}; real = ftguide.models.load
+
+    def stop(*a, **k):
+        raise TrainingError("step 1: stopped by the test")
+
+    def page(*a, **k):
+        raise PageError("stopped by the test")
+
+    def quality(report, lm, rows, *a, **k):
+        report.rows = {"exact match": [(1, 1)] * len(rows)}
+
+    kept = {name: load(name) for name in ftguide.models.SHIPPED}
+    real = ftguide.models.load
     with pytest.MonkeyPatch.context() as m:
-        m.chdir(folder); m.setenv("FTGUIDE_PASSWORD", "")
-        m.setattr("ftguide.models.train", stop); m.setattr("ftguide.page.page", page); m.setattr("ftguide.evaluate._quality", quality); m.setattr("ftguide.workflow.html", lambda f: f)
-        m.setattr("ftguide.evaluate.latency", lambda *a, **k: dict(latency_p50_ms=1.0, latency_p95_ms=1.0, tokens_per_second=100.0, new_tokens=1, batch_size=1))
-        m.setattr("ftguide.models.load", lambda name, *a: kept[name] if isinstance(name, str) and name in kept else real(name, *a))
+        m.chdir(folder)
+        m.setenv("FTGUIDE_PASSWORD", "")
+        m.setattr("ftguide.models.train", stop)
+        m.setattr("ftguide.page.page", page)
+        m.setattr("ftguide.evaluate._quality", quality)
+        m.setattr("ftguide.workflow.html", lambda f: f)
+        m.setattr(
+            "ftguide.evaluate.latency",
+            lambda *a, **k: dict(
+                latency_p50_ms=1.0, latency_p95_ms=1.0, tokens_per_second=100.0, new_tokens=1, batch_size=1
+            ),
+        )
+        m.setattr(
+            "ftguide.models.load",
+            lambda name, *a: kept[name] if isinstance(name, str) and name in kept else real(name, *a),
+        )
         yield
 
 
-def nonsense(): return st.sampled_from(JUNK) | st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), max_size=12) | st.integers().map(str) | st.floats().map(str)
+def nonsense():
+    return (
+        st.sampled_from(JUNK)
+        | st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), max_size=12)
+        | st.integers().map(str)
+        | st.floats().map(str)
+    )
 
 
 def run(*args):
@@ -65,26 +177,35 @@ def run(*args):
     assert done.exception is None or isinstance(done.exception, SystemExit), f"{args}: {done.exception!r}"
     assert done.exit_code in (0, 1, 2) and "Traceback" not in done.output, (args, done.output)
     said = done.output.strip().splitlines()
-    if done.exit_code == 2 and args: assert said[-1].startswith(("error: ", "Error: ")) and len(said) <= 5, (args, done.output)
-    if done.exit_code == 1 and args[0] not in ("check", "improve"): assert said[-1].startswith("error: ") and len(said) < 12, (args, done.output)
+    if done.exit_code == 2 and args:
+        assert said[-1].startswith(("error: ", "Error: ")) and len(said) <= 5, (args, done.output)
+    if done.exit_code == 1 and args[0] not in ("check", "improve"):
+        assert said[-1].startswith("error: ") and len(said) < 12, (args, done.output)
     return done
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_commands_begin(name):
     assert name in BASE, "a command without an example here"
-    done = run(name, *BASE[name]); assert done.exit_code != 2 or "stopped by the test" in done.output, done.output
+    done = run(name, *BASE[name])
+    assert done.exit_code != 2 or "stopped by the test" in done.output, done.output
 
 
 @settings(max_examples=int(os.environ.get("FTGUIDE_FUZZ", 150)))
 @given(st.sampled_from(FLAGS), nonsense())
 def test_any_flag_takes_any_nonsense(flag, value):
     name, param = flag
-    if param.param_type_name == "argument": run(name, value, *BASE[name][1:])
-    elif param.is_flag: run(name, *BASE[name], f"{param.opts[0]}={value}")
-    else: run(name, *BASE[name], param.opts[0], value)
+    if param.param_type_name == "argument":
+        run(name, value, *BASE[name][1:])
+    elif param.is_flag:
+        run(name, *BASE[name], f"{param.opts[0]}={value}")
+    else:
+        run(name, *BASE[name], param.opts[0], value)
 
 
 @settings(max_examples=60)
-@given(st.lists(nonsense() | st.sampled_from([*COMMANDS, *{o for _, p in FLAGS for o in p.opts}]), max_size=5))
-def test_any_line_of_nonsense(words): run(*words)
+@given(
+    st.lists(nonsense() | st.sampled_from([*COMMANDS, *{o for _, p in FLAGS for o in p.opts}]), max_size=5)
+)
+def test_any_line_of_nonsense(words):
+    run(*words)

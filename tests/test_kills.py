@@ -1,117 +1,198 @@
 "Killed at random moments and called again: the same weights, and no half file that anything trips over. FTGUIDE_KILLS=20 kills each piece of work twenty times."
-import json, sys
+
+import json
+import sys
 from itertools import count
 
 import pytest
 import torch
-
-from ftguide.distill import CachedTeacher
-from ftguide.feedback import Feedback, restore
-from ftguide.models import WHOLE, checkpoints, load
-from ftguide.evaluate import Report
-from ftguide.serve import Gate, current, deploy, versions
 from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of, train, write_again_and_again
 from test_training import STAGES, weights
 
-pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="signals"), pytest.mark.filterwarnings("ignore:.*cut off while it was written"), pytest.mark.filterwarnings("ignore:.*DPO will learn length"),
-              pytest.mark.timeout(300 + 60 * KILLS)]
+from ftguide.distill import CachedTeacher
+from ftguide.evaluate import Report
+from ftguide.feedback import Feedback, restore
+from ftguide.models import WHOLE, checkpoints, load
+from ftguide.serve import Gate, current, deploy, versions
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+    pytest.mark.filterwarnings("ignore:.*cut off while it was written"),
+    pytest.mark.filterwarnings("ignore:.*DPO will learn length"),
+    pytest.mark.timeout(300 + 60 * KILLS),
+]
 
 
 def kill_all(work, start, check, seconds):
     "Kill `KILLS` times, two in a row in one folder; `start` gives new arguments, `check` looks at what two kills left and goes on."
     kills, tries = 0, count()
     while kills < KILLS:
-        args = start(next(tries))                                             # a folder of its own
-        for _ in range(2): kills += killed(work, *args, seconds=seconds, seed=next(tries))
+        args = start(next(tries))  # a folder of its own
+        for _ in range(2):
+            kills += killed(work, *args, seconds=seconds, seed=next(tries))
         check(*args)
         assert next(tries) < 20 * KILLS, "it ends before it can be killed"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_training(stage, tmp_path):
-    seconds = seconds_of(train, stage, str(tmp_path / "whole")); plain = weights(load(checkpoints(tmp_path / "whole")[0]))   # written after the last step
+    seconds = seconds_of(train, stage, str(tmp_path / "whole"))
+    plain = weights(load(checkpoints(tmp_path / "whole")[0]))  # written after the last step
+
     def check(_, folder):
         for there in checkpoints(folder):
-            if (there / WHOLE).exists(): load(there)
+            if (there / WHOLE).exists():
+                load(there)
         assert (weights(train(stage, folder)) - plain).abs().max() <= 1e-6
+
     kill_all(train, lambda n: (stage, str(tmp_path / f"run{n}")), check, seconds)
 
 
 def test_the_cache_of_a_teacher(tmp_path):
     seconds, plain = seconds_of(cache, str(tmp_path / "whole")), CachedTeacher(tmp_path / "whole")
+
     def check(folder):
         done = cache(folder)
         assert done.rows == plain.rows
-        for a, b in zip(done.shards, plain.shards): assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in b.keys())
+        for a, b in zip(done.shards, plain.shards):
+            assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in b.keys())
+
     kill_all(cache, lambda n: (str(tmp_path / f"run{n}"),), check, seconds)
 
 
 def test_a_month(tmp_path):
-    from ftguide.sft import finetune_sft
     from test_improve import ROWS, vote
+
+    from ftguide.sft import finetune_sft
+
     first = finetune_sft("tiny-small", ROWS[24:], epochs=2, learning_rate=2e-3)
+
     def start(n):
         shop = tmp_path / f"shop{n}"
         deploy(first, shop, Report("SFT", first.parameters, rows={"yes": [(0, 1)]}), Gate(quality=None))
-        vote(store := Feedback(tmp_path / f"votes{n}.db"), "yes"); store.close()
+        vote(store := Feedback(tmp_path / f"votes{n}.db"), "yes")
+        store.close()
         return str(shop), str(store.path)
-    whole = start("whole"); seconds = seconds_of(month, *whole); plain = weights(load(current(whole[0])))
+
+    whole = start("whole")
+    seconds = seconds_of(month, *whole)
+    plain = weights(load(current(whole[0])))
+
     def check(shop, votes):
-        for v in versions(shop): load(current(shop).parent / v)
-        if current(shop).name == "v1": month(shop, votes)
-        else: assert month(shop, votes).outcome == "waiting"                     # killed after it had deployed: no vote counts twice
+        for v in versions(shop):
+            load(current(shop).parent / v)
+        if current(shop).name == "v1":
+            month(shop, votes)
+        else:
+            assert (
+                month(shop, votes).outcome == "waiting"
+            )  # killed after it had deployed: no vote counts twice
         assert versions(shop) == ["v1", "v2"] and (weights(load(current(shop))) - plain).abs().max() <= 1e-5
+
     kill_all(month, start, check, seconds)
 
 
 def test_small_files_and_models(tmp_path):
     def check(report, model, store, votes):
         for path, read in ((report, Report.read), (votes, lambda p: [json.loads(line) for line in open(p)])):
-            if (tmp_path / path).exists(): read(path)
-        if (tmp_path / model).exists(): load(model)
+            if (tmp_path / path).exists():
+                read(path)
+        if (tmp_path / model).exists():
+            load(model)
         assert Feedback(store).numbers()["votes"] >= 0
-        if list((tmp_path / f"{store}.backups").glob("*.db")): restore(store)
-    kill_all(write_again_and_again, lambda n: [str(tmp_path / f"{name}{n}") for name in ("report.json", "model", "votes.db", "pairs.jsonl")], check, 2.0)
+        if list((tmp_path / f"{store}.backups").glob("*.db")):
+            restore(store)
+
+    kill_all(
+        write_again_and_again,
+        lambda n: [
+            str(tmp_path / f"{name}{n}") for name in ("report.json", "model", "votes.db", "pairs.jsonl")
+        ],
+        check,
+        2.0,
+    )
 
 
 @pytest.mark.skipif(KILLS < 3, reason="a journey takes half a minute: only with FTGUIDE_KILLS")
 def test_journey(tmp_path):
-    knobs = dict(base="tiny-small", size=dict(n_train=80, n_sheets=24, n_corpus=16, n_test=8), speed=False, distill_epochs=1)
+    knobs = dict(
+        base="tiny-small",
+        size=dict(n_train=80, n_sheets=24, n_corpus=16, n_test=8),
+        speed=False,
+        distill_epochs=1,
+    )
     seconds, plain = seconds_of(journey, str(tmp_path / "whole"), knobs), tmp_path / "whole"
+
     def check(folder, knobs):
         journey(folder, knobs)
-        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == sorted(p.name for p in plain.iterdir())
-        for name in ("sft", "dpo", "student"): assert (weights(load(tmp_path / folder / name)) - weights(load(plain / name))).abs().max() <= 1e-6
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == sorted(
+            p.name for p in plain.iterdir()
+        )
+        for name in ("sft", "dpo", "student"):
+            assert (weights(load(tmp_path / folder / name)) - weights(load(plain / name))).abs().max() <= 1e-6
+
     kill_all(journey, lambda n: (str(tmp_path / f"run{n}"), knobs), check, seconds)
 
 
 # ---- two runs in one folder
 
+
 def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path):
     from killed import server
-    from ftguide.sft import finetune_sft
     from test_training import ROWS
-    told = server().Event(); first = child(hold, str(tmp_path / "run"), told)
+
+    from ftguide.sft import finetune_sft
+
+    told = server().Event()
+    first = child(hold, str(tmp_path / "run"), told)
     try:
         assert told.wait(60)
         for resume in (True, False):
-            with pytest.raises(FileExistsError, match=r"another training is at work in .*run; wait until it ends, or choose another folder$"): finetune_sft("tiny-small", ROWS, epochs=2, output_dir=tmp_path / "run", resume=resume)
-    finally: first.kill(); first.join(30)
-    again, plain = finetune_sft("tiny-small", ROWS, epochs=2, output_dir=tmp_path / "run", resume=True), finetune_sft("tiny-small", ROWS, epochs=2)
+            with pytest.raises(
+                FileExistsError,
+                match=r"another training is at work in .*run; wait until it ends, or choose another folder$",
+            ):
+                finetune_sft("tiny-small", ROWS, epochs=2, output_dir=tmp_path / "run", resume=resume)
+    finally:
+        first.kill()
+        first.join(30)
+    again, plain = (
+        finetune_sft("tiny-small", ROWS, epochs=2, output_dir=tmp_path / "run", resume=True),
+        finetune_sft("tiny-small", ROWS, epochs=2),
+    )
     assert (weights(again) - weights(plain)).abs().max() <= 1e-6
 
 
 def test_a_second_journey_is_refused_until_the_first_is_gone(tmp_path):
     from killed import server
     from typer.testing import CliRunner
+
     from ftguide.workflow import app
-    told = server().Event(); knobs = dict(base="tiny-small", size=dict(n_train=40, n_sheets=8, n_corpus=8, n_test=4)); first = child(journey, str(tmp_path / "run"), knobs, told)
-    rows = tmp_path / "rows.jsonl"; rows.write_text("".join(json.dumps(dict(prompt=f"Question {i}", completion="Answer")) + "\n" for i in range(20)), encoding="utf-8")
-    second = lambda *more: CliRunner().invoke(app, ["run", "--base", "tiny-small", "--sft", str(rows), "--out", str(tmp_path / "run"), *more])
+
+    told = server().Event()
+    knobs = dict(base="tiny-small", size=dict(n_train=40, n_sheets=8, n_corpus=8, n_test=4))
+    first = child(journey, str(tmp_path / "run"), knobs, told)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps(dict(prompt=f"Question {i}", completion="Answer")) + "\n" for i in range(20)),
+        encoding="utf-8",
+    )
+    second = lambda *more: CliRunner().invoke(
+        app, ["run", "--base", "tiny-small", "--sft", str(rows), "--out", str(tmp_path / "run"), *more]
+    )
     try:
         assert told.wait(60)
         for more in ((), ("--resume",)):
-            done = second(*more); assert done.exit_code == 2 and done.output.count("\n") == 1 and "another run is at work" in done.output, done.output
-    finally: first.kill(); first.join(30)
+            done = second(*more)
+            assert (
+                done.exit_code == 2
+                and done.output.count("\n") == 1
+                and "another run is at work" in done.output
+            ), done.output
+    finally:
+        first.kill()
+        first.join(30)
     from ftguide.models import alone
-    with alone(tmp_path / "run"): assert not list((tmp_path / "run").iterdir())
+
+    with alone(tmp_path / "run"):
+        assert not list((tmp_path / "run").iterdir())

@@ -1,52 +1,88 @@
 "The losses and log-probabilities, beside numbers computed by hand."
-import math, re, warnings
+
+import math
+import re
+import warnings
 from math import log
 from types import SimpleNamespace
 
 import pytest
 import torch
+from letters import TABLE, Bigram, Letters
 from trl.trainer.utils import FusedCausalLMOutput
 
 import ftguide.models
-from ftguide.distill import LogitTeacher, distillation_loss, exact, jsd, sparse, _beta, _chunked, _encoded, _kept, _log_softmax
-from ftguide.dpo import dpo_loss, kl_per_token, scored_only, _one_sided, _smoothed
-from ftguide.models import LM, ModelError, collate, completion_logps, encode, perplexity, plain_head, scored_logits, scored_states, token_logps
+from ftguide.distill import (
+    LogitTeacher,
+    _beta,
+    _chunked,
+    _encoded,
+    _kept,
+    _log_softmax,
+    distillation_loss,
+    exact,
+    jsd,
+    sparse,
+)
+from ftguide.dpo import _one_sided, _smoothed, dpo_loss, kl_per_token, scored_only
+from ftguide.models import (
+    LM,
+    ModelError,
+    collate,
+    completion_logps,
+    encode,
+    perplexity,
+    plain_head,
+    scored_logits,
+    scored_states,
+    token_logps,
+)
 from ftguide.sft import completion_loss
-from letters import TABLE, Bigram, Letters
 
 close = lambda wanted: pytest.approx(wanted, abs=1e-6)
 IDS = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 0]])
-LABELS = torch.tensor([[-100, -100, 2, 3], [-100, 0, -100, -100]])        # scored: 1 -> 2, 2 -> 3, and 3 -> 0
+LABELS = torch.tensor([[-100, -100, 2, 3], [-100, 0, -100, -100]])  # scored: 1 -> 2, 2 -> 3, and 3 -> 0
 LOGPS = [log(0.3), log(0.25), log(0.7)]
 
 
 # chapter 1: log-probabilities
 
+
 def test_token_logps_are_those_of_the_token_before():
     logits = torch.tensor(TABLE).log()[IDS]
-    found = token_logps(logits + 3, LABELS)          # a constant changes nothing
+    found = token_logps(logits + 3, LABELS)  # a constant changes nothing
     assert found.shape == (2, 3)
     torch.testing.assert_close(found, torch.tensor([[0, log(0.3), log(0.25)], [log(0.7), 0, 0]]))
     assert token_logps(logits.bfloat16(), LABELS).dtype == torch.float32
     torch.testing.assert_close(token_logps(logits, torch.full((2, 4), -100)), torch.zeros(2, 3))
-    assert token_logps(logits, torch.tensor([[9, 0, 1, -100]] * 2))[0].tolist() == close([log(0.5), log(0.2), 0])
+    assert token_logps(logits, torch.tensor([[9, 0, 1, -100]] * 2))[0].tolist() == close(
+        [log(0.5), log(0.2), 0]
+    )
 
 
 def test_encode_labels_the_answer_and_its_end():
     letters = Letters()
     ids, labels = encode(letters, "hi", "yo")
     assert "".join(map(chr, ids)) == "u:hi.a:yo." and labels == [-100] * 7 + [ord(c) for c in "yo."]
-    assert encode(letters, [dict(role="user", content="hi")], [dict(role="assistant", content="yo")]) == (ids, labels)
-    letters.asks = "a: "                             # the prompt's last token is another once the answer stands there
+    assert encode(letters, [dict(role="user", content="hi")], [dict(role="assistant", content="yo")]) == (
+        ids,
+        labels,
+    )
+    letters.asks = "a: "  # the prompt's last token is another once the answer stands there
     assert encode(letters, "hi", "yo") == (ids, labels)
-    letters.asks = "a:yo.and"                        # the prompt holds the whole answer: nothing is left to score
+    letters.asks = "a:yo.and"  # the prompt holds the whole answer: nothing is left to score
     assert encode(letters, "hi", "yo")[1] == [-100] * 10
-    with pytest.raises(ModelError, match="no judges"): encode(letters, [dict(role="judge", content="hi")], "yo")
+    with pytest.raises(ModelError, match="no judges"):
+        encode(letters, [dict(role="judge", content="hi")], "yo")
 
 
 def test_collate_pads_on_the_right_and_labels_no_padding():
     batch = collate([([5, 6, 7], [-100, 6, 7]), ([8], [8])], 3)
-    assert {k: v.tolist() for k, v in batch.items()} == dict(input_ids=[[5, 6, 7], [8, 3, 3]], attention_mask=[[1, 1, 1], [1, 0, 0]], labels=[[-100, 6, 7], [8, -100, -100]])
+    assert {k: v.tolist() for k, v in batch.items()} == dict(
+        input_ids=[[5, 6, 7], [8, 3, 3]],
+        attention_mask=[[1, 1, 1], [1, 0, 0]],
+        labels=[[-100, 6, 7], [8, -100, -100]],
+    )
 
 
 @pytest.fixture
@@ -61,46 +97,78 @@ def spelt(monkeypatch):
 def test_completion_logps_are_sums_in_the_order_of_the_prompts(size, spelt):
     sums, counts = completion_logps(spelt, list("abc"), ["x"] * 3, size)
     assert sums.tolist() == close([log(0.3) + log(0.25), log(0.7), log(0.4)]) and counts.tolist() == [2, 1, 1]
-    assert [how["attention_mask"].shape for _, how in spelt.model.asked] == {1: [(1, 2), (1, 3), (1, 4)], 2: [(2, 3), (1, 4)]}.get(size, [(3, 4)])   # short ones together
+    assert [how["attention_mask"].shape for _, how in spelt.model.asked] == {
+        1: [(1, 2), (1, 3), (1, 4)],
+        2: [(2, 3), (1, 4)],
+    }.get(size, [(3, 4)])  # short ones together
     assert not sums.requires_grad and counts.dtype == torch.long
     assert completion_logps(spelt, ["b"] * 40, ["x"] * 40)[0].tolist() == close([log(0.7)] * 40)
 
 
 def test_perplexity_is_per_token(spelt):
     assert perplexity(spelt, list("abc"), ["x"] * 3) == close((0.3 * 0.25 * 0.7 * 0.4) ** (-1 / 4))
-    spelt.model.asked.clear(); perplexity(spelt, list("abc"), ["x"] * 3, 2)
+    spelt.model.asked.clear()
+    perplexity(spelt, list("abc"), ["x"] * 3, 2)
     assert len(spelt.model.asked) == 2
 
 
 def test_a_plain_head_only_multiplies():
-    assert plain_head(Bigram(TABLE)) is True and plain_head(Bigram(TABLE, logit_scale=None, output_router_logits=False)) is True
-    for special in ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier", "output_router_logits"): assert plain_head(Bigram(TABLE, **{special: 2.0})) is False, special
+    assert (
+        plain_head(Bigram(TABLE)) is True
+        and plain_head(Bigram(TABLE, logit_scale=None, output_router_logits=False)) is True
+    )
+    for special in (
+        "final_logit_softcapping",
+        "logit_scale",
+        "logits_scaling",
+        "output_multiplier",
+        "lm_head_multiplier",
+        "output_router_logits",
+    ):
+        assert plain_head(Bigram(TABLE, **{special: 2.0})) is False, special
     for name in ("peft_config", "unshard"):
-        model = Bigram(TABLE); setattr(model, name, 1)
+        model = Bigram(TABLE)
+        setattr(model, name, 1)
         assert plain_head(model) is False
-    model = Bigram(TABLE); del model.lm_head
+    model = Bigram(TABLE)
+    del model.lm_head
     assert plain_head(model) is False and plain_head(torch.nn.Linear(1, 1)) is False
-    model = Bigram(TABLE); model.config = object()
+    model = Bigram(TABLE)
+    model.config = object()
     assert plain_head(model) is False
 
 
 @pytest.mark.parametrize("config", [{}, dict(logit_scale=2.0)], ids=["plain", "special"])
 def test_scores_of_scored_tokens(config):
-    model = Bigram(TABLE, **config); mask = torch.ones(2, 4)
+    model = Bigram(TABLE, **config)
+    mask = torch.ones(2, 4)
     states, head, targets = scored_states(model, dict(input_ids=IDS, attention_mask=mask, labels=LABELS))
-    assert targets.tolist() == [2, 3, 0] and (head is model.lm_head) == (not config) and states.shape == (3, 4)
+    assert (
+        targets.tolist() == [2, 3, 0] and (head is model.lm_head) == (not config) and states.shape == (3, 4)
+    )
     how = model.asked[0][1] if config else model.asked[0]
-    assert len(model.asked) == 1 and how.keys() == {"attention_mask", "use_cache"} and how["use_cache"] is False and how["attention_mask"] is mask
+    assert (
+        len(model.asked) == 1
+        and how.keys() == {"attention_mask", "use_cache"}
+        and how["use_cache"] is False
+        and how["attention_mask"] is mask
+    )
     scores, targets = scored_logits(model, dict(input_ids=IDS, attention_mask=mask, labels=LABELS))
-    torch.testing.assert_close(scores.softmax(-1), torch.tensor([TABLE[1], TABLE[2], TABLE[3]])); assert targets.tolist() == [2, 3, 0]
+    torch.testing.assert_close(scores.softmax(-1), torch.tensor([TABLE[1], TABLE[2], TABLE[3]]))
+    assert targets.tolist() == [2, 3, 0]
 
 
 # chapter 5: the loss of answers
 
+
 def test_completion_loss_is_the_mean_over_scored_tokens():
     hidden, shapes = torch.tensor(TABLE).log()[IDS], []
-    hidden[0, 0] = hidden[:, 3] = hidden[1, 1:] = float("nan")           # nothing of what is not scored is looked at
-    def head(x): shapes.append(tuple(x.shape)); return x + 5
+    hidden[0, 0] = hidden[:, 3] = hidden[1, 1:] = float("nan")  # nothing of what is not scored is looked at
+
+    def head(x):
+        shapes.append(tuple(x.shape))
+        return x + 5
+
     assert completion_loss(hidden, LABELS, head).item() == close(-sum(LOGPS) / 3) and shapes == [(3, 4)]
     assert completion_loss(hidden, LABELS, head, count=10).item() == close(-sum(LOGPS) / 10)
     assert completion_loss(hidden, LABELS, head, count=torch.tensor(5)).item() == close(-sum(LOGPS) / 5)
@@ -112,70 +180,154 @@ def test_completion_loss_is_the_mean_over_scored_tokens():
 
 # chapter 6: preferences
 
+
 def test_dpo_loss_is_minus_log_sigmoid_of_the_margin():
-    chosen, rejected, ref_chosen, ref_rejected = (torch.tensor([x, y]) for x, y in ((-1.0, -5.0), (-4.0, -1.0), (-2.5, -1.0), (-3.0, -2.0)))
-    margins = (-1 + 2.5) - (-4 + 3), (-5 + 1) - (-1 + 2)                 # 2.5 and -5
-    assert dpo_loss(chosen, rejected, ref_chosen, ref_rejected).tolist() == close([log(1 + math.exp(-0.1 * m)) for m in margins])
-    assert dpo_loss(chosen, rejected, ref_chosen, ref_rejected, 2.0).tolist() == close([log(1 + math.exp(-2 * m)) for m in margins])
+    chosen, rejected, ref_chosen, ref_rejected = (
+        torch.tensor([x, y]) for x, y in ((-1.0, -5.0), (-4.0, -1.0), (-2.5, -1.0), (-3.0, -2.0))
+    )
+    margins = (-1 + 2.5) - (-4 + 3), (-5 + 1) - (-1 + 2)  # 2.5 and -5
+    assert dpo_loss(chosen, rejected, ref_chosen, ref_rejected).tolist() == close(
+        [log(1 + math.exp(-0.1 * m)) for m in margins]
+    )
+    assert dpo_loss(chosen, rejected, ref_chosen, ref_rejected, 2.0).tolist() == close(
+        [log(1 + math.exp(-2 * m)) for m in margins]
+    )
     assert dpo_loss(*[torch.zeros(1)] * 4).item() == close(log(2))
 
 
 def test_scored_only_gives_trl_what_its_own_forward_gives():
-    model = Bigram(TABLE); model.forward, asked = (lambda *args, **how: (args, how)), model.asked
+    model = Bigram(TABLE)
+    model.forward, asked = (lambda *args, **how: (args, how)), model.asked
     theirs = model.forward
-    scored_only(model); ours = model.forward; scored_only(model)
+    scored_only(model)
+    ours = model.forward
+    scored_only(model)
     assert model.forward is ours is not theirs and ours.scored_only is True
     out = ours(input_ids=IDS, attention_mask=1, fused_lm_head=True, labels=LABELS, use_cache=True)
     assert isinstance(out, FusedCausalLMOutput) and asked == [dict(attention_mask=1, use_cache=False)]
     place = lambda a, b, c, none=0: torch.tensor([[none, a, b], [c, none, none]])
     entropy = [-sum(p * log(p) for p in TABLE[i]) for i in (1, 2, 3)]
-    for got, wanted in ((out.log_probs, place(*LOGPS)), (out.entropy, place(*entropy)), (out.log_sum_sq_probs, place(*(log(sum(p * p for p in TABLE[i])) for i in (1, 2, 3)))),
-                        (out.mean_logits, place(*(sum(map(log, TABLE[i])) / 4 for i in (1, 2, 3)))), (out.is_top1, place(False, False, True, False)), (out.label_mask, place(True, True, True, False)), (out.loss, torch.tensor(-sum(LOGPS) / 3))):
+    for got, wanted in (
+        (out.log_probs, place(*LOGPS)),
+        (out.entropy, place(*entropy)),
+        (out.log_sum_sq_probs, place(*(log(sum(p * p for p in TABLE[i])) for i in (1, 2, 3)))),
+        (out.mean_logits, place(*(sum(map(log, TABLE[i])) / 4 for i in (1, 2, 3)))),
+        (out.is_top1, place(False, False, True, False)),
+        (out.label_mask, place(True, True, True, False)),
+        (out.loss, torch.tensor(-sum(LOGPS) / 3)),
+    ):
         torch.testing.assert_close(got.detach(), wanted, check_dtype=wanted.dtype == torch.bool)
-    assert out.log_probs.requires_grad and not any(x.requires_grad for x in (out.loss, out.entropy, out.log_sum_sq_probs, out.mean_logits))
+    assert out.log_probs.requires_grad and not any(
+        x.requires_grad for x in (out.loss, out.entropy, out.log_sum_sq_probs, out.mean_logits)
+    )
     assert ours(IDS, fused_lm_head=True, labels=LABELS).log_probs.tolist() == out.log_probs.tolist()
     one = ours(input_ids=IDS[1:], fused_lm_head=True, labels=LABELS[1:])
-    assert one.loss.item() == close(-log(0.7)) and ours(input_ids=IDS, fused_lm_head=True, labels=torch.full((2, 4), -100)).loss.item() == 0
-    model.lm_head.bfloat16(); model.embed.bfloat16()
+    assert (
+        one.loss.item() == close(-log(0.7))
+        and ours(input_ids=IDS, fused_lm_head=True, labels=torch.full((2, 4), -100)).loss.item() == 0
+    )
+    model.lm_head.bfloat16()
+    model.embed.bfloat16()
     assert ours(input_ids=IDS, fused_lm_head=True, labels=LABELS).log_probs.dtype == torch.float32
 
 
 def test_scored_only_leaves_the_rest_to_trl():
-    model = Bigram(TABLE); model.forward = lambda *args, **how: (args, how); scored_only(model)
-    assert model.forward(1, labels=2, x=3) == ((1,), dict(labels=2, x=3)) and model.forward(1, x=3) == ((1,), dict(x=3))
-    assert model.forward(1, fused_lm_head=True, labels=2, shift_labels=4) == ((1,), dict(fused_lm_head=True, labels=2, shift_labels=4))
-    special = Bigram(TABLE, logit_scale=2.0); theirs = special.forward = lambda: 0
-    scored_only(special); assert special.forward is theirs
+    model = Bigram(TABLE)
+    model.forward = lambda *args, **how: (args, how)
+    scored_only(model)
+    assert model.forward(1, labels=2, x=3) == ((1,), dict(labels=2, x=3)) and model.forward(1, x=3) == (
+        (1,),
+        dict(x=3),
+    )
+    assert model.forward(1, fused_lm_head=True, labels=2, shift_labels=4) == (
+        (1,),
+        dict(fused_lm_head=True, labels=2, shift_labels=4),
+    )
+    special = Bigram(TABLE, logit_scale=2.0)
+    theirs = special.forward = lambda: 0
+    scored_only(special)
+    assert special.forward is theirs
 
 
 def test_kl_is_a_mean_over_tokens(monkeypatch):
     asked = []
-    def reply(*args, **how): asked.append((args, how)); return ["x", "y"]
-    scores = dict(policy=(torch.tensor([-2.0, -4.0]), torch.tensor([2, 4])), reference=(torch.tensor([-3.5, -6.0]), torch.tensor([9, 9])))
-    def logps(lm, prompts, answers): assert (prompts, answers) == ([1, 2], ["x", "y"]); return scores[lm]
-    monkeypatch.setattr(ftguide.models, "reply", reply); monkeypatch.setattr(ftguide.models, "completion_logps", logps)
+
+    def reply(*args, **how):
+        asked.append((args, how))
+        return ["x", "y"]
+
+    scores = dict(
+        policy=(torch.tensor([-2.0, -4.0]), torch.tensor([2, 4])),
+        reference=(torch.tensor([-3.5, -6.0]), torch.tensor([9, 9])),
+    )
+
+    def logps(lm, prompts, answers):
+        assert (prompts, answers) == ([1, 2], ["x", "y"])
+        return scores[lm]
+
+    monkeypatch.setattr(ftguide.models, "reply", reply)
+    monkeypatch.setattr(ftguide.models, "completion_logps", logps)
     assert kl_per_token("policy", "reference", [1, 2]) == close(3.5 / 6)
     kl_per_token("policy", "reference", [1, 2], 7, 5)
-    assert asked == [(("policy", [1, 2], n), dict(temperature=1.0, seed=seed)) for n, seed in ((96, 0), (7, 5))]
+    assert asked == [
+        (("policy", [1, 2], n), dict(temperature=1.0, seed=seed)) for n, seed in ((96, 0), (7, 5))
+    ]
 
 
-@pytest.mark.parametrize("chosen, rejected, n, says", [
-    ("longer", "short", 20, "in each of 20 pairs .* where the shorter answer is better"), ("short", "longer", 20, "in each of 20 pairs the chosen answer is the shorter one.* where the longer answer is better"),
-    ("same", "size", 20, None), ("longer", "short", 19, None), ("short", "longer", 19, None)])
+@pytest.mark.parametrize(
+    "chosen, rejected, n, says",
+    [
+        ("longer", "short", 20, "in each of 20 pairs .* where the shorter answer is better"),
+        (
+            "short",
+            "longer",
+            20,
+            "in each of 20 pairs the chosen answer is the shorter one.* where the longer answer is better",
+        ),
+        ("same", "size", 20, None),
+        ("longer", "short", 19, None),
+        ("short", "longer", 19, None),
+    ],
+)
 def test_one_sided_lengths(chosen, rejected, n, says):
-    said = lambda x: [dict(role="assistant", content="a question of any length"), dict(role="assistant", content=x)]
+    said = lambda x: [
+        dict(role="assistant", content="a question of any length"),
+        dict(role="assistant", content=x),
+    ]
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        for rows in ([dict(chosen=chosen, rejected=rejected)] * n, [dict(chosen=said(chosen), rejected=said(rejected))] * n): _one_sided(rows)
-        _one_sided([dict(chosen="longer", rejected="short")] * 15 + [dict(chosen="short", rejected="longer")] * 15)
+        for rows in (
+            [dict(chosen=chosen, rejected=rejected)] * n,
+            [dict(chosen=said(chosen), rejected=said(rejected))] * n,
+        ):
+            _one_sided(rows)
+        _one_sided(
+            [dict(chosen="longer", rejected="short")] * 15 + [dict(chosen="short", rejected="longer")] * 15
+        )
     assert len(found) == (2 if says else 0)
-    for w in found: assert re.search(says, str(w.message))
+    for w in found:
+        assert re.search(says, str(w.message))
 
 
 def test_smoothing_belongs_to_four_losses():
-    for config in ({}, dict(label_smoothing=0.0), dict(loss_type="ipo"), *(dict(label_smoothing=0.1, loss_type=kind) for kind in ("robust", "exo_pair", "aot", "aot_unpaired", ["sft", "aot"]))): _smoothed(config)
-    for config, names in ((dict(), "sigmoid"), (dict(loss_type=None), "sigmoid"), (dict(loss_type="ipo"), "ipo"), (dict(loss_type=["ipo", "sft"]), "ipo, sft")):
-        with pytest.raises(ValueError, match=f"loss_type {names}; use"): _smoothed(dict(config, label_smoothing=0.1))
+    for config in (
+        {},
+        dict(label_smoothing=0.0),
+        dict(loss_type="ipo"),
+        *(
+            dict(label_smoothing=0.1, loss_type=kind)
+            for kind in ("robust", "exo_pair", "aot", "aot_unpaired", ["sft", "aot"])
+        ),
+    ):
+        _smoothed(config)
+    for config, names in (
+        (dict(), "sigmoid"),
+        (dict(loss_type=None), "sigmoid"),
+        (dict(loss_type="ipo"), "ipo"),
+        (dict(loss_type=["ipo", "sft"]), "ipo, sft"),
+    ):
+        with pytest.raises(ValueError, match=f"loss_type {names}; use"):
+            _smoothed(dict(config, label_smoothing=0.1))
 
 
 # chapter 7: distillation
@@ -185,105 +337,246 @@ KL = lambda p, q: sum(a * log(a / b) for a, b in zip(p, q))
 MIX = lambda beta: [beta * a + (1 - beta) * b for a, b in zip(P, Q)]
 
 
-@pytest.mark.parametrize("beta, wanted", [(0, KL(P, Q)), (1, KL(Q, P)), (0.5, 2 * KL(P, MIX(0.5)) + 2 * KL(Q, MIX(0.5))), (0.2, KL(P, MIX(0.2)) / 0.8 + KL(Q, MIX(0.2)) / 0.2)])
+@pytest.mark.parametrize(
+    "beta, wanted",
+    [
+        (0, KL(P, Q)),
+        (1, KL(Q, P)),
+        (0.5, 2 * KL(P, MIX(0.5)) + 2 * KL(Q, MIX(0.5))),
+        (0.2, KL(P, MIX(0.2)) / 0.8 + KL(Q, MIX(0.2)) / 0.2),
+    ],
+)
 def test_divergences_of_two_coins(beta, wanted):
     teacher, student = (torch.tensor([x, [0.5, 0.5]]).log() for x in (P, Q))
-    assert jsd(teacher, student, beta)[0].item() == close(wanted) and jsd(teacher, student, beta).shape == (2,)
-    if beta == 0.5: assert jsd(teacher, student)[0].item() == close(wanted)
+    assert jsd(teacher, student, beta)[0].item() == close(wanted) and jsd(teacher, student, beta).shape == (
+        2,
+    )
+    if beta == 0.5:
+        assert jsd(teacher, student)[0].item() == close(wanted)
 
 
 def test_divergences_by_name_and_number():
-    assert [_beta(x) for x in ("forward_kl", "jsd", "reverse_kl", 0, 1, 0.3, 1.0)] == [0.0, 0.5, 1.0, 0, 1, 0.3, 1.0]
+    assert [_beta(x) for x in ("forward_kl", "jsd", "reverse_kl", 0, 1, 0.3, 1.0)] == [
+        0.0,
+        0.5,
+        1.0,
+        0,
+        1,
+        0.3,
+        1.0,
+    ]
     for wrong in (True, False, -0.1, 1.1, "kl", None):
-        with pytest.raises(ValueError, match="divergence must be forward_kl, jsd, reverse_kl or a number.*not"): _beta(wrong)
+        with pytest.raises(
+            ValueError, match="divergence must be forward_kl, jsd, reverse_kl or a number.*not"
+        ):
+            _beta(wrong)
 
 
 def test_soft_labels():
     scores = torch.tensor([[0.0, log(9)], [0.0, 0.0], [log(3), 0.0]], requires_grad=True)
     found, ids, weights = exact(scores)(slice(0, 2), 2.0)
-    assert found.exp()[0].tolist() == close([0.25, 0.75]) and found.shape == (2, 2) and ids is weights is None and not found.requires_grad
+    assert (
+        found.exp()[0].tolist() == close([0.25, 0.75])
+        and found.shape == (2, 2)
+        and ids is weights is None
+        and not found.requires_grad
+    )
     assert exact(scores, lambda x: -x)(slice(0, 1), 2.0)[0].exp()[0].tolist() == close([0.75, 0.25])
-    ids, logps, rest = torch.tensor([[4, 2, 7, 7]] * 2), torch.tensor([[0.5, 0.3, 0.05, 0.05]] * 2).log().half(), torch.tensor([log(0.2), log(0.3)]).half()
+    ids, logps, rest = (
+        torch.tensor([[4, 2, 7, 7]] * 2),
+        torch.tensor([[0.5, 0.3, 0.05, 0.05]] * 2).log().half(),
+        torch.tensor([log(0.2), log(0.3)]).half(),
+    )
     theirs, tokens, weights = sparse(ids.int(), logps, rest, 2)(slice(1, 2), 1.0)
-    assert tokens.tolist() == [[4, 2, 7, 7]] and tokens.dtype == torch.long and theirs.dtype == torch.float32 and theirs.shape == (1, 4)
-    assert weights[0].tolist() == pytest.approx([0.5, 0.3, 0.15, 0.15], abs=1e-3)      # the others weigh 0.3, in two draws
-    assert sparse(ids, logps, rest, 3)(slice(0, 1), 1.0)[2][0].tolist() == pytest.approx([0.5, 0.3, 0.05, 0.2], abs=1e-3)
-    assert sparse(ids, logps, rest, 4)(slice(0, 2), 1.0)[2].shape == (2, 4)             # none drawn
+    assert (
+        tokens.tolist() == [[4, 2, 7, 7]]
+        and tokens.dtype == torch.long
+        and theirs.dtype == torch.float32
+        and theirs.shape == (1, 4)
+    )
+    assert weights[0].tolist() == pytest.approx(
+        [0.5, 0.3, 0.15, 0.15], abs=1e-3
+    )  # the others weigh 0.3, in two draws
+    assert sparse(ids, logps, rest, 3)(slice(0, 1), 1.0)[2][0].tolist() == pytest.approx(
+        [0.5, 0.3, 0.05, 0.2], abs=1e-3
+    )
+    assert sparse(ids, logps, rest, 4)(slice(0, 2), 1.0)[2].shape == (2, 4)  # none drawn
     assert _log_softmax(torch.zeros(1, 2, dtype=torch.double)).dtype == torch.double
-    assert [_log_softmax(torch.zeros(1, 2, dtype=d)).dtype for d in (torch.half, torch.float)] == [torch.float] * 2
-    assert _log_softmax(torch.tensor([[0.0, 2 * log(3)], [0.0, 0.0]]), 2.0).exp()[0].tolist() == close([0.25, 0.75])
+    assert [_log_softmax(torch.zeros(1, 2, dtype=d)).dtype for d in (torch.half, torch.float)] == [
+        torch.float
+    ] * 2
+    assert _log_softmax(torch.tensor([[0.0, 2 * log(3)], [0.0, 0.0]]), 2.0).exp()[0].tolist() == close(
+        [0.25, 0.75]
+    )
 
 
 def coins(alpha=0.7, temperature=1.0, **how):
     "Teacher and student toss other coins; the written token is the second."
     states = torch.tensor([Q, Q]).log()
-    return distillation_loss(states, None, torch.tensor([1, 1]), exact(torch.tensor([P, P]).log()), alpha=alpha, temperature=temperature, **how)
+    return distillation_loss(
+        states,
+        None,
+        torch.tensor([1, 1]),
+        exact(torch.tensor([P, P]).log()),
+        alpha=alpha,
+        temperature=temperature,
+        **how,
+    )
 
 
 def test_distillation_loss_of_two_coins():
     soft, hard = KL(P, Q), -log(0.75)
     assert [x.item() for x in coins()] == close([0.7 * soft + 0.3 * hard, 0.7 * soft, 0.3 * hard])
-    assert [x.item() for x in coins(count=8)] == close([(0.7 * soft + 0.3 * hard) / 4, 0.7 * soft / 4, 0.3 * hard / 4])
-    assert [x.item() for x in coins(0.0)] == close([hard, 0, hard]) and [x.item() for x in coins(1.0)] == close([soft, soft, 0])
-    assert coins(1.0, divergence="reverse_kl")[0].item() == close(KL(Q, P)) and coins(1.0, divergence=0.2)[0].item() == close(KL(P, MIX(0.2)) / 0.8 + KL(Q, MIX(0.2)) / 0.2)
+    assert [x.item() for x in coins(count=8)] == close(
+        [(0.7 * soft + 0.3 * hard) / 4, 0.7 * soft / 4, 0.3 * hard / 4]
+    )
+    assert [x.item() for x in coins(0.0)] == close([hard, 0, hard]) and [
+        x.item() for x in coins(1.0)
+    ] == close([soft, soft, 0])
+    assert coins(1.0, divergence="reverse_kl")[0].item() == close(KL(Q, P)) and coins(1.0, divergence=0.2)[
+        0
+    ].item() == close(KL(P, MIX(0.2)) / 0.8 + KL(Q, MIX(0.2)) / 0.2)
     warm = lambda x: [math.sqrt(a) / sum(map(math.sqrt, x)) for a in x]
     assert coins(1.0, 2.0)[0].item() == close(4 * KL(warm(P), warm(Q)))
-    default = distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), exact(torch.tensor([P]).log()))
+    default = distillation_loss(
+        torch.tensor([Q]).log(), None, torch.tensor([1]), exact(torch.tensor([P]).log())
+    )
     assert default[0].item() == close(0.7 * 4 * KL(warm(P), warm(Q)) + 0.3 * hard)
-    assert distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), None, alpha=0)[0].item() == close(hard)        # the teacher is not asked
-    assert distillation_loss(torch.zeros(0, 2), None, torch.zeros(0, dtype=torch.long), exact(torch.zeros(0, 2)))[0].item() == 0
+    assert distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), None, alpha=0)[
+        0
+    ].item() == close(hard)  # the teacher is not asked
+    assert (
+        distillation_loss(
+            torch.zeros(0, 2), None, torch.zeros(0, dtype=torch.long), exact(torch.zeros(0, 2))
+        )[0].item()
+        == 0
+    )
     few = sparse(torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.5]]).log(), torch.tensor([log(0.5)]), 1)
-    assert distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), few, alpha=1.0, temperature=1.0)[0].item() == close(KL(P, Q))
-    with pytest.raises(ValueError, match="a cache holds the tokens"): distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), few, divergence="jsd")
+    assert distillation_loss(
+        torch.tensor([Q]).log(), None, torch.tensor([1]), few, alpha=1.0, temperature=1.0
+    )[0].item() == close(KL(P, Q))
+    with pytest.raises(ValueError, match="a cache holds the tokens"):
+        distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), few, divergence="jsd")
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_are_those_of_the_formula(bias):
     "Of states and of the output layer; three times the loss has three times the gradient."
     torch.manual_seed(0)
-    states, head, teacher, targets = torch.randn(3, 2, requires_grad=True), torch.nn.Linear(2, 4, bias=bias), torch.randn(3, 4), torch.tensor([0, 3, 1])
+    states, head, teacher, targets = (
+        torch.randn(3, 2, requires_grad=True),
+        torch.nn.Linear(2, 4, bias=bias),
+        torch.randn(3, 4),
+        torch.tensor([0, 3, 1]),
+    )
     scores = head(states)
-    plain = 0.6 * 4 * torch.nn.functional.kl_div((scores / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="batchmean") + 0.4 * torch.nn.functional.cross_entropy(scores, targets)
+    plain = 0.6 * 4 * torch.nn.functional.kl_div(
+        (scores / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="batchmean"
+    ) + 0.4 * torch.nn.functional.cross_entropy(scores, targets)
     loss, soft, hard = distillation_loss(states, head, targets, exact(teacher), temperature=2.0, alpha=0.6)
-    assert loss.item() == close(plain.item()) and loss.requires_grad and not soft.requires_grad and not hard.requires_grad
-    for a, b in zip(*(torch.autograd.grad(3 * x, [states, *head.parameters()]) for x in (loss, plain))): torch.testing.assert_close(a, b)
+    assert (
+        loss.item() == close(plain.item())
+        and loss.requires_grad
+        and not soft.requires_grad
+        and not hard.requires_grad
+    )
+    for a, b in zip(*(torch.autograd.grad(3 * x, [states, *head.parameters()]) for x in (loss, plain))):
+        torch.testing.assert_close(a, b)
     head.requires_grad_(False)
-    torch.testing.assert_close(*(torch.autograd.grad(x, states)[0] for x in (distillation_loss(states, head, targets, exact(teacher), alpha=0)[0], torch.nn.functional.cross_entropy(head(states), targets))))
-    head.requires_grad_(True); fixed = states.detach()
-    torch.testing.assert_close(*(torch.autograd.grad(x, head.weight)[0] for x in (distillation_loss(fixed, head, targets, exact(teacher), alpha=0)[0], torch.nn.functional.cross_entropy(head(fixed), targets))))
-    torch.testing.assert_close(*(torch.autograd.grad(x, states)[0] for x in (distillation_loss(states, lambda s: s.tanh(), targets % 2, None, alpha=0)[0], torch.nn.functional.cross_entropy(states.tanh(), targets % 2))))   # a head that does more than multiply
-    with torch.no_grad(): assert not distillation_loss(states, head, targets, exact(teacher))[0].requires_grad
+    torch.testing.assert_close(
+        *(
+            torch.autograd.grad(x, states)[0]
+            for x in (
+                distillation_loss(states, head, targets, exact(teacher), alpha=0)[0],
+                torch.nn.functional.cross_entropy(head(states), targets),
+            )
+        )
+    )
+    head.requires_grad_(True)
+    fixed = states.detach()
+    torch.testing.assert_close(
+        *(
+            torch.autograd.grad(x, head.weight)[0]
+            for x in (
+                distillation_loss(fixed, head, targets, exact(teacher), alpha=0)[0],
+                torch.nn.functional.cross_entropy(head(fixed), targets),
+            )
+        )
+    )
+    torch.testing.assert_close(
+        *(
+            torch.autograd.grad(x, states)[0]
+            for x in (
+                distillation_loss(states, lambda s: s.tanh(), targets % 2, None, alpha=0)[0],
+                torch.nn.functional.cross_entropy(states.tanh(), targets % 2),
+            )
+        )
+    )  # a head that does more than multiply
+    with torch.no_grad():
+        assert not distillation_loss(states, head, targets, exact(teacher))[0].requires_grad
 
 
-@pytest.mark.parametrize("rows, width, parts", [(3, 2**20, [(0, 2), (2, 4)]), (2, 2**20, [(0, 2)]), (2, 2**21 + 2, [(0, 1), (1, 2)]), (5, 2**20 - 1, [(0, 2), (2, 4), (4, 6)])])
+@pytest.mark.parametrize(
+    "rows, width, parts",
+    [
+        (3, 2**20, [(0, 2), (2, 4)]),
+        (2, 2**20, [(0, 2)]),
+        (2, 2**21 + 2, [(0, 1), (1, 2)]),
+        (5, 2**20 - 1, [(0, 2), (2, 4), (4, 6)]),
+    ],
+)
 @pytest.mark.parametrize("layer", [True, False])
 def test_a_chunk_holds_two_million_scores(rows, width, parts, layer):
     seen = []
+
     def terms(part, scores):
         assert scores.shape == (len(range(rows)[part]), width) and scores.requires_grad
-        seen.append((part.start, part.stop)); return scores[:, :2].sum(), 2 * scores[:, 1].sum()
-    states = torch.ones(rows, 1) * torch.arange(1, rows + 1)[:, None] if layer else torch.ones(1, 1).expand(rows, width).clone()
+        seen.append((part.start, part.stop))
+        return scores[:, :2].sum(), 2 * scores[:, 1].sum()
+
+    states = (
+        torch.ones(rows, 1) * torch.arange(1, rows + 1)[:, None]
+        if layer
+        else torch.ones(1, 1).expand(rows, width).clone()
+    )
     states.requires_grad_()
     loss, one, other = _chunked().apply(states, torch.ones(width, 1) if layer else None, None, terms)
     total = rows * (rows + 1) / 2 if layer else rows
     assert seen == parts and (loss.item(), one.item(), other.item()) == (4 * total, 2 * total, 2 * total)
-    found, = torch.autograd.grad(loss, states)
-    assert found[:, 0].tolist() == [4.0 if layer else 1.0] * rows and (layer or found[:, 1].tolist() == [3.0] * rows)
+    (found,) = torch.autograd.grad(loss, states)
+    assert found[:, 0].tolist() == [4.0 if layer else 1.0] * rows and (
+        layer or found[:, 1].tolist() == [3.0] * rows
+    )
 
 
 def test_a_layer_of_another_precision():
     "Scores are float32, and each gradient has its own tensor's type."
-    states, weight, bias = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True), torch.ones(4, 3, dtype=torch.bfloat16, requires_grad=True), torch.zeros(4, dtype=torch.bfloat16, requires_grad=True)
-    loss, _, _ = _chunked().apply(states, weight, bias, lambda part, scores: (scores.float().sum(), scores.float()[:, 0].sum()))
-    assert [(g.dtype, g.tolist()) for g in torch.autograd.grad(loss, (states, weight, bias))] == [(torch.bfloat16, x) for x in ([[5.0] * 3] * 2, [[4.0] * 3] + [[2.0] * 3] * 3, [4.0, 2.0, 2.0, 2.0])]
+    states, weight, bias = (
+        torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True),
+        torch.ones(4, 3, dtype=torch.bfloat16, requires_grad=True),
+        torch.zeros(4, dtype=torch.bfloat16, requires_grad=True),
+    )
+    loss, _, _ = _chunked().apply(
+        states, weight, bias, lambda part, scores: (scores.float().sum(), scores.float()[:, 0].sum())
+    )
+    assert [(g.dtype, g.tolist()) for g in torch.autograd.grad(loss, (states, weight, bias))] == [
+        (torch.bfloat16, x) for x in ([[5.0] * 3] * 2, [[4.0] * 3] + [[2.0] * 3] * 3, [4.0, 2.0, 2.0, 2.0])
+    ]
 
 
 def test_gradients_under_autocast_have_the_type_of_the_weights():
     states, head = torch.tensor([[0.5, 1.0], [1.0, 0.25]], requires_grad=True), torch.nn.Linear(2, 4)
     teacher, targets = torch.zeros(2, 4), torch.tensor([0, 3])
-    whole = torch.autograd.grad(distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()])
-    with torch.autocast("cpu", torch.bfloat16): half = torch.autograd.grad(distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()])
-    for a, b in zip(half, whole): torch.testing.assert_close(a, b, rtol=0.05, atol=0.01); assert a.dtype == torch.float32
+    whole = torch.autograd.grad(
+        distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        half = torch.autograd.grad(
+            distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()]
+        )
+    for a, b in zip(half, whole):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.01)
+        assert a.dtype == torch.float32
 
 
 def test_kept_tokens_are_the_likeliest_and_draws_from_the_others():
@@ -294,8 +587,10 @@ def test_kept_tokens_are_the_likeliest_and_draws_from_the_others():
     assert rest.exp().tolist() == close([0.3, 0.3])
     torch.testing.assert_close(logps, (scores / 2).gather(1, ids))
     for row, likely, other in ((ids[0, 2:], 3, 1), (ids[1, 2:], 1, 0)):
-        assert set(row.tolist()) == {likely, other} and (row == likely).float().mean().item() == pytest.approx(2 / 3, abs=0.1)
-    assert _kept(torch.tensor([[0.0, -1e5]]), 1, 1, 1.0)[2].tolist() == [-6e4]          # what float16 can hold
+        assert set(row.tolist()) == {likely, other} and (
+            row == likely
+        ).float().mean().item() == pytest.approx(2 / 3, abs=0.1)
+    assert _kept(torch.tensor([[0.0, -1e5]]), 1, 1, 1.0)[2].tolist() == [-6e4]  # what float16 can hold
 
 
 def test_text_is_encoded_whole_and_answers_as_answers():
@@ -304,31 +599,62 @@ def test_text_is_encoded_whole_and_answers_as_answers():
     assert _encoded(letters, dict(prompt="hi", completion="yo")) == encode(letters, "hi", "yo")
 
 
-def batch(*rows): return dict(input_ids=IDS[list(rows)], attention_mask=torch.ones(len(rows), 4), labels=LABELS[list(rows)])
+def batch(*rows):
+    return dict(input_ids=IDS[list(rows)], attention_mask=torch.ones(len(rows), 4), labels=LABELS[list(rows)])
 
 
 def test_a_teacher_is_asked_once_for_a_row_while_there_is_room():
-    model = Bigram(TABLE); model.train()
-    teacher = LogitTeacher(LM(model, None, "t"), keep_bytes=100); teacher.begin([])      # a state has 16 bytes
+    model = Bigram(TABLE)
+    model.train()
+    teacher = LogitTeacher(LM(model, None, "t"), keep_bytes=100)
+    teacher.begin([])  # a state has 16 bytes
     assert not model.training
     tables = lambda *rows: torch.tensor([TABLE[i] for i in rows])
-    def soft(rows, *which): return teacher.soft(rows, batch(*which))(slice(0, 9), 1.0)[0].exp()
-    torch.testing.assert_close(soft([5, 7], 0, 1), tables(1, 2, 3)); assert len(model.asked) == 1 and teacher.room == 100 - 48
-    torch.testing.assert_close(soft([7, 5], 1, 0), tables(3, 1, 2)); torch.testing.assert_close(soft([5], 0), tables(1, 2)); assert len(model.asked) == 1
-    torch.testing.assert_close(soft([5, 8], 0, 1), tables(1, 2, 3)); assert len(model.asked) == 2 and teacher.room == 4
-    soft([9], 0); assert len(model.asked) == 3 and teacher.room == -28 and teacher.states == {}       # no room: from now on it is asked every time
-    soft([9], 0); soft([5], 0); assert len(model.asked) == 5 and teacher.states == {}
+
+    def soft(rows, *which):
+        return teacher.soft(rows, batch(*which))(slice(0, 9), 1.0)[0].exp()
+
+    torch.testing.assert_close(soft([5, 7], 0, 1), tables(1, 2, 3))
+    assert len(model.asked) == 1 and teacher.room == 100 - 48
+    torch.testing.assert_close(soft([7, 5], 1, 0), tables(3, 1, 2))
+    torch.testing.assert_close(soft([5], 0), tables(1, 2))
+    assert len(model.asked) == 1
+    torch.testing.assert_close(soft([5, 8], 0, 1), tables(1, 2, 3))
+    assert len(model.asked) == 2 and teacher.room == 4
+    soft([9], 0)
+    assert (
+        len(model.asked) == 3 and teacher.room == -28 and teacher.states == {}
+    )  # no room: from now on it is asked every time
+    soft([9], 0)
+    soft([5], 0)
+    assert len(model.asked) == 5 and teacher.states == {}
     one, other = [([5], [5])], [([7], [7])]
-    teacher.begin(one); assert teacher.room == 100 and teacher.states == {}                           # other rows
-    soft([5], 0); teacher.begin(list(one)); soft([5], 0); assert len(model.asked) == 6 and teacher.room == 100 - 32     # the same: the next student gets what is there
-    teacher.begin(other); assert teacher.room == 100 and teacher.states == {}
-    new = LogitTeacher(LM(model, None, "t"), keep_bytes=50); new.begin(None); new.soft([0], batch(0)); assert new.room == 50 - 32 and list(new.states) == [0]      # rows nobody named
-    exactly = LogitTeacher(LM(model, None, "t"), keep_bytes=32); exactly.begin([]); exactly.soft([0], batch(0)); assert exactly.room == 0 and exactly.states == {}
+    teacher.begin(one)
+    assert teacher.room == 100 and teacher.states == {}  # other rows
+    soft([5], 0)
+    teacher.begin(list(one))
+    soft([5], 0)
+    assert len(model.asked) == 6 and teacher.room == 100 - 32  # the same: the next student gets what is there
+    teacher.begin(other)
+    assert teacher.room == 100 and teacher.states == {}
+    new = LogitTeacher(LM(model, None, "t"), keep_bytes=50)
+    new.begin(None)
+    new.soft([0], batch(0))
+    assert new.room == 50 - 32 and list(new.states) == [0]  # rows nobody named
+    exactly = LogitTeacher(LM(model, None, "t"), keep_bytes=32)
+    exactly.begin([])
+    exactly.soft([0], batch(0))
+    assert exactly.room == 0 and exactly.states == {}
     assert LogitTeacher(LM(model, None, "t")).keep_bytes == 2e9 and exactly.lm.model is model
 
 
 def test_a_teacher_whose_head_does_more_is_asked_every_time():
-    model = Bigram(TABLE, logit_scale=2.0); teacher = LogitTeacher(LM(model, None, "t")); teacher.begin([])
+    model = Bigram(TABLE, logit_scale=2.0)
+    teacher = LogitTeacher(LM(model, None, "t"))
+    teacher.begin([])
     for n in (1, 2):
-        torch.testing.assert_close(teacher.soft([5], batch(0))(slice(0, 9), 1.0)[0].exp(), torch.tensor([TABLE[1], TABLE[2]])); assert len(model.asked) == n
+        torch.testing.assert_close(
+            teacher.soft([5], batch(0))(slice(0, 9), 1.0)[0].exp(), torch.tensor([TABLE[1], TABLE[2]])
+        )
+        assert len(model.asked) == n
     assert teacher.room == 0 and teacher.states == {}

@@ -1,4 +1,5 @@
 "The marketplace: what an ad is read to claim, and requests for tasks that do not exist."
+
 import pytest
 
 from ftguide.market import Product, claims, load_tasks, purchase_probability, score_ad, task_row
@@ -7,38 +8,90 @@ MUG = Product("mug", "Zavolor", "Gexgor-61", "green", "clay", "300 ml", "24 mont
 CANECA = Product("caneca", "Zavolor", "Gexgor-61", "verde", "barro", "300 ml", "24 meses", "tampa", "pt")
 
 
-@pytest.mark.parametrize("ad, p", [("size 300 ml.", MUG), ("Size 300ml.", MUG), ("size 300 ML.", MUG), ("a 300-ml mug.", MUG), ("24 months of warranty.", MUG), ("a 24-month warranty.", MUG), ("24 Month warranty.", MUG),
-                                   ("in green, colour Green.", MUG), ("in GREEN.", MUG), ("24 meses de garantia.", CANECA), ("24 mês.", CANECA), ("300ml.", CANECA)])
+@pytest.mark.parametrize(
+    "ad, p",
+    [
+        ("size 300 ml.", MUG),
+        ("Size 300ml.", MUG),
+        ("size 300 ML.", MUG),
+        ("a 300-ml mug.", MUG),
+        ("24 months of warranty.", MUG),
+        ("a 24-month warranty.", MUG),
+        ("24 Month warranty.", MUG),
+        ("in green, colour Green.", MUG),
+        ("in GREEN.", MUG),
+        ("24 meses de garantia.", CANECA),
+        ("24 mês.", CANECA),
+        ("300ml.", CANECA),
+    ],
+)
 def test_a_true_claim_is_one_however_it_is_spelt(ad, p):
     s = score_ad(ad, p)
     assert (s["right"], s["wrong"]) == (1, 0), claims(ad, p.lang)
     assert purchase_probability(ad.lower(), p) > purchase_probability("a thing", p)
 
 
-@pytest.mark.parametrize("ad, wrong", [("size 301 ml.", 1), ("301ml, size 301 ml.", 1), ("in red, colour RED.", 1), ("12-month warranty, 24 months.", 1), ("in red, 30 cm.", 2), ("the Gexgor-61 of Mirlor.", 1)])
-def test_a_false_claim_counts_once(ad, wrong): assert score_ad(ad, MUG)["wrong"] == wrong
+@pytest.mark.parametrize(
+    "ad, wrong",
+    [
+        ("size 301 ml.", 1),
+        ("301ml, size 301 ml.", 1),
+        ("in red, colour RED.", 1),
+        ("12-month warranty, 24 months.", 1),
+        ("in red, 30 cm.", 2),
+        ("the Gexgor-61 of Mirlor.", 1),
+    ],
+)
+def test_a_false_claim_counts_once(ad, wrong):
+    assert score_ad(ad, MUG)["wrong"] == wrong
 
 
 def test_values_are_given_as_they_stand_in_the_ad():
     found = claims("Zavolor Gexgor-61, in GREEN, green, 300ml, size 300 ML, by Mirlor.")
-    assert (found["colour"], found["size"], found["brand"], found["model"]) == (["GREEN"], ["300ml"], ["Zavolor", "Mirlor"], ["Gexgor-61"])
+    assert (found["colour"], found["size"], found["brand"], found["model"]) == (
+        ["GREEN"],
+        ["300ml"],
+        ["Zavolor", "Mirlor"],
+        ["Gexgor-61"],
+    )
 
 
-@pytest.mark.parametrize("tasks, says", [(("ads",), "unknown task 'ads'; there are ad, extraction"), ("ad", r"tasks must be a tuple such as \('ad',\)"), ((), "tasks must be a tuple")])
+@pytest.mark.parametrize(
+    "tasks, says",
+    [
+        (("ads",), "unknown task 'ads'; there are ad, extraction"),
+        ("ad", r"tasks must be a tuple such as \('ad',\)"),
+        ((), "tasks must be a tuple"),
+    ],
+)
 def test_unknown_tasks(tasks, says):
-    with pytest.raises(ValueError, match=says): load_tasks(tasks=tasks, n=2)
+    with pytest.raises(ValueError, match=says):
+        load_tasks(tasks=tasks, n=2)
 
 
 def test_unknown_task_row():
     import random
-    with pytest.raises(ValueError, match="unknown task 'ads'"): task_row("ads", MUG, random.Random(0))
+
+    with pytest.raises(ValueError, match="unknown task 'ads'"):
+        task_row("ads", MUG, random.Random(0))
 
 
 def test_orders_tell_more_than_colours_only_where_it_is_asked():
     from itertools import islice
+
     from ftguide.market import COLOURS
     from ftguide.tiny import SIZES, pages
-    said = lambda orders: {line.rsplit(", ", 1)[1] for text in islice(pages(200, 0.5, orders), 300) if text.startswith(("You ordered:", "Seu pedido:")) for line in text.splitlines() if line.startswith("- ")}
+
+    said = lambda orders: {
+        line.rsplit(", ", 1)[1]
+        for text in islice(pages(200, 0.5, orders), 300)
+        if text.startswith(("You ordered:", "Seu pedido:"))
+        for line in text.splitlines()
+        if line.startswith("- ")
+    }
     colours = {*COLOURS["en"], *COLOURS["pt"]}
     assert said(0.0) <= colours and not said(0.6) <= colours
-    assert all([bool(phase[3]) for phase in size["phases"]] == [False] * (len(size["phases"]) - 1) + [True] for size in SIZES.values())   # as the shipped models were trained
+    assert all(
+        [bool(phase[3]) for phase in size["phases"]] == [False] * (len(size["phases"]) - 1) + [True]
+        for size in SIZES.values()
+    )  # as the shipped models were trained

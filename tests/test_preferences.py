@@ -1,4 +1,5 @@
 "DPO and KTO beside TRL and beside the formula; thumbs that cannot be used."
+
 import json
 import math
 import tempfile
@@ -9,160 +10,338 @@ import torch
 
 import ftguide.dpo as chapter
 from ftguide.data import DataError, to_trl
-from ftguide.dpo import align_dpo, align_kto, dpo_loss, dpo_trainer, kl_watch, make_pairs, _one_sided
-from ftguide.models import LM, TrainingError, completion_logps, encode, load, ready, save, silent, start_from, training_arguments
+from ftguide.dpo import _one_sided, align_dpo, align_kto, dpo_loss, dpo_trainer, kl_watch, make_pairs
+from ftguide.models import (
+    LM,
+    TrainingError,
+    completion_logps,
+    encode,
+    load,
+    ready,
+    save,
+    silent,
+    start_from,
+    training_arguments,
+)
 
-PAIRS = [dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)]
-THUMBS = [dict(prompt=x["prompt"], completion=x["chosen"] if i % 3 else x["rejected"], label=bool(i % 3)) for i, x in enumerate(PAIRS)]
+PAIRS = [
+    dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)
+]
+THUMBS = [
+    dict(prompt=x["prompt"], completion=x["chosen"] if i % 3 else x["rejected"], label=bool(i % 3))
+    for i, x in enumerate(PAIRS)
+]
 
 
-def weights(lm): return torch.cat([p.detach().flatten() for p in getattr(lm, "model", lm).parameters()])
+def weights(lm):
+    return torch.cat([p.detach().flatten() for p in getattr(lm, "model", lm).parameters()])
 
 
 def test_twenty_steps_are_trls():
     from trl import DPOConfig, DPOTrainer
+
     start = start_from("tiny-small", "plain")
     with tempfile.TemporaryDirectory() as folder:
-        settings = training_arguments(start, folder, len(PAIRS), epochs=1, batch_size=4, learning_rate=1e-4, seed=3, validate=False, keep=False, config={})
-        theirs = silent(DPOTrainer(model=start.model, args=DPOConfig(**settings, beta=0.2, precompute_ref_log_probs=True), train_dataset=to_trl(PAIRS, "pairs"), processing_class=start.tokenizer))
+        settings = training_arguments(
+            start,
+            folder,
+            len(PAIRS),
+            epochs=1,
+            batch_size=4,
+            learning_rate=1e-4,
+            seed=3,
+            validate=False,
+            keep=False,
+            config={},
+        )
+        theirs = silent(
+            DPOTrainer(
+                model=start.model,
+                args=DPOConfig(**settings, beta=0.2, precompute_ref_log_probs=True),
+                train_dataset=to_trl(PAIRS, "pairs"),
+                processing_class=start.tokenizer,
+            )
+        )
         theirs.train()
     ours = align_dpo("tiny-small", PAIRS, beta=0.2, learning_rate=1e-4, seed=3)
     assert theirs.state.global_step == 20 and max(h["step"] for h in ours.history) == 20
     assert (weights(theirs.model) - weights(ours)).abs().max() <= 1e-5
-    losses = [[h["loss"] for h in history if "loss" in h] for history in (theirs.state.log_history, ours.history)]
+    losses = [
+        [h["loss"] for h in history if "loss" in h] for history in (theirs.state.log_history, ours.history)
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_validation_loss_is_the_formula_in_float64():
     lm = align_dpo("tiny-small", PAIRS[:40], beta=0.3, epochs=2, learning_rate=1e-3, eval_data=PAIRS[40:50])
-    def exact(model, x, side): # summed log-probability, float64
+
+    def exact(model, x, side):  # summed log-probability, float64
         ids, labels = encode(lm.tokenizer, x["prompt"], x[side])
-        with torch.no_grad(): logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
         return sum(logp[t, l] for t, l in enumerate(labels[1:]) if l != -100)
+
     after, before = lm.copy().model.double(), load("tiny-small").copy().model.double()
     assert after.dtype == torch.float64
-    loss = torch.stack([dpo_loss(*(exact(m, x, side) for m in (after, before) for side in ("chosen", "rejected")), 0.3) for x in PAIRS[40:50]]).mean()
+    loss = torch.stack(
+        [
+            dpo_loss(*(exact(m, x, side) for m in (after, before) for side in ("chosen", "rejected")), 0.3)
+            for x in PAIRS[40:50]
+        ]
+    ).mean()
     assert min(h["eval_loss"] for h in lm.history if "eval_loss" in h) == pytest.approx(loss.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("knobs", [dict(loss_type="ipo"), dict(loss_type=["sigmoid", "sft"]), dict(loss_type="robust", label_smoothing=0.1), dict(use_weighting=True), dict(lora=True)], ids=str)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        dict(loss_type="ipo"),
+        dict(loss_type=["sigmoid", "sft"]),
+        dict(loss_type="robust", label_smoothing=0.1),
+        dict(use_weighting=True),
+        dict(lora=True),
+    ],
+    ids=str,
+)
 def test_every_loss_is_trls_own(knobs, monkeypatch):
     fast = align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs)
     monkeypatch.setattr(chapter, "scored_only", lambda model: None)
-    assert (weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))).abs().max() <= 1e-5
+    assert (
+        weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))
+    ).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("stage, rows", [(align_dpo, PAIRS[:16]), (align_kto, THUMBS[:16])], ids=["dpo", "kto"])
+@pytest.mark.parametrize(
+    "stage, rows", [(align_dpo, PAIRS[:16]), (align_kto, THUMBS[:16])], ids=["dpo", "kto"]
+)
 def test_a_mixture_of_experts_learns_with_its_balancing_loss(stage, rows, monkeypatch):
     from transformers import MixtralConfig, MixtralForCausalLM
-    tokenizer = load("tiny-small").tokenizer; torch.manual_seed(0)
-    experts = MixtralForCausalLM(MixtralConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, num_local_experts=2, max_position_embeddings=256))
-    lm = ready(LM(experts, tokenizer)); ours = stage(lm, rows, learning_rate=1e-3)
+
+    tokenizer = load("tiny-small").tokenizer
+    torch.manual_seed(0)
+    experts = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=2,
+            max_position_embeddings=256,
+        )
+    )
+    lm = ready(LM(experts, tokenizer))
+    ours = stage(lm, rows, learning_rate=1e-3)
     monkeypatch.setattr(chapter, "scored_only", lambda model: None)
     theirs = stage(lm, rows, learning_rate=1e-3)
-    assert min(h["aux_loss"] for h in ours.history if "loss" in h) > 1 and (weights(ours) - weights(theirs)).abs().max() <= 1e-5
+    assert (
+        min(h["aux_loss"] for h in ours.history if "loss" in h) > 1
+        and (weights(ours) - weights(theirs)).abs().max() <= 1e-5
+    )
 
 
 def test_the_reference_is_computed_once_for_a_sweep(tmp_path, monkeypatch):
     "Another beta reads what the first run wrote; other pairs or another model do not."
     asked, real = [], dpo_trainer().compute_ref_log_probs
-    monkeypatch.setattr(dpo_trainer(), "compute_ref_log_probs", lambda self, *a, **k: (asked.append(1), real(self, *a, **k))[1])
-    first = align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, eval_data=PAIRS[40:44]); once = len(asked)
+    monkeypatch.setattr(
+        dpo_trainer(),
+        "compute_ref_log_probs",
+        lambda self, *a, **k: (asked.append(1), real(self, *a, **k))[1],
+    )
+    first = align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, eval_data=PAIRS[40:44])
+    once = len(asked)
     assert once == 2 and len(list(tmp_path.iterdir())) == 2
-    again, other = align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, eval_data=PAIRS[40:44]), align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, beta=0.5)
-    assert len(asked) == once and torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(other))
-    align_dpo("tiny-small", PAIRS[:23], cache=tmp_path); align_dpo(first, PAIRS[:24], cache=tmp_path)
+    again, other = (
+        align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, eval_data=PAIRS[40:44]),
+        align_dpo("tiny-small", PAIRS[:24], cache=tmp_path, beta=0.5),
+    )
+    assert (
+        len(asked) == once
+        and torch.equal(weights(first), weights(again))
+        and not torch.equal(weights(first), weights(other))
+    )
+    align_dpo("tiny-small", PAIRS[:23], cache=tmp_path)
+    align_dpo(first, PAIRS[:24], cache=tmp_path)
     assert len(asked) == once + 2
-    save(load("tiny-small"), tmp_path / "moved"); align_dpo(tmp_path / "moved", PAIRS[:24], cache=tmp_path)
-    assert len(asked) == once + 2                                       # the same model in another folder
-    assert torch.equal(weights(first), weights(align_dpo("tiny-small", PAIRS[:24], eval_data=PAIRS[40:44])))       # and without a cache it is the same run
+    save(load("tiny-small"), tmp_path / "moved")
+    align_dpo(tmp_path / "moved", PAIRS[:24], cache=tmp_path)
+    assert len(asked) == once + 2  # the same model in another folder
+    assert torch.equal(
+        weights(first), weights(align_dpo("tiny-small", PAIRS[:24], eval_data=PAIRS[40:44]))
+    )  # and without a cache it is the same run
 
 
-@pytest.mark.parametrize("knobs", [dict(ld_alpha=0.3), dict(max_length=16), dict(max_length=16, truncation_mode="keep_end"), dict(bf16=True), dict(turned=True)], ids=str)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        dict(ld_alpha=0.3),
+        dict(max_length=16),
+        dict(max_length=16, truncation_mode="keep_end"),
+        dict(bf16=True),
+        dict(turned=True),
+    ],
+    ids=str,
+)
 def test_the_cache_is_not_read_where_other_numbers_are_asked_for(knobs, tmp_path):
     "The first loss is ln 2, although the whole answers of the same weights were kept before, and then answers that are cut at the end."
-    base, knobs = tmp_path / "base", dict(knobs); save(load("tiny-small"), base)
-    assert {len(encode(load(base).tokenizer, p["prompt"], p["rejected"])[0]) > 16 for p in PAIRS[:24]} == {True}
-    first = lambda **how: next(h["loss"] for h in align_dpo(base, PAIRS[:24], cache=tmp_path / "kept", max_steps=1, force=True, **how).history if "loss" in h)
+    base, knobs = tmp_path / "base", dict(knobs)
+    save(load("tiny-small"), base)
+    assert {len(encode(load(base).tokenizer, p["prompt"], p["rejected"])[0]) > 16 for p in PAIRS[:24]} == {
+        True
+    }
+    first = lambda **how: next(
+        h["loss"]
+        for h in align_dpo(base, PAIRS[:24], cache=tmp_path / "kept", max_steps=1, force=True, **how).history
+        if "loss" in h
+    )
     assert first() == pytest.approx(math.log(2), abs=1e-6)
-    if "truncation_mode" in knobs: first(**dict(knobs, truncation_mode="keep_start"))
-    if knobs.pop("turned", None):                                       # the same weights, other positions
-        config = json.loads((base / "config.json").read_text(encoding="utf-8")); config["rope_parameters"]["rope_theta"] = 100.0
+    if "truncation_mode" in knobs:
+        first(**dict(knobs, truncation_mode="keep_start"))
+    if knobs.pop("turned", None):  # the same weights, other positions
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        config["rope_parameters"]["rope_theta"] = 100.0
         (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert first(**knobs) == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_slices_are_given_the_model_itself_as_their_reference(monkeypatch):
     "With FSDP, TRL scores with a second model, and would load it by the name in the config; without, and with an adapter, it needs none."
-    lm = load("tiny-small").copy("other"); torch.nn.init.ones_(lm.model.model.norm.weight)
+    lm = load("tiny-small").copy("other")
+    torch.nn.init.ones_(lm.model.model.norm.weight)
     given = []
-    class Stop(Exception): pass
-    def trainer(**knobs): given.append(knobs["ref_model"]); raise Stop
+
+    class Stop(Exception):
+        pass
+
+    def trainer(**knobs):
+        given.append(knobs["ref_model"])
+        raise Stop
+
     monkeypatch.setattr(chapter, "dpo_trainer", lambda: trainer)
+
     def started(**knobs):
-        with pytest.raises(Stop): align_dpo(lm, PAIRS[:8], **knobs)
+        with pytest.raises(Stop):
+            align_dpo(lm, PAIRS[:8], **knobs)
         return given[-1]
+
     assert started() is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert torch.equal(weights(started()), weights(lm)) and not torch.equal(weights(lm), weights(load("tiny-small")))
+    assert torch.equal(weights(started()), weights(lm)) and not torch.equal(
+        weights(lm), weights(load("tiny-small"))
+    )
     assert started(lora=True) is None
 
 
 def test_kl_is_in_the_history_and_looking_changes_nothing():
     knobs = dict(beta=0.05, learning_rate=1e-3, epochs=2)
-    lm = align_dpo("tiny-small", PAIRS, callbacks=(kl_watch("tiny-small", [p["prompt"] for p in PAIRS[:8]], every=10, max_new_tokens=8),), **knobs)
+    lm = align_dpo(
+        "tiny-small",
+        PAIRS,
+        callbacks=(kl_watch("tiny-small", [p["prompt"] for p in PAIRS[:8]], every=10, max_new_tokens=8),),
+        **knobs,
+    )
     found = [(h["step"], h["kl"]) for h in lm.history if "kl" in h]
     assert [step for step, _ in found] == [10, 20, 30, 40] and found[-1][1] > found[0][1] > -0.05
     assert torch.equal(weights(lm), weights(align_dpo("tiny-small", PAIRS, **knobs)))
-    with pytest.raises(ValueError, match="every must be 1 step or more"): kl_watch("tiny-small", ["Hi"], every=0)
+    with pytest.raises(ValueError, match="every must be 1 step or more"):
+        kl_watch("tiny-small", ["Hi"], every=0)
 
 
 def test_pairs_are_kept_once_with_their_margin():
     rows = [dict(prompt=p) for p in ("How much is 1 + 1?", "How much is 1 + 1?", "How much is 3 + 1?")]
-    pairs = make_pairs(load("tiny-small"), rows, lambda row, a, b, n: len(a) - len(b), samples=4, max_new_tokens=12)
+    pairs = make_pairs(
+        load("tiny-small"), rows, lambda row, a, b, n: len(a) - len(b), samples=4, max_new_tokens=12
+    )
     assert pairs and all(len(p["chosen"]) - len(p["rejected"]) == p["margin"] > 0 for p in pairs)
     assert len({(p["prompt"], p["chosen"], p["rejected"]) for p in pairs}) == len(pairs)
-    same = make_pairs(load("tiny-small"), rows[:1] * 3, lambda row, a, b, n: 1, samples=2, max_new_tokens=1, temperature=0.01)
+    same = make_pairs(
+        load("tiny-small"),
+        rows[:1] * 3,
+        lambda row, a, b, n: 1,
+        samples=2,
+        max_new_tokens=1,
+        temperature=0.01,
+    )
     assert len(same) <= 1
 
 
 def test_preferences_for_length_alone_are_warned_of():
-    with pytest.warns(UserWarning, match="in each of 40 pairs the chosen answer is the shorter one: .* learn to write shorter.* add pairs where the longer answer is better"): align_dpo("tiny-small", PAIRS[:40])
-    with pytest.warns(UserWarning, match="in each of 40 pairs the chosen answer is the longer one: .* learn to write longer.* add pairs where the shorter answer is better"): align_dpo("tiny-small", [dict(p, chosen=p["rejected"], rejected=p["chosen"]) for p in PAIRS[:40]])
+    with pytest.warns(
+        UserWarning,
+        match="in each of 40 pairs the chosen answer is the shorter one: .* learn to write shorter.* add pairs where the longer answer is better",
+    ):
+        align_dpo("tiny-small", PAIRS[:40])
+    with pytest.warns(
+        UserWarning,
+        match="in each of 40 pairs the chosen answer is the longer one: .* learn to write longer.* add pairs where the shorter answer is better",
+    ):
+        align_dpo("tiny-small", [dict(p, chosen=p["rejected"], rejected=p["chosen"]) for p in PAIRS[:40]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for words in (["positive"], ["positive", "good"], ["positive", "very positive"]): _one_sided([dict(chosen=words[i % len(words)], rejected="negative") for i in range(40)])     # equal; equal or shorter; equal or longer
+        for words in (["positive"], ["positive", "good"], ["positive", "very positive"]):
+            _one_sided(
+                [dict(chosen=words[i % len(words)], rejected="negative") for i in range(40)]
+            )  # equal; equal or shorter; equal or longer
 
 
 def test_a_policy_that_collapses_is_stopped_and_keeps_its_last_good_checkpoint(tmp_path):
     "Weights that are spoilt after step 25 give nan at step 26; the checkpoint of step 20 is there to go on from."
     from test_training import poison
-    with pytest.raises(TrainingError, match="step 26: the loss is nan"): align_dpo("tiny-small", PAIRS, epochs=2, output_dir=tmp_path, callbacks=(poison(25),))
+
+    with pytest.raises(TrainingError, match="step 26: the loss is nan"):
+        align_dpo("tiny-small", PAIRS, epochs=2, output_dir=tmp_path, callbacks=(poison(25),))
     assert sorted(p.parent.name for p in tmp_path.glob("checkpoint-*/whole.json"))[-1] == "checkpoint-20"
 
 
 def test_smoothing_that_does_nothing_is_refused():
-    with pytest.raises(ValueError, match='does nothing with loss_type sigmoid; use loss_type="robust"'): align_dpo("tiny-small", PAIRS, label_smoothing=0.1)
-    with pytest.raises(ValueError, match="does nothing"): align_dpo("tiny-small", PAIRS, label_smoothing=0.1, loss_type=["ipo", "sft"])
+    with pytest.raises(ValueError, match='does nothing with loss_type sigmoid; use loss_type="robust"'):
+        align_dpo("tiny-small", PAIRS, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="does nothing"):
+        align_dpo("tiny-small", PAIRS, label_smoothing=0.1, loss_type=["ipo", "sft"])
 
 
 def test_thumbs_move_what_they_judge(tmp_path):
     up, down = ([t for t in THUMBS if t["label"] is side] for side in (True, False))
-    def mean(lm, rows): sums, _ = completion_logps(lm, [t["prompt"] for t in rows], [t["completion"] for t in rows]); return sums.mean().item()
-    start = load("tiny-small"); before = weights(start).clone()
+
+    def mean(lm, rows):
+        sums, _ = completion_logps(lm, [t["prompt"] for t in rows], [t["completion"] for t in rows])
+        return sums.mean().item()
+
+    start = load("tiny-small")
+    before = weights(start).clone()
     lm = align_kto(start, THUMBS, epochs=2, learning_rate=1e-3, output_dir=tmp_path)
     assert mean(lm, up) - mean(lm, down) > mean(start, up) - mean(start, down) + 1
     assert torch.equal(weights(start), before) and list(tmp_path.glob("checkpoint-*/whole.json"))
 
 
-@pytest.mark.parametrize("rows, says", [
-    ([dict(prompt="a", completion="b", label="up")] * 4, "row 1: label must be true"), ([dict(prompt="a", completion="b")] * 4, "label must be true"),
-    ([dict(prompt=f"a{i}", completion="b", label=True) for i in range(4)], "4 thumbs up and 0 down"), ([dict(prompt="a", label=True)], "columns found"), ([], "empty|no rows"),
-    ([dict(messages=[dict(role="user", content=f"a{i}"), dict(role="assistant", content="b")], label=i % 2) for i in range(4)], "row 1 has messages, and a thumb judges one answer: give prompt .*, completion and label")])
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        ([dict(prompt="a", completion="b", label="up")] * 4, "row 1: label must be true"),
+        ([dict(prompt="a", completion="b")] * 4, "label must be true"),
+        ([dict(prompt=f"a{i}", completion="b", label=True) for i in range(4)], "4 thumbs up and 0 down"),
+        ([dict(prompt="a", label=True)], "columns found"),
+        ([], "empty|no rows"),
+        (
+            [
+                dict(
+                    messages=[dict(role="user", content=f"a{i}"), dict(role="assistant", content="b")],
+                    label=i % 2,
+                )
+                for i in range(4)
+            ],
+            "row 1 has messages, and a thumb judges one answer: give prompt .*, completion and label",
+        ),
+    ],
+)
 def test_thumbs_that_cannot_be_used(rows, says):
-    with pytest.raises(DataError, match=says): align_kto("tiny-small", rows)
+    with pytest.raises(DataError, match=says):
+        align_kto("tiny-small", rows)
 
 
 def test_kto_needs_company():
-    with pytest.raises(ValueError, match="batch_size must be 2 or more"): align_kto("tiny-small", THUMBS, batch_size=1)
-    with pytest.raises(ValueError, match="beta must be above 0"): align_kto("tiny-small", THUMBS, beta=0)
+    with pytest.raises(ValueError, match="batch_size must be 2 or more"):
+        align_kto("tiny-small", THUMBS, batch_size=1)
+    with pytest.raises(ValueError, match="beta must be above 0"):
+        align_kto("tiny-small", THUMBS, beta=0)

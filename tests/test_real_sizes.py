@@ -1,7 +1,10 @@
 """The true architectures and sizes with random weights, on a CPU: load, two steps, save, reply, and the peak beside `estimate`.
 
 FTGUIDE_REAL=1.7B adds the 1.7B shape and longer rows: eight minutes on two cores, 14 GB of memory, 6 GB of disk."""
-import os, shutil, sys
+
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,48 +22,114 @@ LARGE = os.environ.get("FTGUIDE_REAL") == "1.7B"
 
 
 def smollm2(hidden, layers, heads, kv, ffn):
-    return dict(model_type="llama", hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv, intermediate_size=ffn, vocab_size=49152, tie_word_embeddings=True,
-                max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5)
+    return dict(
+        model_type="llama",
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        intermediate_size=ffn,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        rope_theta=100000.0,
+        rms_norm_eps=1e-5,
+    )
 
 
-SHAPES = {"135M": smollm2(576, 30, 9, 3, 1536), "360M": smollm2(960, 32, 15, 5, 2560)} | ({"1.7B": smollm2(2048, 24, 32, 32, 8192)} if LARGE else {})
-CASES = [dict(method="sft", base="135M", size=1, length=64), dict(method="dpo", base="135M", size=1, length=64), dict(method="distill", base="135M", teacher="360M", size=1, length=64)]
-if LARGE: CASES += [dict(method="sft", base="360M", size=2, length=256), dict(method="dpo", base="360M", size=2, length=256), dict(method="lora", base="1.7B", size=2, length=256),
-                    dict(method="distill", base="360M", teacher="1.7B", size=2, length=256)]
+SHAPES = {"135M": smollm2(576, 30, 9, 3, 1536), "360M": smollm2(960, 32, 15, 5, 2560)} | (
+    {"1.7B": smollm2(2048, 24, 32, 32, 8192)} if LARGE else {}
+)
+CASES = [
+    dict(method="sft", base="135M", size=1, length=64),
+    dict(method="dpo", base="135M", size=1, length=64),
+    dict(method="distill", base="135M", teacher="360M", size=1, length=64),
+]
+if LARGE:
+    CASES += [
+        dict(method="sft", base="360M", size=2, length=256),
+        dict(method="dpo", base="360M", size=2, length=256),
+        dict(method="lora", base="1.7B", size=2, length=256),
+        dict(method="distill", base="360M", teacher="1.7B", size=2, length=256),
+    ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="how a C library keeps memory differs; measured with glibc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="how a C library keeps memory differs; measured with glibc"
+)
 @pytest.mark.timeout(3600 if LARGE else 600)
 def test_load_train_save_reply(tmp_path):
     try:
         made, *seen = _measured(tmp_path, [dict(models=SHAPES), *CASES], 3500 if LARGE else 500)
-        assert {name: parameter_count(tmp_path / name) for name in SHAPES} == {name: PARAMETERS[name] for name in SHAPES}
+        assert {name: parameter_count(tmp_path / name) for name in SHAPES} == {
+            name: PARAMETERS[name] for name in SHAPES
+        }
         assert not list(tmp_path.glob("after*")), "what was trained is gone"
-    finally: shutil.rmtree(tmp_path)
-    assert made["vocabulary"] == 49152 and made["bytes"] == pytest.approx(2 * sum(PARAMETERS[name] for name in SHAPES), rel=1e-3), "bfloat16, each weight once"
+    finally:
+        shutil.rmtree(tmp_path)
+    assert made["vocabulary"] == 49152 and made["bytes"] == pytest.approx(
+        2 * sum(PARAMETERS[name] for name in SHAPES), rel=1e-3
+    ), "bfloat16, each weight once"
     for case, m in zip(CASES, seen, strict=True):
-        told = estimate(SHAPES[case["base"]], *(m[k] for k in ("method", "batch_size", "sequence_length", "tokens")), "CPU", scored=m["scored"], teacher=SHAPES.get(case.get("teacher"))).peak_bytes
-        print(f"{case['method']} {case['base']}: {m['bytes'] / 1e9:.2f} GB, estimate {told / 1e9:.2f} GB, {m['seconds']:.1f} s a step of {m['batch_size']} x {m['sequence_length']}, loss {m['loss']:.3f}")
+        told = estimate(
+            SHAPES[case["base"]],
+            *(m[k] for k in ("method", "batch_size", "sequence_length", "tokens")),
+            "CPU",
+            scored=m["scored"],
+            teacher=SHAPES.get(case.get("teacher")),
+        ).peak_bytes
+        print(
+            f"{case['method']} {case['base']}: {m['bytes'] / 1e9:.2f} GB, estimate {told / 1e9:.2f} GB, {m['seconds']:.1f} s a step of {m['batch_size']} x {m['sequence_length']}, loss {m['loss']:.3f}"
+        )
         assert m["bytes"] < 24e9 and 0.75 < m["bytes"] / told < 1.25, (m, told)
         assert isinstance(m["answer"], str) and 0 < m["loss"] < 15
 
 
 def test_the_small_profile_starts_no_measurement(tmp_path, monkeypatch):
     "settings.ini leaves the chapter's list of methods empty there: then no process is started."
-    import ftguide.scale, nbformat
-    def started(*args, **kw): raise AssertionError("a process was started")
+    import nbformat
+
+    import ftguide.scale
+
+    def started(*args, **kw):
+        raise AssertionError("a process was started")
+
     monkeypatch.setattr(ftguide.scale, "_measured", started)
-    cell = next(c.source for c in nbformat.read(Path(__file__).parent.parent / "nbs/11_scale.ipynb", 4).cells if c.id == "scale-real")
-    space = dict(real_methods=[], smollm2=SHAPES, there=tmp_path, shutil=shutil); exec(cell, space)
+    cell = next(
+        c.source
+        for c in nbformat.read(Path(__file__).parent.parent / "nbs/11_scale.ipynb", 4).cells
+        if c.id == "scale-real"
+    )
+    space = dict(real_methods=[], smollm2=SHAPES, there=tmp_path, shutil=shutil)
+    exec(cell, space)
     assert space["made"] is None and space["seen"] == []
-    with pytest.raises(AssertionError, match="a process was started"): exec(cell, space | dict(real_methods=["sft"]))
+    with pytest.raises(AssertionError, match="a process was started"):
+        exec(cell, space | dict(real_methods=["sft"]))
 
 
 # ---- other families, small, with the templates and special tokens of their own
 
 FAMILIES = {
-    "qwen3": dict(special=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], added=["<think>", "</think>"], ends=("<|im_end|>", "<|endoftext|>"), bos=None, config=dict(head_dim=16, tie_word_embeddings=True)),
-    "llama3": dict(special=["<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"], added=[], ends=("<|eot_id|>", None), bos="<|begin_of_text|>", config=dict(tie_word_embeddings=False)),
+    "qwen3": dict(
+        special=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        added=["<think>", "</think>"],
+        ends=("<|im_end|>", "<|endoftext|>"),
+        bos=None,
+        config=dict(head_dim=16, tie_word_embeddings=True),
+    ),
+    "llama3": dict(
+        special=[
+            "<|begin_of_text|>",
+            "<|eot_id|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+        ],
+        added=[],
+        ends=("<|eot_id|>", None),
+        bos="<|begin_of_text|>",
+        config=dict(tie_word_embeddings=False),
+    ),
 }
 
 
@@ -69,34 +138,94 @@ def family(name):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import chat_template_utils
+
     from ftguide.models import LM, ready
-    about = FAMILIES[name]; bpe = Tokenizer(models.BPE()); bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    bpe.train_from_iterator([r["prompt"] + r["completion"] for r in ROWS], trainers.BpeTrainer(vocab_size=500, special_tokens=about["special"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+
+    about = FAMILIES[name]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [r["prompt"] + r["completion"] for r in ROWS],
+        trainers.BpeTrainer(
+            vocab_size=500,
+            special_tokens=about["special"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     end, pad = about["ends"]
-    tok = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=end, **(dict(pad_token=pad) if pad else {}), **(dict(bos_token=about["bos"]) if about["bos"] else {}))
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=end,
+        **(dict(pad_token=pad) if pad else {}),
+        **(dict(bos_token=about["bos"]) if about["bos"] else {}),
+    )
     tok.add_tokens([AddedToken(t, special=False, normalized=False) for t in about["added"]])
-    tok.chat_template = (Path(chat_template_utils.__file__).parent / f"chat_templates/{name}.jinja").read_text(encoding="utf-8")
+    tok.chat_template = (
+        Path(chat_template_utils.__file__).parent / f"chat_templates/{name}.jinja"
+    ).read_text(encoding="utf-8")
     torch.manual_seed(0)
-    config = AutoConfig.for_model("llama" if name == "llama3" else name, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=len(tok) + 5,
-                                  max_position_embeddings=512, eos_token_id=tok.eos_token_id, bos_token_id=tok.bos_token_id, pad_token_id=None, **about["config"])
+    config = AutoConfig.for_model(
+        "llama" if name == "llama3" else name,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tok) + 5,
+        max_position_embeddings=512,
+        eos_token_id=tok.eos_token_id,
+        bos_token_id=tok.bos_token_id,
+        pad_token_id=None,
+        **about["config"],
+    )
     return ready(LM(AutoModelForCausalLM.from_config(config), tok, name))
 
 
 ROWS = [dict(prompt=f"How much is {i} + 1?", completion=f"It is {i + 1}.") for i in range(12)]
-TALKS = [dict(messages=[dict(role="user", content=r["prompt"]), dict(role="assistant", content=r["completion"]), dict(role="user", content="Sure?"), dict(role="assistant", content="Yes.")]) for r in ROWS]
+TALKS = [
+    dict(
+        messages=[
+            dict(role="user", content=r["prompt"]),
+            dict(role="assistant", content=r["completion"]),
+            dict(role="user", content="Sure?"),
+            dict(role="assistant", content="Yes."),
+        ]
+    )
+    for r in ROWS
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_with_their_own_templates(name, tmp_path):
-    lm = family(name); tok, before = lm.tokenizer, [p.detach().clone() for p in lm.model.parameters()]
+    lm = family(name)
+    tok, before = lm.tokenizer, [p.detach().clone() for p in lm.model.parameters()]
     ids, labels = encode(tok, ROWS[0]["prompt"], ROWS[0]["completion"])
     said = tok.decode([i for i, l in zip(ids, labels) if l != -100])
-    assert said.strip().endswith(f"It is 1.{tok.eos_token}") and ("<think>" in said) == (name == "qwen3") and ROWS[0]["prompt"] not in said
-    if name == "llama3": assert tok.decode(ids).count("<|begin_of_text|>") == 1
+    assert (
+        said.strip().endswith(f"It is 1.{tok.eos_token}")
+        and ("<think>" in said) == (name == "qwen3")
+        and ROWS[0]["prompt"] not in said
+    )
+    if name == "llama3":
+        assert tok.decode(ids).count("<|begin_of_text|>") == 1
     sft = finetune_sft(lm, ROWS, epochs=40, learning_rate=5e-3, batch_size=6)
     assert [h["loss"] for h in sft.history if "loss" in h][-1] < 0.5
     assert "It is" in reply(sft, ROWS[3]["prompt"], 24), "it has learnt to answer in its template"
-    for after in (finetune_sft(lm, TALKS, max_steps=2), align_dpo(sft, [dict(prompt=r["prompt"], chosen=r["completion"], rejected="No idea.") for r in ROWS], max_steps=2), distill(sft, lm, ROWS, max_steps=2, max_new_tokens=16)):
-        assert all(torch.isfinite(p).all() for p in after.model.parameters()) and not all(torch.equal(p, q) for p, q in zip(after.model.parameters(), before))
+    for after in (
+        finetune_sft(lm, TALKS, max_steps=2),
+        align_dpo(
+            sft,
+            [dict(prompt=r["prompt"], chosen=r["completion"], rejected="No idea.") for r in ROWS],
+            max_steps=2,
+        ),
+        distill(sft, lm, ROWS, max_steps=2, max_new_tokens=16),
+    ):
+        assert all(torch.isfinite(p).all() for p in after.model.parameters()) and not all(
+            torch.equal(p, q) for p, q in zip(after.model.parameters(), before)
+        )
     again = load(save(sft, tmp_path / "model"))
-    assert reply(again, ROWS[3]["prompt"], 24) == reply(sft, ROWS[3]["prompt"], 24) and again.tokenizer.chat_template == tok.chat_template
+    assert (
+        reply(again, ROWS[3]["prompt"], 24) == reply(sft, ROWS[3]["prompt"], 24)
+        and again.tokenizer.chat_template == tok.chat_template
+    )

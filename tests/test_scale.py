@@ -1,7 +1,14 @@
 """`accelerate launch -m ftguide` with two processes on the CPU: the weights of one process, one writer, one message, and a run that is killed goes on.
 
 FTGUIDE_LONG=1 does all of it for every stage: slices (FSDP2) for DPO and distillation, and a killed run for each."""
-import json, os, signal, socket, subprocess, sys, time
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,22 +22,52 @@ from ftguide.workflow import app
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LONG = os.environ.get("FTGUIDE_LONG") == "1"
-QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+QUIET = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+}
 
 
 def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return str(s.getsockname()[1])
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
 
 
 def launch(*args, config="data_parallel", run=("-m", "ftguide"), **how):
-    return subprocess.Popen([BIN / "accelerate", "launch", "--config_file", ROOT / f"configs/{config}.yaml", "--num_processes", "2", "--main_process_port", free_port(), *run, *map(str, args)],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=QUIET, start_new_session=True, **how)
+    return subprocess.Popen(
+        [
+            BIN / "accelerate",
+            "launch",
+            "--config_file",
+            ROOT / f"configs/{config}.yaml",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            free_port(),
+            *run,
+            *map(str, args),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=QUIET,
+        start_new_session=True,
+        **how,
+    )
 
 
 def finish(process, seconds=300):
-    try: said, _ = process.communicate(timeout=seconds)
+    try:
+        said, _ = process.communicate(timeout=seconds)
     finally:
-        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL); process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return process.returncode, said
 
 
@@ -40,36 +77,60 @@ def alone(*args):
 
 
 def difference(a, b):
-    return max((x - y).abs().max().item() for x, y in zip(load(a).model.parameters(), load(b).model.parameters()))
+    return max(
+        (x - y).abs().max().item() for x, y in zip(load(a).model.parameters(), load(b).model.parameters())
+    )
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
-    rows = [dict(prompt=r["prompt"], completion=r["completion"]) for r in load_tasks("train", 32, tasks=("summary", "sentiment", "extraction"), seed=2)]
-    tables = dict(sft=rows, dpo=[dict(prompt=r["prompt"], chosen=r["completion"], rejected="I do not know") for r in rows], distill=rows)
-    for name, table in tables.items(): (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in table), encoding="utf-8")
+    rows = [
+        dict(prompt=r["prompt"], completion=r["completion"])
+        for r in load_tasks("train", 32, tasks=("summary", "sentiment", "extraction"), seed=2)
+    ]
+    tables = dict(
+        sft=rows,
+        dpo=[dict(prompt=r["prompt"], chosen=r["completion"], rejected="I do not know") for r in rows],
+        distill=rows,
+    )
+    for name, table in tables.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in table), encoding="utf-8")
     return folder
 
 
-MODELS = dict(sft=("--base", "tiny-small"), dpo=("--base", "tiny-small"), distill=("--teacher", "tiny", "--student", "tiny-small"))
+MODELS = dict(
+    sft=("--base", "tiny-small"),
+    dpo=("--base", "tiny-small"),
+    distill=("--teacher", "tiny", "--student", "tiny-small"),
+)
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
-def stage(request, files, tmp_path_factory): # (the command without batch size and folder, what one process makes of it)
-    common, one = (request.param, *MODELS[request.param], "--data", files / f"{request.param}.jsonl", "--epochs", 3), tmp_path_factory.mktemp("one") / "model"
+def stage(
+    request, files, tmp_path_factory
+):  # (the command without batch size and folder, what one process makes of it)
+    common, one = (
+        (request.param, *MODELS[request.param], "--data", files / f"{request.param}.jsonl", "--epochs", 3),
+        tmp_path_factory.mktemp("one") / "model",
+    )
     alone(*common, "--batch-size", 8, "--out", one)
     return (*common, "--batch-size", 4), one
 
 
-def steps(model): return [h["step"] for h in json.loads((model / "history.json").read_text(encoding="utf-8")) if "loss" in h]
+def steps(model):
+    return [
+        h["step"] for h in json.loads((model / "history.json").read_text(encoding="utf-8")) if "loss" in h
+    ]
 
 
 def test_two_processes_end_with_the_weights_of_one(stage, tmp_path):
     command, one = stage
     code, said = finish(launch(*command, "--out", tmp_path / "two"))
     assert code == 0, said
-    assert steps(one) == steps(tmp_path / "two"), "both took the same number of steps: there were two processes"
+    assert steps(one) == steps(tmp_path / "two"), (
+        "both took the same number of steps: there were two processes"
+    )
     assert difference(one, tmp_path / "two") < 1e-4
     assert said.count("parameters, in") == 1 and not (tmp_path / "two.checkpoints").exists()
 
@@ -80,19 +141,25 @@ def cut_and_resumed(command, folder, **how):
     while not list(folder.glob("cut.checkpoints/checkpoint-*/whole.json")):
         assert run.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.02)
-    workers = subprocess.run(["pgrep", "-f", f"{command[0]} .*{folder / 'cut'}"], capture_output=True, text=True).stdout.split()
+    workers = subprocess.run(
+        ["pgrep", "-f", f"{command[0]} .*{folder / 'cut'}"], capture_output=True, text=True
+    ).stdout.split()
     ranks = [int(p) for p in workers if b"RANK=1" in Path(f"/proc/{p}/environ").read_bytes().split(b"\0")]
-    for pid in ranks: os.kill(pid, signal.SIGKILL)
+    for pid in ranks:
+        os.kill(pid, signal.SIGKILL)
     code, said = finish(run)
-    if not ranks or code == 0: pytest.skip("the run was over before its worker could be killed")
+    if not ranks or code == 0:
+        pytest.skip("the run was over before its worker could be killed")
     assert "SIGKILL" in said or "exitcode:-9" in said.replace(" ", "")
     assert not (folder / "cut").exists()
-    code, said = finish(launch(*command, "--out", folder / "cut", "--resume", **how)); assert code == 0, said
+    code, said = finish(launch(*command, "--out", folder / "cut", "--resume", **how))
+    assert code == 0, said
     return folder / "cut"
 
 
 def only_long(command, stage):
-    if command[0] != stage and not LONG: pytest.skip("only with FTGUIDE_LONG=1")
+    if command[0] != stage and not LONG:
+        pytest.skip("only with FTGUIDE_LONG=1")
 
 
 def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path):
@@ -104,7 +171,9 @@ def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path):
 FSDP = dict(config="fsdp2", run=(ROOT / "tests/fsdp_cpu.py",))
 
 
-@pytest.mark.skipif(not LONG, reason="the run that is cut and goes on ends with the same weights; only with FTGUIDE_LONG=1")
+@pytest.mark.skipif(
+    not LONG, reason="the run that is cut and goes on ends with the same weights; only with FTGUIDE_LONG=1"
+)
 def test_slices_end_with_the_weights_of_one(stage, tmp_path):
     "FSDP2: each process holds half of every weight, and what is written is the whole model."
     command, one = stage
@@ -129,18 +198,41 @@ def test_two_processes_share_the_writing_of_a_cache(tmp_path):
     rows = [dict(prompt=r["prompt"]) for r in load_tasks("train", 12, tasks=("summary",), seed=5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     code = "import sys; from ftguide.distill import write_cache; print(len(write_cache('tiny-small', sys.argv[1], sys.argv[2], max_new_tokens=8, shard_rows=3, k=8, samples=8).rows))"
-    both = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "rows.jsonl", tmp_path / "cache"], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**QUIET, "RANK": str(r), "WORLD_SIZE": "2"}) for r in (0, 1)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "rows.jsonl", tmp_path / "cache"],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**QUIET, "RANK": str(r), "WORLD_SIZE": "2"},
+        )
+        for r in (0, 1)
+    ]
     assert [finish(p)[1].split()[-1] for p in both] == ["12", "12"]
-    whole = write_cache("tiny-small", tmp_path / "rows.jsonl", tmp_path / "alone", max_new_tokens=8, shard_rows=3, k=8, samples=8)
-    for shard in (tmp_path / "cache").glob("shard-*"): assert shard.read_bytes() == (tmp_path / "alone" / shard.name).read_bytes()
+    whole = write_cache(
+        "tiny-small",
+        tmp_path / "rows.jsonl",
+        tmp_path / "alone",
+        max_new_tokens=8,
+        shard_rows=3,
+        k=8,
+        samples=8,
+    )
+    for shard in (tmp_path / "cache").glob("shard-*"):
+        assert shard.read_bytes() == (tmp_path / "alone" / shard.name).read_bytes()
     assert len(whole.rows) == 12
 
 
 def test_configs_are_what_accelerate_reads():
     from accelerate.commands.config.config_args import load_config_from_file
+
     found = {p.stem: load_config_from_file(str(p)) for p in (ROOT / "configs").glob("*.yaml")}
-    assert {name: str(c.distributed_type).split(".")[-1] for name, c in found.items()} == dict(data_parallel="MULTI_GPU", fsdp2="FSDP", zero3="DEEPSPEED")
-    assert found["fsdp2"].fsdp_config["fsdp_version"] == 2 and found["zero3"].deepspeed_config["zero_stage"] == 3
+    assert {name: str(c.distributed_type).split(".")[-1] for name, c in found.items()} == dict(
+        data_parallel="MULTI_GPU", fsdp2="FSDP", zero3="DEEPSPEED"
+    )
+    assert (
+        found["fsdp2"].fsdp_config["fsdp_version"] == 2 and found["zero3"].deepspeed_config["zero_stage"] == 3
+    )
 
 
 @pytest.mark.parametrize("accumulated", [1, 4])
@@ -153,16 +245,44 @@ def test_deepspeed_reads_the_zero3_config(accumulated, monkeypatch):
     from accelerate.utils.launch import prepare_deepspeed_cmd_env
     from transformers import TrainingArguments
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
     file = str(ROOT / "configs/zero3.yaml")
-    given, _, _ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", file, "-m", "ftguide"]))
+    given, _, _ = _validate_launch_command(
+        launch_command_parser().parse_args(["--config_file", file, "-m", "ftguide"])
+    )
     given.deepspeed_fields_from_accelerate_config = ",".join(load_config_from_file(file).deepspeed_config)
     for key, value in prepare_deepspeed_cmd_env(given)[1].items():
-        if key.startswith("ACCELERATE") and key != "ACCELERATE_USE_DEEPSPEED": monkeypatch.setenv(key, value)
-    own = {k: v for k, v in vars(HfTrainerDeepSpeedConfig).items() if not k.startswith("__")}             # its own base asks for the package
-    config = type("Config", (HfDeepSpeedConfig,), dict(own, _dtype=None, mismatches=[]))(DeepSpeedPlugin().deepspeed_config)
+        if key.startswith("ACCELERATE") and key != "ACCELERATE_USE_DEEPSPEED":
+            monkeypatch.setenv(key, value)
+    own = {
+        k: v for k, v in vars(HfTrainerDeepSpeedConfig).items() if not k.startswith("__")
+    }  # its own base asks for the package
+    config = type("Config", (HfDeepSpeedConfig,), dict(own, _dtype=None, mismatches=[]))(
+        DeepSpeedPlugin().deepspeed_config
+    )
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    arguments, lm = TrainingArguments(output_dir="x", use_cpu=True, report_to=[], per_device_train_batch_size=2, gradient_accumulation_steps=accumulated), load("tiny-small")
-    config.trainer_config_process(arguments); config.trainer_config_finalize(arguments, lm.model, 10)
-    assert config.is_zero3() and not config.is_offload() and config.mismatches == [] and "auto" not in json.dumps(config.config)
-    assert config.config["train_micro_batch_size_per_gpu"] == 2 and config.config["gradient_accumulation_steps"] == accumulated
-    assert config.config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"], "so that the first process gets whole weights"
+    arguments, lm = (
+        TrainingArguments(
+            output_dir="x",
+            use_cpu=True,
+            report_to=[],
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=accumulated,
+        ),
+        load("tiny-small"),
+    )
+    config.trainer_config_process(arguments)
+    config.trainer_config_finalize(arguments, lm.model, 10)
+    assert (
+        config.is_zero3()
+        and not config.is_offload()
+        and config.mismatches == []
+        and "auto" not in json.dumps(config.config)
+    )
+    assert (
+        config.config["train_micro_batch_size_per_gpu"] == 2
+        and config.config["gradient_accumulation_steps"] == accumulated
+    )
+    assert config.config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"], (
+        "so that the first process gets whole weights"
+    )

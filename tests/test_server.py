@@ -1,5 +1,12 @@
 "`transformers serve` on a model that the guide saved, asked through OpenAI's client."
-import os, socket, subprocess, sys, threading, time, urllib.request
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
 
 import pytest
 
@@ -10,29 +17,54 @@ from ftguide.models import ModelError, reply, save
 from ftguide.serve import Gate, deploy
 from ftguide.sft import finetune_sft
 
-pytest.importorskip("openai"); pytest.importorskip("uvicorn"); pytest.importorskip("fastapi")
+pytest.importorskip("openai")
+pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
 
 
 def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def serve(folder, port, log):
     "`transformers serve` as a process of its own, once it answers."
     with log.open("a") as out:
-        server = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-                                  stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "transformers.cli.transformers",
+                "serve",
+                str(folder),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--device",
+                "cpu",
+            ],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )
     for _ in range(600):
         assert server.poll() is None, log.read_text()
-        try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); return server
-        except OSError: time.sleep(0.2)
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+            return server
+        except OSError:
+            time.sleep(0.2)
     raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     "A model, and the folder it is in."
-    lm = finetune_sft("tiny-small", load_tasks("train", 120, tasks=("summary", "extraction"), seed=1), epochs=2)
+    lm = finetune_sft(
+        "tiny-small", load_tasks("train", 120, tasks=("summary", "extraction"), seed=1), epochs=2
+    )
     return lm, save(lm, tmp_path_factory.mktemp("served") / "model")
 
 
@@ -41,8 +73,11 @@ def served(saved, tmp_path_factory):
     "The model, and the address of a server that serves its folder."
     (lm, folder), port = saved, free_port()
     server = serve(folder, port, tmp_path_factory.mktemp("log") / "log")
-    try: yield lm, Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=120)
-    finally: server.kill(); server.wait()
+    try:
+        yield lm, Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=120)
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_served_answers_are_the_replies(served):
@@ -54,40 +89,74 @@ def test_served_answers_are_the_replies(served):
 def test_a_prompting_baseline_and_a_judge_through_the_server(served):
     lm, there = served
     rows, examples = (load_tasks(split, 6, tasks=("summary",), seed=2) for split in ("test", "train"))
-    here, far = (prompting_baseline(who, rows, examples, shots=(0,), max_new_tokens=32) for who in (lm, there))
+    here, far = (
+        prompting_baseline(who, rows, examples, shots=(0,), max_new_tokens=32) for who in (lm, there)
+    )
     assert far[0].value == here[0].value
     assert len(judge(there, rows, [r["completion"] for r in rows], ["no"] * 6).verdicts) == 6
 
 
 def test_a_model_the_server_does_not_have(served):
     _, there = served
-    with pytest.raises(ModelError, match="does not answer"): ask(Endpoint(there.url, "/no/such/folder", retries=0), ["Hi"])
+    with pytest.raises(ModelError, match="does not answer"):
+        ask(Endpoint(there.url, "/no/such/folder", retries=0), ["Hi"])
 
 
 def test_a_text_teacher_outlives_its_server(saved, tmp_path):
     "The server is killed after some answers and started again; nothing is asked twice, and the answers are the model's."
     (lm, folder), port, log, file = saved, free_port(), tmp_path / "log", tmp_path / "answers.jsonl"
     prompts = [r["prompt"] for r in load_tasks("test", 40, tasks=("summary", "extraction"), seed=4)]
-    teacher, servers = TextTeacher(Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=60, retries=12, at_once=2)), [serve(folder, port, log)]
+    teacher, servers = (
+        TextTeacher(
+            Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=60, retries=12, at_once=2)
+        ),
+        [serve(folder, port, log)],
+    )
     over = threading.Event()
+
     def restart():
         while not file.exists() or len(file.read_bytes().splitlines()) < 5:
-            if over.wait(0.02): return
-        servers[0].kill(); servers[0].wait(); servers.append(serve(folder, port, log))
-    thread = threading.Thread(target=restart); thread.start()
-    try: rows = teacher.label([dict(prompt=p) for p in prompts], file, max_new_tokens=48)
+            if over.wait(0.02):
+                return
+        servers[0].kill()
+        servers[0].wait()
+        servers.append(serve(folder, port, log))
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        rows = teacher.label([dict(prompt=p) for p in prompts], file, max_new_tokens=48)
     finally:
-        over.set(); thread.join()
-        for server in servers: server.kill(); server.wait()
+        over.set()
+        thread.join()
+        for server in servers:
+            server.kill()
+            server.wait()
     assert len(servers) == 2 and [r["completion"] for r in rows] == reply(lm, prompts, 48)
-    assert teacher.bill["requests"] == 40 and teacher.bill["output_tokens"] > 40 and len(file.read_text(encoding="utf-8").splitlines()) == 40
+    assert (
+        teacher.bill["requests"] == 40
+        and teacher.bill["output_tokens"] > 40
+        and len(file.read_text(encoding="utf-8").splitlines()) == 40
+    )
 
 
 def test_what_current_leads_to_is_served(saved, tmp_path):
     "The same address before and after a deployment: what was deployed last answers, as `reply` does."
-    lm, _ = saved; ads = tmp_path / "ads"
+    lm, _ = saved
+    ads = tmp_path / "ads"
     rows = load_tasks("test", 50, tasks=("summary", "extraction"), seed=5)
-    for model in ("tiny-small", lm): deploy(model, ads, evaluate(model, rows[:2], metrics=("quality",), max_new_tokens=8), Gate(quality=0.0))
-    port = free_port(); server = serve(ads / "current", port, tmp_path / "log")
-    try: assert ask(Endpoint(f"http://127.0.0.1:{port}/v1", str(ads / "current"), timeout_s=120), [r["prompt"] for r in rows], 48) == reply(lm, [r["prompt"] for r in rows], 48)
-    finally: server.kill(); server.wait()
+    for model in ("tiny-small", lm):
+        deploy(
+            model, ads, evaluate(model, rows[:2], metrics=("quality",), max_new_tokens=8), Gate(quality=0.0)
+        )
+    port = free_port()
+    server = serve(ads / "current", port, tmp_path / "log")
+    try:
+        assert ask(
+            Endpoint(f"http://127.0.0.1:{port}/v1", str(ads / "current"), timeout_s=120),
+            [r["prompt"] for r in rows],
+            48,
+        ) == reply(lm, [r["prompt"] for r in rows], 48)
+    finally:
+        server.kill()
+        server.wait()

@@ -1,5 +1,14 @@
 "The pages, looked at in headless Chromium at the width of a desk and of a telephone. FTGUIDE_SITE=_docs looks at what Quarto rendered instead."
-import functools, http.server, json, os, re, shutil, subprocess, sys, threading
+
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
 from html import escape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,10 +24,11 @@ PAGES = sorted(NBS.glob("*.ipynb")) + sorted(NBS.glob("pt/*.ipynb"))
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
 SITE = os.environ.get("FTGUIDE_SITE")
 WIDTHS = (1300, 390)
-REFERENCE = {"index", "api", "symptoms", "glossary"}     # pages without parameters, figures and questions
+REFERENCE = {"index", "api", "symptoms", "glossary"}  # pages without parameters, figures and questions
 
 
 # what is promised about the files
+
 
 @pytest.fixture(scope="module")
 def quarto():
@@ -26,9 +36,11 @@ def quarto():
     return yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
 
 
-def hrefs(node): # every page that a part of _quarto.yml names
-    if isinstance(node, str): return [node] if re.search(r"\.(ipynb|qmd|md)(#|$)", node) and " " not in node else []
-    if isinstance(node, dict): return [x for v in node.values() for x in hrefs(v)]
+def hrefs(node):  # every page that a part of _quarto.yml names
+    if isinstance(node, str):
+        return [node] if re.search(r"\.(ipynb|qmd|md)(#|$)", node) and " " not in node else []
+    if isinstance(node, dict):
+        return [x for v in node.values() for x in hrefs(v)]
     return [x for v in node for x in hrefs(v)] if isinstance(node, list) else []
 
 
@@ -38,37 +50,67 @@ def test_quarto_names_pages_that_exist(quarto):
     assert sorted(listed) == sorted(NAMES), "every page once in the sidebar, and none that is missing"
     for x in hrefs(site["navbar"]) + hrefs(site["page-footer"]):
         page, _, part = x.partition("#")
-        assert (ROOT / page).exists() and (not part or part in {anchor(h) for _, _, h in headings(ROOT / page)}), x
+        assert (ROOT / page).exists() and (
+            not part or part in {anchor(h) for _, _, h in headings(ROOT / page)}
+        ), x
     chapters = [x for x in listed if re.match(r"nbs/\d", x)]
     assert chapters == sorted(chapters), "the sidebar is in reading order"
-    assert [s["section"] for s in site["sidebar"]["contents"]] == ["Start", "Techniques", "Practice", "Reference", "Português"]
-    covered = {str(p.relative_to(ROOT)) for pattern in quarto["project"]["render"] for p in ROOT.glob(pattern)}
+    assert [s["section"] for s in site["sidebar"]["contents"]] == [
+        "Start",
+        "Techniques",
+        "Practice",
+        "Reference",
+        "Português",
+    ]
+    covered = {
+        str(p.relative_to(ROOT)) for pattern in quarto["project"]["render"] for p in ROOT.glob(pattern)
+    }
     assert covered == set(NAMES), "render covers every page, and nothing else"
-    assert {"nbs/index.ipynb", "nbs/pt/index.ipynb"} <= set(hrefs(site["navbar"]["right"])), "the language switch"
+    assert {"nbs/index.ipynb", "nbs/pt/index.ipynb"} <= set(hrefs(site["navbar"]["right"])), (
+        "the language switch"
+    )
 
 
 def test_quarto_names_files_that_exist(quarto):
     themes = [t for pair in quarto["format"]["html"]["theme"].values() for t in pair if "/" in t]
-    files = [*quarto["project"]["resources"], quarto["website"]["favicon"], quarto["website"]["image"], *quarto["filters"], *themes]
+    files = [
+        *quarto["project"]["resources"],
+        quarto["website"]["favicon"],
+        quarto["website"]["image"],
+        *quarto["filters"],
+        *themes,
+    ]
     assert not [f for f in files if not (ROOT / f).exists()]
-    assert quarto["execute"]["enabled"] is False and set(quarto["format"]["html"]["theme"]) == {"light", "dark"}
+    assert quarto["execute"]["enabled"] is False and set(quarto["format"]["html"]["theme"]) == {
+        "light",
+        "dark",
+    }
     for theme in themes:
         text = (ROOT / theme).read_text(encoding="utf-8")
-        assert text.startswith("/*-- scss:defaults --*/") and text.count("{") == text.count("}") and "http" not in text, theme
+        assert (
+            text.startswith("/*-- scss:defaults --*/")
+            and text.count("{") == text.count("}")
+            and "http" not in text
+        ), theme
     assert (ROOT / "nbs/theme/card.png").stat().st_size < 100_000
 
 
 @pytest.mark.parametrize("script", ["api", "card", "home", "readme"])
 def test_made_by_a_script_and_fresh(script):
-    done = subprocess.run([sys.executable, ROOT / f"tools/{script}.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / f"tools/{script}.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_api_names_everything_exported():
     text = (NBS / "api.ipynb").read_text(encoding="utf-8")
     for path in (ROOT / "ftguide").glob("*.py"):
-        if path.stem in ("all", "__init__", "__main__", "_modidx"): continue
-        names = re.findall(r"'(\w+)'", re.search(r"__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), re.S)[1])
+        if path.stem in ("all", "__init__", "__main__", "_modidx"):
+            continue
+        names = re.findall(
+            r"'(\w+)'", re.search(r"__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), re.S)[1]
+        )
         assert not [n for n in names if f"### `{n}`" not in text], path.name
 
 
@@ -77,28 +119,40 @@ def test_links_and_anchors_of_the_sources():
     broken = []
     for path in PAGES:
         for c in cells(path):
-            if c["cell_type"] != "markdown": continue
+            if c["cell_type"] != "markdown":
+                continue
             text = re.sub(r"^```.*?^```", "", c["source"], flags=re.M | re.S)
             for target, part in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
-                if re.match(r"\w+:", target): continue
+                if re.match(r"\w+:", target):
+                    continue
                 there = (path.parent / target).resolve() if target else path.resolve()
-                if not there.exists() or (part and there.suffix == ".ipynb" and part not in anchors.get(there, ())): broken.append(f"{path.name}, {c['id']}: {target}#{part}")
+                if not there.exists() or (
+                    part and there.suffix == ".ipynb" and part not in anchors.get(there, ())
+                ):
+                    broken.append(f"{path.name}, {c['id']}: {target}#{part}")
     assert not broken, broken
 
 
 def test_home_pages_lead_to_every_chapter():
     for home, up in (("index.ipynb", ""), ("pt/index.ipynb", r"\.\./")):
         text = "\n".join(c["source"] for c in cells(NBS / home))
-        missing = [p.name for p in NBS.glob("[0-9]*.ipynb") if not re.search(rf"\]\({up}{re.escape(p.name)}", text)]
+        missing = [
+            p.name for p in NBS.glob("[0-9]*.ipynb") if not re.search(rf"\]\({up}{re.escape(p.name)}", text)
+        ]
         assert not missing, f"{home} does not lead to {missing}"
 
 
 def test_glossary_is_in_order():
-    words = [w.lower() for c in cells(NBS / "glossary.ipynb")[1:] for w in re.findall(r"^\*\*(.+?)\*\* \(pt: \*", c["source"], re.M)]
+    words = [
+        w.lower()
+        for c in cells(NBS / "glossary.ipynb")[1:]
+        for w in re.findall(r"^\*\*(.+?)\*\* \(pt: \*", c["source"], re.M)
+    ]
     assert len(words) >= 50 and words == sorted(words) and len(words) == len(set(words))
 
 
 # the pages themselves
+
 
 def as_quarto_would(nb):
     "Options of cells become what they ask for; what is left of a directive shows on the page. -> notebook, alt text of each figure"
@@ -106,10 +160,16 @@ def as_quarto_would(nb):
     for cell in nb.cells:
         if cell.cell_type == "code":
             options = dict(re.findall(r"^#\|\s*([\w-]+):\s*(.*)$", cell.source, re.M))
-            if options.get("include") == "false": continue
+            if options.get("include") == "false":
+                continue
             cell.source = re.sub(r"^#\|\s*[\w-]+:.*\n?", "", cell.source, flags=re.M)
-            alts += [options.get("fig-alt", "").strip('"') for o in cell.outputs if "image/png" in o.get("data", {})]
-            if not cell.source.strip() and not cell.outputs: continue
+            alts += [
+                options.get("fig-alt", "").strip('"')
+                for o in cell.outputs
+                if "image/png" in o.get("data", {})
+            ]
+            if not cell.source.strip() and not cell.outputs:
+                continue
         kept.append(cell)
     nb.cells = kept
     return nb, iter(alts)
@@ -118,28 +178,57 @@ def as_quarto_would(nb):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     "A folder of pages, served over http: Quarto's where FTGUIDE_SITE names it, else nbconvert's with the guide's own rules."
-    if SITE: folder = (ROOT / SITE).resolve(); assert folder.is_dir(), f"FTGUIDE_SITE={SITE} is no folder"
+    if SITE:
+        folder = (ROOT / SITE).resolve()
+        assert folder.is_dir(), f"FTGUIDE_SITE={SITE} is no folder"
     else:
         from nbconvert import HTMLExporter
+
         folder = tmp_path_factory.mktemp("site")
-        nothing = dict(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", mermaid_layout_elk_js_url="", jupyter_widgets_base_url="", widget_renderer_url="")
+        nothing = dict(
+            mathjax_url="",
+            require_js_url="",
+            jquery_url="",
+            mermaid_js_url="",
+            mermaid_layout_elk_js_url="",
+            jupyter_widgets_base_url="",
+            widget_renderer_url="",
+        )
         rules = (NBS / "theme/guide.scss").read_text(encoding="utf-8").split("/*-- scss:rules --*/")[1]
-        exporter = HTMLExporter(template_name="lab", **{k: v for k, v in nothing.items() if HTMLExporter.class_traits().get(k)})
+        exporter = HTMLExporter(
+            template_name="lab", **{k: v for k, v in nothing.items() if HTMLExporter.class_traits().get(k)}
+        )
         for path in PAGES:
             nb, alts = as_quarto_would(nbformat.read(path, 4))
             page, _ = exporter.from_notebook_node(nb)
-            page = re.sub(r'alt="No description has been provided for this image"', lambda m: f'alt="{escape(next(alts))}"', page)
-            page = re.sub(r"<script\b[^>]*>.*?</script>", "", page, flags=re.S)       # the template's loaders of MathJax, Mermaid and widgets
-            page = re.sub(r'(href="[^":]*)\.ipynb', r"\1.html", page).replace("</head>", f"<link rel='icon' href='/nbs/theme/favicon.svg'><style>{rules}\npre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style></head>")
+            page = re.sub(
+                r'alt="No description has been provided for this image"',
+                lambda m: f'alt="{escape(next(alts))}"',
+                page,
+            )
+            page = re.sub(
+                r"<script\b[^>]*>.*?</script>", "", page, flags=re.S
+            )  # the template's loaders of MathJax, Mermaid and widgets
+            page = re.sub(r'(href="[^":]*)\.ipynb', r"\1.html", page).replace(
+                "</head>",
+                f"<link rel='icon' href='/nbs/theme/favicon.svg'><style>{rules}\npre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style></head>",
+            )
             there = folder / path.relative_to(ROOT).with_suffix(".html")
-            there.parent.mkdir(parents=True, exist_ok=True); there.write_text(page, encoding="utf-8")
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_text(page, encoding="utf-8")
         shutil.copytree(NBS / "theme", folder / "nbs/theme")
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_): pass
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown(); server.server_close()
+    server.shutdown()
+    server.server_close()
 
 
 LOOK = """
@@ -171,20 +260,37 @@ def seen(site, browser):
     found = {}
     for name in NAMES:
         for width in WIDTHS:
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
-            if width == WIDTHS[0]: browser.get_log("browser"); browser.get(address(folder, url, name))
-            if (shots := os.environ.get("FTGUIDE_SHOTS")): shoot(browser, Path(shots) / f"{name.replace('/', '-')[4:-6]}-{width}.png", width)
+            browser.execute_cdp_cmd(
+                "Emulation.setDeviceMetricsOverride",
+                dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500),
+            )
+            if width == WIDTHS[0]:
+                browser.get_log("browser")
+                browser.get(address(folder, url, name))
+            if shots := os.environ.get("FTGUIDE_SHOTS"):
+                shoot(browser, Path(shots) / f"{name.replace('/', '-')[4:-6]}-{width}.png", width)
             found[name, width] = browser.execute_script(LOOK)
-            if width == WIDTHS[-1]: found[name, "console"] = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+            if width == WIDTHS[-1]:
+                found[name, "console"] = [
+                    e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"
+                ]
     return found
 
 
 def shoot(browser, path, width):
     "A picture of the whole page, to look at."
     import base64
+
     height = min(browser.execute_script("return document.documentElement.scrollHeight"), 12_000)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", dict(captureBeyondViewport=True, clip=dict(x=0, y=0, width=width, height=height, scale=1)))["data"]))
+    path.write_bytes(
+        base64.b64decode(
+            browser.execute_cdp_cmd(
+                "Page.captureScreenshot",
+                dict(captureBeyondViewport=True, clip=dict(x=0, y=0, width=width, height=height, scale=1)),
+            )["data"]
+        )
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,7 +298,9 @@ def test_page(name, seen, site):
     folder, _ = site
     for width in WIDTHS:
         page = seen[name, width]
-        assert page["overflow"] <= 0 and not page["past"], f"wider than {width} pixels: {page['past'] or page['overflow']}"
+        assert page["overflow"] <= 0 and not page["past"], (
+            f"wider than {width} pixels: {page['past'] or page['overflow']}"
+        )
         assert not [i for i in page["images"] if not i["loaded"]], "missing image"
     assert not page["directive"], f"a directive shows: {page['directive']}"
     assert not page["errors"], page["errors"]
@@ -204,26 +312,59 @@ def test_page(name, seen, site):
     broken = []
     for link in page["links"]:
         parts = urlsplit(link)
-        if parts.scheme or parts.netloc or link in ("", "#") or link.startswith("javascript"): continue
-        target = (folder / here.parent / unquote(parts.path)).resolve() if parts.path and not parts.path.startswith("/") else (folder / unquote(parts.path).lstrip("/")).resolve() if parts.path else None
+        if parts.scheme or parts.netloc or link in ("", "#") or link.startswith("javascript"):
+            continue
+        target = (
+            (folder / here.parent / unquote(parts.path)).resolve()
+            if parts.path and not parts.path.startswith("/")
+            else (folder / unquote(parts.path).lstrip("/")).resolve()
+            if parts.path
+            else None
+        )
         if target is None:
-            if SITE and unquote(parts.fragment) not in ids: broken.append(link)
-        elif not (target.exists() and (target.is_file() or (target / "index.html").exists())): broken.append(link)
-        elif SITE and parts.fragment and target.suffix == ".html" and f'id="{unquote(parts.fragment)}"' not in target.read_text(encoding="utf-8"): broken.append(link)
+            if SITE and unquote(parts.fragment) not in ids:
+                broken.append(link)
+        elif not (target.exists() and (target.is_file() or (target / "index.html").exists())):
+            broken.append(link)
+        elif (
+            SITE
+            and parts.fragment
+            and target.suffix == ".html"
+            and f'id="{unquote(parts.fragment)}"' not in target.read_text(encoding="utf-8")
+        ):
+            broken.append(link)
     assert not broken, f"broken links: {broken}"
 
 
 def test_nothing_is_loaded_from_elsewhere(seen, browser):
-    asked = {json.loads(e["message"])["message"]["params"]["request"]["url"] for e in browser.get_log("performance") if '"Network.requestWillBeSent"' in e["message"]}
+    asked = {
+        json.loads(e["message"])["message"]["params"]["request"]["url"]
+        for e in browser.get_log("performance")
+        if '"Network.requestWillBeSent"' in e["message"]
+    }
     assert not [u for u in asked if u.startswith("http") and "://127.0.0.1:" not in u]
 
 
-@pytest.mark.skipif(not SITE, reason="only Quarto has a theme, a search and a table of contents; FTGUIDE_SITE=_docs")
+@pytest.mark.skipif(
+    not SITE, reason="only Quarto has a theme, a search and a table of contents; FTGUIDE_SITE=_docs"
+)
 def test_quarto_furniture(site, browser):
     folder, url = site
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=1300, height=900, deviceScaleFactor=1, mobile=False))
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", dict(width=1300, height=900, deviceScaleFactor=1, mobile=False)
+    )
     browser.get(address(folder, url, "nbs/05_sft.ipynb"))
     has = lambda css: browser.execute_script("return document.querySelectorAll(arguments[0]).length", css)
-    for css in (".code-copy-button", "#TOC a", "#quarto-search", ".quarto-color-scheme-toggle", "a[href*='pt/index.html']", ".nav-page-next a", "details summary", "figcaption"): assert has(css), f"no {css}"
+    for css in (
+        ".code-copy-button",
+        "#TOC a",
+        "#quarto-search",
+        ".quarto-color-scheme-toggle",
+        "a[href*='pt/index.html']",
+        ".nav-page-next a",
+        "details summary",
+        "figcaption",
+    ):
+        assert has(css), f"no {css}"
     assert "card.png" in (folder / "nbs/index.html").read_text(encoding="utf-8")
     assert 'lang="pt' in (folder / "nbs/pt/index.html").read_text(encoding="utf-8")[:300]

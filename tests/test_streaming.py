@@ -1,7 +1,11 @@
 """Streams through the three trainers: the same training as from a list, errors when their row comes, and memory that does not grow with the file.
 
 FTGUIDE_MILLION=1 sends 1,000,000 rows through each trainer, a quarter to half an hour for each; another number, so many rows."""
-import json, os, subprocess, sys
+
+import json
+import os
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +25,10 @@ ORDERED = dict(max_steps=6, batch_size=4, train_sampling_strategy="sequential", 
 
 @pytest.fixture(scope="module")
 def rows():
-    return [dict(prompt=r["prompt"], completion=r["completion"]) for r in load_tasks("train", 40, tasks=("summary", "sentiment"), seed=2)]
+    return [
+        dict(prompt=r["prompt"], completion=r["completion"])
+        for r in load_tasks("train", 40, tasks=("summary", "sentiment"), seed=2)
+    ]
 
 
 def written(path, rows):
@@ -35,7 +42,12 @@ def difference(a, b):
 
 def test_sft_from_a_stream_is_sft_from_a_list(rows, tmp_path):
     file = written(tmp_path / "rows.jsonl", rows)
-    assert difference(finetune_sft("tiny-small", rows, **ORDERED), finetune_sft("tiny-small", streamed(file), **ORDERED)) < 1e-6
+    assert (
+        difference(
+            finetune_sft("tiny-small", rows, **ORDERED), finetune_sft("tiny-small", streamed(file), **ORDERED)
+        )
+        < 1e-6
+    )
 
 
 def test_dpo_from_a_stream_is_dpo_from_a_list(rows, tmp_path):
@@ -48,31 +60,61 @@ def test_dpo_from_a_stream_is_dpo_from_a_list(rows, tmp_path):
 def test_distillation_from_a_stream_is_distillation_from_a_list(rows, tmp_path):
     prompts = [dict(prompt=r["prompt"]) for r in rows]
     stream = streamed(written(tmp_path / "prompts.jsonl", prompts), "corpus")
-    assert difference(*(distill("tiny", "tiny-small", data, max_new_tokens=8, eval_data=prompts[:4], **ORDERED) for data in (prompts, stream))) < 1e-5
+    assert (
+        difference(
+            *(
+                distill("tiny", "tiny-small", data, max_new_tokens=8, eval_data=prompts[:4], **ORDERED)
+                for data in (prompts, stream)
+            )
+        )
+        < 1e-5
+    )
 
 
 def test_a_stream_goes_on_from_its_checkpoint(rows, tmp_path):
     file, run = written(tmp_path / "rows.jsonl", rows), dict(ORDERED, save_strategy="steps", save_steps=2)
     whole = finetune_sft("tiny-small", streamed(file), **run)
+
     class Stop(__import__("transformers").TrainerCallback):
         def on_step_end(self, args, state, control, **kw):
-            if state.global_step == 3: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): finetune_sft("tiny-small", streamed(file), output_dir=str(tmp_path / "out"), callbacks=(Stop(),), **run)
-    assert difference(whole, finetune_sft("tiny-small", streamed(file), output_dir=str(tmp_path / "out"), resume=True, **run)) < 1e-6
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune_sft(
+            "tiny-small", streamed(file), output_dir=str(tmp_path / "out"), callbacks=(Stop(),), **run
+        )
+    assert (
+        difference(
+            whole,
+            finetune_sft("tiny-small", streamed(file), output_dir=str(tmp_path / "out"), resume=True, **run),
+        )
+        < 1e-6
+    )
 
 
 def test_a_bad_row_is_named_when_it_comes(rows, tmp_path):
     late = [dict(prompt="Hi", completion="yes")] * 1004 + [dict(prompt="Hi", completion="")]
-    with pytest.raises(Exception, match="line 1005: column 'completion' is empty"): finetune_sft("tiny-small", streamed(written(tmp_path / "late.jsonl", late)), max_steps=10, batch_size=128)
+    with pytest.raises(Exception, match="line 1005: column 'completion' is empty"):
+        finetune_sft(
+            "tiny-small", streamed(written(tmp_path / "late.jsonl", late)), max_steps=10, batch_size=128
+        )
     early = written(tmp_path / "early.jsonl", [dict(prompt="Hi")])
-    with pytest.raises(DataError, match="completion"): streamed(early)
+    with pytest.raises(DataError, match="completion"):
+        streamed(early)
 
 
 def test_what_a_stream_cannot_do_is_said(rows, tmp_path):
     stream = streamed(written(tmp_path / "rows.jsonl", rows))
-    for train in (lambda: finetune_sft("tiny-small", stream), lambda: align_dpo("tiny-small", stream), lambda: distill("tiny", "tiny-small", stream)):
-        with pytest.raises(ValueError, match="max_steps must say how many steps"): train()
-    with pytest.raises(ValueError, match="leave on_policy, cross_tokenizer, cache and data out"): distill("tiny", "tiny-small", stream, on_policy=True, max_steps=2)
+    for train in (
+        lambda: finetune_sft("tiny-small", stream),
+        lambda: align_dpo("tiny-small", stream),
+        lambda: distill("tiny", "tiny-small", stream),
+    ):
+        with pytest.raises(ValueError, match="max_steps must say how many steps"):
+            train()
+    with pytest.raises(ValueError, match="leave on_policy, cross_tokenizer, cache and data out"):
+        distill("tiny", "tiny-small", stream, on_policy=True, max_steps=2)
 
 
 MEASURE = """
@@ -100,7 +142,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 def peak_mb(stage, file, rows, batch_size=100, seconds=400, early=0):
     "The peak at the end; with `early`, also that after so many rows."
-    done = subprocess.run([sys.executable, "-c", MEASURE, stage, str(file), str(rows), str(batch_size), str(early)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=seconds)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, stage, str(file), str(rows), str(batch_size), str(early)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=seconds,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return [float(mb) for mb in done.stdout.split()] if early else float(done.stdout.split()[-1])
 
@@ -108,12 +157,18 @@ def peak_mb(stage, file, rows, batch_size=100, seconds=400, early=0):
 @pytest.mark.parametrize("stage", ["sft", "dpo", "distill"])
 def test_memory_does_not_grow_with_the_file(stage, tmp_path):
     "2,000 rows of 100 KB: 200 MB, of which a stream holds a batch."
-    row = dict(sft=dict(prompt="Hi", completion="yes"), dpo=dict(prompt="Hi", chosen="yes", rejected="no"), distill=dict(prompt="Hi", completion="yes"))[stage]
-    note = "x" * 100_000                                                  # a column nobody asked for
+    row = dict(
+        sft=dict(prompt="Hi", completion="yes"),
+        dpo=dict(prompt="Hi", chosen="yes", rejected="no"),
+        distill=dict(prompt="Hi", completion="yes"),
+    )[stage]
+    note = "x" * 100_000  # a column nobody asked for
     file = tmp_path / "large.jsonl"
     with file.open("w", encoding="utf-8") as f:
-        for n in range(2000): f.write(json.dumps({**row, "note": note + str(n)}) + "\n")
-    with (tmp_path / "small.jsonl").open("w", encoding="utf-8") as f: f.writelines(islice(file.open(encoding="utf-8"), 500))
+        for n in range(2000):
+            f.write(json.dumps({**row, "note": note + str(n)}) + "\n")
+    with (tmp_path / "small.jsonl").open("w", encoding="utf-8") as f:
+        f.writelines(islice(file.open(encoding="utf-8"), 500))
     assert file.stat().st_size > 2e8
     assert peak_mb(stage, file, 2000) < peak_mb(stage, tmp_path / "small.jsonl", 500) + 60
 
@@ -128,7 +183,8 @@ def test_a_million_rows_to_the_end(stage, tmp_path):
     "Every row another one, of seven digits, read to the last: the peak is that of the first fiftieth."
     file, answers = tmp_path / "million.jsonl", ("chosen", "rejected") if stage == "dpo" else ("completion",)
     with file.open("w", encoding="utf-8") as f:
-        for i in range(10**6, 10**6 + ROWS): f.write(json.dumps(dict(prompt=f"{i}+1?", **dict(zip(answers, (str(i + 1), str(i)))))) + "\n")
+        for i in range(10**6, 10**6 + ROWS):
+            f.write(json.dumps(dict(prompt=f"{i}+1?", **dict(zip(answers, (str(i + 1), str(i)))))) + "\n")
     few, all_of_them = peak_mb(stage, file, ROWS, 500, 3.5 * 3600, early=max(ROWS // 50, 5000))
     print(f"{stage}: {few:.0f} MB after {max(ROWS // 50, 5000):,} rows, {all_of_them:.0f} MB after {ROWS:,}")
     assert all_of_them < few + 40
@@ -138,10 +194,22 @@ def test_rows_before_a_wrong_one_come_first():
     "Rows are tokenised a few at a time, and nobody notices: the wrong one is named when its turn comes."
     lm, good = load("tiny-small"), [dict(prompt=f"{i}+1?", completion=str(i + 1)) for i in range(200)]
     assert list(flow(lm, good)) == good and list(flow(lm, [])) == []
-    for wrong, says in ((dict(prompt="a", completion=""), "row 71 of the stream: column 'completion' is empty"), (dict(prompt="a " * 5000, completion="x"), "row 71 of the stream has 5005 tokens"),
-                        (dict(prompt=[dict(role="assistant", content="a")], completion="x"), "row 71 of the stream: the chat template cannot write it")):
+    for wrong, says in (
+        (dict(prompt="a", completion=""), "row 71 of the stream: column 'completion' is empty"),
+        (dict(prompt="a " * 5000, completion="x"), "row 71 of the stream has 5005 tokens"),
+        (
+            dict(prompt=[dict(role="assistant", content="a")], completion="x"),
+            "row 71 of the stream: the chat template cannot write it",
+        ),
+    ):
         came = []
-        if "template" in says: lm = lm.copy(); lm.tokenizer.chat_template = "{% if messages[0].role != 'user' %}{{ raise_exception('order') }}{% endif %}" + lm.tokenizer.chat_template
+        if "template" in says:
+            lm = lm.copy()
+            lm.tokenizer.chat_template = (
+                "{% if messages[0].role != 'user' %}{{ raise_exception('order') }}{% endif %}"
+                + lm.tokenizer.chat_template
+            )
         with pytest.raises(DataError, match=says):
-            for row in flow(lm, [*good[:70], wrong, *good[70:]]): came.append(row)
+            for row in flow(lm, [*good[:70], wrong, *good[70:]]):
+                came.append(row)
         assert came == good[:70]

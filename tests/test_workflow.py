@@ -1,5 +1,12 @@
 "The journey: a rule for going on, stages one at a time, and a run that was killed and goes on to the same models."
-import json, os, random, shutil, subprocess, sys, warnings
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import warnings
 
 import pytest
 import torch
@@ -11,23 +18,42 @@ from ftguide.models import load
 from ftguide.workflow import app, built_in, go_on, journey, over_seeds, own, run, stages_of, standing, verdict
 
 SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
-KNOBS = dict(base="tiny-small", student="tiny-small", lang="pt", seed=1, size=SIZE, speed=False, distill_epochs=1)
+KNOBS = dict(
+    base="tiny-small", student="tiny-small", lang="pt", seed=1, size=SIZE, speed=False, distill_epochs=1
+)
 
 
-def report(name, **rows): return Report(name, 1, {m: [(x, 1) for x in xs] for m, xs in rows.items()}, test="same")
-def weights(lm): return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+def report(name, **rows):
+    return Report(name, 1, {m: [(x, 1) for x in xs] for m, xs in rows.items()}, test="same")
+
+
+def weights(lm):
+    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 
 
 # the rule
 
+
 def test_goes_on_only_when_the_whole_interval_is_above():
     before = report("before", sold=[1, 0, 0, 0, 0] * 8)
     better = report("better", sold=[1, 1, 0, 0, 0] * 8)
-    assert go_on(better, before, "sold").go and str(go_on(better, before, "sold")).startswith("Go on: sold changed by +0.200")
+    assert go_on(better, before, "sold").go and str(go_on(better, before, "sold")).startswith(
+        "Go on: sold changed by +0.200"
+    )
     open_ = go_on(better, before, "sold", 0.15)
-    assert not open_.go and open_.more_rows > 0 and str(open_).startswith("Wait:") and f"{open_.more_rows} more test rows" in str(open_)
+    assert (
+        not open_.go
+        and open_.more_rows > 0
+        and str(open_).startswith("Wait:")
+        and f"{open_.more_rows} more test rows" in str(open_)
+    )
     worse = go_on(before, better, "sold")
-    assert not worse.go and worse.more_rows is None and str(worse).startswith("Do not go on:") and "lies below" in str(worse)
+    assert (
+        not worse.go
+        and worse.more_rows is None
+        and str(worse).startswith("Do not go on:")
+        and "lies below" in str(worse)
+    )
     assert go_on(better, before, "sold", 1.2, "ratio").gain.value == pytest.approx(2)
 
 
@@ -36,7 +62,10 @@ def test_a_clear_fall_elsewhere_stops_and_an_unclear_one_does_not():
     for wrong, fell in ((12, ("true",)), (1, ())):
         after = report("after", sold=[1] * 40, true=[0] * wrong + [1] * (40 - wrong))
         assert go_on(after, before, "sold").fell == fell and go_on(after, before, "sold").go == (not fell)
-        assert go_on(after, before, "sold", watch=()).go and go_on(after, before, "sold", watch=("true",), may_fall=0.5).go
+        assert (
+            go_on(after, before, "sold", watch=()).go
+            and go_on(after, before, "sold", watch=("true",), may_fall=0.5).go
+        )
 
 
 def test_few_equal_and_foreign_rows_say_nothing():
@@ -44,24 +73,42 @@ def test_few_equal_and_foreign_rows_say_nothing():
     assert not few.go and few.more_rows == 6 and "too few" in str(few)
     same = go_on(report("a", sold=[1] * 40), report("b", sold=[1] * 40), "sold")
     assert not same.go and same.more_rows is None and "No number of rows" in str(same)
-    with pytest.raises(KeyError, match="no metric 'bought'; there are sold"): go_on(report("a", sold=[1] * 20), report("b", sold=[1] * 20), "bought")
-    other = report("b", sold=[1] * 20); other.test = "other"
-    with pytest.raises(ValueError, match="did not answer the same rows"): go_on(report("a", sold=[1] * 20), other, "sold")
+    with pytest.raises(KeyError, match="no metric 'bought'; there are sold"):
+        go_on(report("a", sold=[1] * 20), report("b", sold=[1] * 20), "bought")
+    other = report("b", sold=[1] * 20)
+    other.test = "other"
+    with pytest.raises(ValueError, match="did not answer the same rows"):
+        go_on(report("a", sold=[1] * 20), other, "sold")
 
 
 def test_the_rows_it_asks_for_do_tell():
     "Where 30 rows leave a true gain open, as many as it asks for decide mostly, four times as many nearly always."
+
     def drawn(n, seed):
-        rng = random.Random(seed); first = [rng.random() < 0.4 for _ in range(n)]
-        return report("after", sold=[float(x or rng.random() < 0.15) for x in first]), report("before", sold=[float(x and rng.random() < 0.9) for x in first])
-    open_ = [(seed, v.more_rows) for seed in range(200) if (v := go_on(*drawn(30, seed), "sold")).more_rows and 0.09 < v.gain.value < 0.17]
+        rng = random.Random(seed)
+        first = [rng.random() < 0.4 for _ in range(n)]
+        return report("after", sold=[float(x or rng.random() < 0.15) for x in first]), report(
+            "before", sold=[float(x and rng.random() < 0.9) for x in first]
+        )
+
+    open_ = [
+        (seed, v.more_rows)
+        for seed in range(200)
+        if (v := go_on(*drawn(30, seed), "sold")).more_rows and 0.09 < v.gain.value < 0.17
+    ]
     assert len(open_) >= 5
-    share = lambda times: sum(go_on(*drawn(times * (30 + more), 1000 + seed), "sold").go for seed, more in open_) / len(open_)
+    share = lambda times: (
+        sum(go_on(*drawn(times * (30 + more), 1000 + seed), "sold").go for seed, more in open_) / len(open_)
+    )
     assert share(1) > 0.45 and share(4) > 0.85
 
 
 def test_a_score_of_nothing_has_no_ratio():
-    nothing, little, much = report("teacher", sold=[0] * 40), report("teacher", sold=[1] + [0] * 39), report("student", sold=[1] * 20 + [0] * 20)
+    nothing, little, much = (
+        report("teacher", sold=[0] * 40),
+        report("teacher", sold=[1] + [0] * 39),
+        report("student", sold=[1] * 20 + [0] * 20),
+    )
     for before in (nothing, little):
         said = go_on(much, before, "sold", 0.75, "ratio")
         assert said.go and "too near 0 for a ratio; less 0.75 times the latter it is +0." in str(said), said
@@ -71,93 +118,205 @@ def test_a_score_of_nothing_has_no_ratio():
 
 # what a test asks is learnt in no stage
 
-def asked(rows): return {r["prompt"].casefold() for r in rows}
+
+def asked(rows):
+    return {r["prompt"].casefold() for r in rows}
 
 
-@pytest.mark.parametrize("first, count, held", [(0, 100, 20), (0, 50, 10), (0, 150, 20), (100, 100, 10), (95, 100, 10)])
+@pytest.mark.parametrize(
+    "first, count, held", [(0, 100, 20), (0, 50, 10), (0, 150, 20), (100, 100, 10), (95, 100, 10)]
+)
 def test_what_a_test_asks_is_learnt_in_no_stage(first, count, held):
     "Pairs and corpus about the SFT rows' prompts, about some of them, about others as well, about others only."
     sft = [dict(prompt=f"Question {i}", completion=f"Answer {i}") for i in range(100)]
-    pairs = [dict(prompt=f"question {i}", chosen="good", rejected=f"bad {n}") for i in range(first, first + count) for n in range(2)]
+    pairs = [
+        dict(prompt=f"question {i}", chosen="good", rejected=f"bad {n}")
+        for i in range(first, first + count)
+        for n in range(2)
+    ]
     corpus = [dict(prompt=f"QUESTION {i}") for i in range(first, first + count)]
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always"); m = own(sft, pairs, corpus, seed=3)
+        warnings.simplefilter("always")
+        m = own(sft, pairs, corpus, seed=3)
     tests = asked(m.valid + m.test + m.held_pairs)
     assert not asked(m.valid + m.test) & asked(m.train + m.pairs)
-    assert not asked(m.pairs) & tests and not asked(m.corpus) & tests and len(m.pairs) + len(m.held_pairs) == len(pairs)
+    assert (
+        not asked(m.pairs) & tests
+        and not asked(m.corpus) & tests
+        and len(m.pairs) + len(m.held_pairs) == len(pairs)
+    )
     assert abs(len(asked(m.held_pairs)) - held) <= 3 and len(asked(m.pairs)) >= 0.7 * count
-    if first == 100: assert not asked(m.held_pairs) & asked(m.train)
-    assert [str(w.message) for w in caught] == [f"{count - len(m.corpus)} of {count} corpus rows ask what a test asks, and are left out"]
+    if first == 100:
+        assert not asked(m.held_pairs) & asked(m.train)
+    assert [str(w.message) for w in caught] == [
+        f"{count - len(m.corpus)} of {count} corpus rows ask what a test asks, and are left out"
+    ]
 
 
 def test_a_question_is_the_same_in_text_and_in_messages():
     said = lambda role, text: dict(role=role, content=text)
-    sft = [dict(messages=[said("system", "Be brief."), said("user", f"Question {i}"), said("assistant", "A"), said("user", "And then?"), said("assistant", "B")]) for i in range(40)]
-    pairs = [dict(prompt=prompt, chosen="a", rejected="b") for i in range(40) for prompt in (f"Question {i}", [said("system", "Be kind."), said("user", f"Question {i}")])]
+    sft = [
+        dict(
+            messages=[
+                said("system", "Be brief."),
+                said("user", f"Question {i}"),
+                said("assistant", "A"),
+                said("user", "And then?"),
+                said("assistant", "B"),
+            ]
+        )
+        for i in range(40)
+    ]
+    pairs = [
+        dict(prompt=prompt, chosen="a", rejected="b")
+        for i in range(40)
+        for prompt in (f"Question {i}", [said("system", "Be kind."), said("user", f"Question {i}")])
+    ]
     m = own(sft, pairs)
     held = {r["messages"][1]["content"] for r in m.valid + m.test}
     asks = lambda p: p["prompt"] if isinstance(p["prompt"], str) else p["prompt"][1]["content"]
-    assert len(held) == 8 and {asks(p) for p in m.held_pairs} == held and not held & {asks(p) for p in m.pairs} and len(m.pairs) == 64
+    assert (
+        len(held) == 8
+        and {asks(p) for p in m.held_pairs} == held
+        and not held & {asks(p) for p in m.pairs}
+        and len(m.pairs) == 64
+    )
 
 
 def test_material_that_only_repeats_the_test():
-    sft = [dict(prompt=f"Question {i}", completion="A") for i in range(40)]; m = own(sft)
-    with pytest.raises(DataError, match="all 4 pairs are about prompts of the SFT rows' test"): own(sft, [dict(prompt=r["prompt"], chosen="a", rejected="b") for r in m.test])
-    with pytest.raises(DataError, match="all 4 prompts of the corpus are asked in a test"): own(sft, corpus=[dict(prompt=r["prompt"]) for r in m.test])
+    sft = [dict(prompt=f"Question {i}", completion="A") for i in range(40)]
+    m = own(sft)
+    with pytest.raises(DataError, match="all 4 pairs are about prompts of the SFT rows' test"):
+        own(sft, [dict(prompt=r["prompt"], chosen="a", rejected="b") for r in m.test])
+    with pytest.raises(DataError, match="all 4 prompts of the corpus are asked in a test"):
+        own(sft, corpus=[dict(prompt=r["prompt"]) for r in m.test])
 
 
 def test_the_teachers_reference_is_not_learnt():
     from ftguide.workflow import Material, _reference
-    m = Material(corpus=[dict(prompt=f"How much is {i % 20} + 1?") for i in range(60)] + [dict(text="a text")])
+
+    m = Material(
+        corpus=[dict(prompt=f"How much is {i % 20} + 1?") for i in range(60)] + [dict(text="a text")]
+    )
     held = _reference(load("tiny-small"), m)
     assert len(held) == 2 and not asked(held) & asked(m.corpus[:-1]) and len(m.corpus) == 55
 
 
 def test_conversations_through_the_whole_journey(tmp_path):
     "Rows of messages: trained, judged, and shown in the report."
-    talk = lambda i: [dict(role="system", content="Be <brief>."), dict(role="user", content=f"How much is {i} + {i}?"), dict(role="assistant", content=str(2 * i))]
-    run(tmp_path / "run", "tiny-small", sft=[dict(messages=talk(i)) for i in range(40)], speed=False, say=lambda line: None)
+    talk = lambda i: [
+        dict(role="system", content="Be <brief>."),
+        dict(role="user", content=f"How much is {i} + {i}?"),
+        dict(role="assistant", content=str(2 * i)),
+    ]
+    run(
+        tmp_path / "run",
+        "tiny-small",
+        sft=[dict(messages=talk(i)) for i in range(40)],
+        speed=False,
+        say=lambda line: None,
+    )
     shown = (tmp_path / "run/report.html").read_text(encoding="utf-8")
     assert "Be &lt;brief&gt;." in shown and "How much is" in shown
 
 
-@pytest.mark.parametrize("knobs, says", [(dict(seed=-1), "seed must be between 0"), (dict(usd_per_hour=-1), "usd_per_hour must be 0 or more"), (dict(usd_per_hour=float("nan")), "usd_per_hour must be 0 or more")])
+@pytest.mark.parametrize(
+    "knobs, says",
+    [
+        (dict(seed=-1), "seed must be between 0"),
+        (dict(usd_per_hour=-1), "usd_per_hour must be 0 or more"),
+        (dict(usd_per_hour=float("nan")), "usd_per_hour must be 0 or more"),
+    ],
+)
 def test_settings_are_refused_before_anything_is_written(tmp_path, knobs, says):
-    with pytest.raises(ValueError, match=says): run(tmp_path / "run", **{**KNOBS, **knobs})
+    with pytest.raises(ValueError, match=says):
+        run(tmp_path / "run", **{**KNOBS, **knobs})
     assert not (tmp_path / "run").exists()
 
 
 # what the command leaves alone
 
+
 def test_a_folder_beside_the_model_is_not_swept_away(tmp_path):
-    rows = tmp_path / "rows.jsonl"; rows.write_text("".join(json.dumps(dict(prompt=f"Q{i}", completion="A")) + "\n" for i in range(16)), encoding="utf-8")
-    beside = tmp_path / "m.checkpoints"; beside.mkdir(); (beside / "notes.txt").write_text("mine")
-    train = lambda: CliRunner().invoke(app, ["sft", "--base", "tiny-small", "--data", str(rows), "--out", str(tmp_path / "m"), "--epochs", "1"])
-    done = train(); assert done.exit_code == 2 and "m.checkpoints holds notes.txt, which no training wrote" in done.output and (beside / "notes.txt").read_text() == "mine"
-    (beside / "notes.txt").unlink(); done = train()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps(dict(prompt=f"Q{i}", completion="A")) + "\n" for i in range(16)), encoding="utf-8"
+    )
+    beside = tmp_path / "m.checkpoints"
+    beside.mkdir()
+    (beside / "notes.txt").write_text("mine")
+    train = lambda: CliRunner().invoke(
+        app,
+        ["sft", "--base", "tiny-small", "--data", str(rows), "--out", str(tmp_path / "m"), "--epochs", "1"],
+    )
+    done = train()
+    assert (
+        done.exit_code == 2
+        and "m.checkpoints holds notes.txt, which no training wrote" in done.output
+        and (beside / "notes.txt").read_text() == "mine"
+    )
+    (beside / "notes.txt").unlink()
+    done = train()
     assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not beside.exists(), done.output
 
 
 def test_dpo_sweeps_its_own_files_and_goes_on_with_them(tmp_path):
     "Beside the checkpoints lie the reference's log-probabilities."
-    pairs = tmp_path / "pairs.jsonl"; pairs.write_text("".join(json.dumps(dict(prompt=f"Q{i}", chosen="good", rejected="evil")) + "\n" for i in range(16)), encoding="utf-8")
-    train = lambda *more: CliRunner().invoke(app, ["dpo", "--base", "tiny-small", "--data", str(pairs), "--out", str(tmp_path / "m"), "--epochs", "1", *more])
-    with pytest.MonkeyPatch.context() as m:                              # stopped before the model is saved
-        m.setattr("ftguide.models.save", lambda *a, **k: 1 / 0); done = train()
-    assert isinstance(done.exception, ZeroDivisionError) and list((tmp_path / "m.checkpoints").glob("reference-*.json"))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(
+        "".join(json.dumps(dict(prompt=f"Q{i}", chosen="good", rejected="evil")) + "\n" for i in range(16)),
+        encoding="utf-8",
+    )
+    train = lambda *more: CliRunner().invoke(
+        app,
+        [
+            "dpo",
+            "--base",
+            "tiny-small",
+            "--data",
+            str(pairs),
+            "--out",
+            str(tmp_path / "m"),
+            "--epochs",
+            "1",
+            *more,
+        ],
+    )
+    with pytest.MonkeyPatch.context() as m:  # stopped before the model is saved
+        m.setattr("ftguide.models.save", lambda *a, **k: 1 / 0)
+        done = train()
+    assert isinstance(done.exception, ZeroDivisionError) and list(
+        (tmp_path / "m.checkpoints").glob("reference-*.json")
+    )
     done = train("--resume")
-    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not (tmp_path / "m.checkpoints").exists(), done.output
+    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not (tmp_path / "m.checkpoints").exists(), (
+        done.output
+    )
 
 
-@pytest.mark.parametrize("args, says", [(["votes", "v.db", "--pairs", "x.jsonl", "--thumbs", "x.jsonl"], "x.jsonl is named twice"), (["check", "rows.jsonl", "--max-length", "5"], "--max-length counts tokens, so it needs --model"),
-                                        (["check", "rows.jsonl", "--model", "tiny-small", "--max-length", "0"], "--max-length must be 1 or more, not 0")])
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["votes", "v.db", "--pairs", "x.jsonl", "--thumbs", "x.jsonl"], "x.jsonl is named twice"),
+        (["check", "rows.jsonl", "--max-length", "5"], "--max-length counts tokens, so it needs --model"),
+        (
+            ["check", "rows.jsonl", "--model", "tiny-small", "--max-length", "0"],
+            "--max-length must be 1 or more, not 0",
+        ),
+    ],
+)
 def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
     from ftguide.feedback import Feedback
-    monkeypatch.chdir(tmp_path); Feedback("v.db"); (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n')
-    done = CliRunner().invoke(app, args); assert done.exit_code == 2 and says in done.output and not (tmp_path / "x.jsonl").exists(), done.output
+
+    monkeypatch.chdir(tmp_path)
+    Feedback("v.db")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n')
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 2 and says in done.output and not (tmp_path / "x.jsonl").exists(), done.output
 
 
 # stages, one at a time
+
 
 def test_a_stage_is_made_when_it_is_asked_for():
     material, begun = built_in("en", 0, 16, 8, 8, 4), []
@@ -166,13 +325,27 @@ def test_a_stage_is_made_when_it_is_asked_for():
     assert begun == []
     assert next(steps).name == "base" and begun == ["base"]
     assert next(steps).name == "SFT" and begun == ["base", "SFT"]
-    assert json.dumps([material.train, material.test, material.pairs, material.held_pairs, material.corpus]) == before
-    with pytest.raises(ValueError, match="alpha must be between 0 and 1"): journey(material, alpha=2)   # before the first stage
+    assert (
+        json.dumps([material.train, material.test, material.pairs, material.held_pairs, material.corpus])
+        == before
+    )
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+        journey(material, alpha=2)  # before the first stage
 
 
 def test_without_labelled_rows_the_teacher_is_the_reference():
-    stages = list(journey(own(corpus=[dict(prompt=f"How much is {i} + 1?") for i in range(20)]), "tiny-small", "tiny-small", speed=False, distill_epochs=1))
-    assert [s.name for s in stages] == ["base", "distilled"] and stages[0].report.test == stages[1].report.test != ""
+    stages = list(
+        journey(
+            own(corpus=[dict(prompt=f"How much is {i} + 1?") for i in range(20)]),
+            "tiny-small",
+            "tiny-small",
+            speed=False,
+            distill_epochs=1,
+        )
+    )
+    assert [s.name for s in stages] == ["base", "distilled"] and stages[0].report.test == stages[
+        1
+    ].report.test != ""
     assert verdict(stages).gain.n == 2 and "too few" in str(verdict(stages))
     assert verdict(stages[:1]) is None
 
@@ -180,15 +353,17 @@ def test_without_labelled_rows_the_teacher_is_the_reference():
 def test_stages_follow_the_material():
     assert stages_of(built_in("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
     assert stages_of(own(corpus=[dict(prompt="Hi")])) == ["distilled"]
-    assert str(over_seeds([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"   # 2 ± 4.303 · 1 / √3
+    assert str(over_seeds([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"  # 2 ± 4.303 · 1 / √3
     assert over_seeds(list(range(11))).high == pytest.approx(5 + 2.228 * 11**0.5 / 11**0.5, abs=0.001)
 
 
 # a run that is killed, and the same run left alone, in Portuguese
 
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"; said = []
+    out = tmp_path_factory.mktemp("whole") / "run"
+    said = []
     return out, run(out, **KNOBS, say=said.append), said
 
 
@@ -198,49 +373,95 @@ def test_portuguese_runs_the_same_journey(whole):
     assert all("anúncio" in r["prompt"] for s in stages for r in s.report.answers[::4])
     assert {"truth", "conversion", "extraction", "sentiment", "summary"} <= set(stages[1].report.rows)
     table = standing(stages).splitlines()
-    assert len(table) == 6 and table[0].startswith("| stage | truth |") and table[-1].startswith("| distilled |")
-    assert sum("o on" in line or "Wait" in line for line in said) == 3   # a verdict after each stage but the base
-    assert stages[2].pairs and stages[2].held_pairs and sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
+    assert (
+        len(table) == 6 and table[0].startswith("| stage | truth |") and table[-1].startswith("| distilled |")
+    )
+    assert (
+        sum("o on" in line or "Wait" in line for line in said) == 3
+    )  # a verdict after each stage but the base
+    assert (
+        stages[2].pairs
+        and stages[2].held_pairs
+        and sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("after", ["SFT", "DPO"])
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
-    out, stages, _ = whole; mine = tmp_path / "run"
+    out, stages, _ = whole
+    mine = tmp_path / "run"
     kill = f"import os, sys, json; from ftguide.workflow import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
-    done = subprocess.run([sys.executable, "-c", kill, mine, json.dumps(KNOBS)], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", kill, mine, json.dumps(KNOBS)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode == -9, done.stderr
-    assert [s["name"] for s in json.loads((mine / "report.json").read_text(encoding="utf-8"))["stages"]] == ["base", "SFT", "DPO"][:2 if after == "SFT" else 3]
-    (mine / ".student-half").mkdir(); (mine / ".report.json").write_text("{")                               # what a kill in the middle of writing leaves
-    if after == "SFT": shutil.copytree(mine / "sft", mine / "dpo")                                          # a model that report.json does not name is not finished
-    with pytest.raises(FileExistsError, match="exists and is not empty.*--resume"): run(mine, **KNOBS)
+    assert [s["name"] for s in json.loads((mine / "report.json").read_text(encoding="utf-8"))["stages"]] == [
+        "base",
+        "SFT",
+        "DPO",
+    ][: 2 if after == "SFT" else 3]
+    (mine / ".student-half").mkdir()
+    (mine / ".report.json").write_text("{")  # what a kill in the middle of writing leaves
+    if after == "SFT":
+        shutil.copytree(mine / "sft", mine / "dpo")  # a model that report.json does not name is not finished
+    with pytest.raises(FileExistsError, match="exists and is not empty.*--resume"):
+        run(mine, **KNOBS)
     monkeypatch.setattr("ftguide.sft.finetune_sft", lambda *a, **k: pytest.fail("SFT is trained again"))
-    if after == "DPO": monkeypatch.setattr("ftguide.dpo.align_dpo", lambda *a, **k: pytest.fail("DPO is trained again"))
-    said = []; again = run(mine, **KNOBS, resume=True, say=said.append)
+    if after == "DPO":
+        monkeypatch.setattr("ftguide.dpo.align_dpo", lambda *a, **k: pytest.fail("DPO is trained again"))
+    said = []
+    again = run(mine, **KNOBS, resume=True, say=said.append)
     assert sum("from the stopped run" in line for line in said) == (2 if after == "SFT" else 3)
     assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in out.iterdir())
     for a, b in zip(stages, again):
         assert a.name == b.name and torch.equal(weights(a.lm), weights(b.lm))
-    for folder in ("sft", "dpo", "student"): assert torch.equal(weights(load(out / folder)), weights(load(mine / folder)))
+    for folder in ("sft", "dpo", "student"):
+        assert torch.equal(weights(load(out / folder)), weights(load(mine / folder)))
     one, two = (json.loads((p / "report.json").read_text(encoding="utf-8"))["stages"] for p in (out, mine))
     for a, b in zip(one, two):
-        assert {k: a[k] for k in ("name", "report", "pairs", "held_pairs")} == {k: b[k] for k in ("name", "report", "pairs", "held_pairs")}
+        assert {k: a[k] for k in ("name", "report", "pairs", "held_pairs")} == {
+            k: b[k] for k in ("name", "report", "pairs", "held_pairs")
+        }
 
 
 def test_a_finished_run_is_loaded(whole, tmp_path, monkeypatch):
-    mine = tmp_path / "run"; shutil.copytree(whole[0], mine); (mine / "report.html").unlink()
-    for stage in ("sft.finetune_sft", "dpo.align_dpo", "distill.distill"): monkeypatch.setattr(f"ftguide.{stage}", lambda *a, **k: pytest.fail("trained again"))
-    assert [s.name for s in run(mine, **KNOBS, resume=True, say=lambda _: None)] == ["base", "SFT", "DPO", "distilled"] and (mine / "report.html").exists()
+    mine = tmp_path / "run"
+    shutil.copytree(whole[0], mine)
+    (mine / "report.html").unlink()
+    for stage in ("sft.finetune_sft", "dpo.align_dpo", "distill.distill"):
+        monkeypatch.setattr(f"ftguide.{stage}", lambda *a, **k: pytest.fail("trained again"))
+    assert [s.name for s in run(mine, **KNOBS, resume=True, say=lambda _: None)] == [
+        "base",
+        "SFT",
+        "DPO",
+        "distilled",
+    ] and (mine / "report.html").exists()
 
 
 def test_what_is_not_this_run_is_refused(whole, tmp_path):
-    mine = tmp_path / "run"; shutil.copytree(whole[0], mine); before = sorted(p.name for p in mine.rglob("*"))
-    for change, says in ((dict(seed=2), "seed was 1, and is 2"), (dict(distill_epochs=2), "knobs was"), (dict(lang="en"), "lang was pt, and is en")):
-        with pytest.raises(ValueError, match=f"belongs to another run: {says}"): run(mine, **{**KNOBS, **change}, resume=True)
+    mine = tmp_path / "run"
+    shutil.copytree(whole[0], mine)
+    before = sorted(p.name for p in mine.rglob("*"))
+    for change, says in (
+        (dict(seed=2), "seed was 1, and is 2"),
+        (dict(distill_epochs=2), "knobs was"),
+        (dict(lang="en"), "lang was pt, and is en"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to another run: {says}"):
+            run(mine, **{**KNOBS, **change}, resume=True)
     assert sorted(p.name for p in mine.rglob("*")) == before
+
     def fails(*args):
-        done = CliRunner().invoke(app, ["run", *map(str, args)]); assert done.exit_code == 2 and done.output.count("\n") == 1, done.output
+        done = CliRunner().invoke(app, ["run", *map(str, args)])
+        assert done.exit_code == 2 and done.output.count("\n") == 1, done.output
         return done.output
+
     assert "belongs to another run" in fails("--out", mine, "--resume")
-    (mine / "report.json").write_text("{half"); assert "is not a run's report" in fails("--out", mine, "--resume")
-    (mine / "report.json").unlink(); assert "holds no report.json" in fails("--out", mine, "--resume")
+    (mine / "report.json").write_text("{half")
+    assert "is not a run's report" in fails("--out", mine, "--resume")
+    (mine / "report.json").unlink()
+    assert "holds no report.json" in fails("--out", mine, "--resume")

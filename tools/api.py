@@ -1,5 +1,11 @@
 "Writes nbs/api.ipynb: every exported name with its signature, its parameters from the docments, and its chapter. `--check` only compares."
-import ast, io, re, textwrap, tokenize
+
+import ast
+import io
+import re
+import textwrap
+import tokenize
+
 from book import NBS, ROOT, anchor, as_notebook, cells, chapters, headings, markdown_cell, title, write
 
 TITLE = """# Every function
@@ -9,53 +15,90 @@ TITLE = """# Every function
 This page is made by a script from the comments beside the parameters, so it says what the code says. `from ftguide.all import *` brings all of it; libraries such as torch are loaded only when a function needs them."""
 
 
-def plain(text:str) -> str:
+def plain(text: str) -> str:
     "A comment as table text."
     parts = text.split("`")
-    if len(parts) % 2 == 0: parts = [text.replace("`", "'")]
-    return "`".join(p.replace("|", " or ") if i % 2 else re.sub(r"([\\*_$\[\]|~])", r"\\\1", p).replace("<", "&lt;") for i, p in enumerate(parts))
+    if len(parts) % 2 == 0:
+        parts = [text.replace("`", "'")]
+    return "`".join(
+        p.replace("|", " or ") if i % 2 else re.sub(r"([\\*_$\[\]|~])", r"\\\1", p).replace("<", "&lt;")
+        for i, p in enumerate(parts)
+    )
 
 
-def code(node) -> str: return "`" + ast.unparse(node).replace(" | ", " or ").replace("field(default_factory=list)", "[]").replace("field(default_factory=dict)", "{}") + "`" if node is not None else ""
+def code(node) -> str:
+    return (
+        "`"
+        + ast.unparse(node)
+        .replace(" | ", " or ")
+        .replace("field(default_factory=list)", "[]")
+        .replace("field(default_factory=dict)", "{}")
+        + "`"
+        if node is not None
+        else ""
+    )
 
 
 class Source:
     "A module: its definitions, the comments of its lines, and the cell each line comes from."
+
     def __init__(self, path):
         text = path.read_text(encoding="utf-8")
         self.tree = ast.parse(text)
-        self.comments = {t.start[0]: t.string.lstrip("# ").strip() for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
-        self.cells = [(n, c.split("#")[-1]) for n, c in sorted(self.comments.items()) if re.match(r"%% \S+\.ipynb #", c)]
-        self.names = next(ast.literal_eval(n.value) for n in self.tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
+        self.comments = {
+            t.start[0]: t.string.lstrip("# ").strip()
+            for t in tokenize.generate_tokens(io.StringIO(text).readline)
+            if t.type == tokenize.COMMENT
+        }
+        self.cells = [
+            (n, c.split("#")[-1]) for n, c in sorted(self.comments.items()) if re.match(r"%% \S+\.ipynb #", c)
+        ]
+        self.names = next(
+            ast.literal_eval(n.value)
+            for n in self.tree.body
+            if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"
+        )
 
-    def cell(self, node) -> str: return [c for n, c in self.cells if n < node.lineno][-1]
+    def cell(self, node) -> str:
+        return [c for n, c in self.cells if n < node.lineno][-1]
 
     def of(self, name):
         for node in self.tree.body:
-            targets = [t for x in getattr(node, "targets", [getattr(node, "target", None)]) for t in getattr(x, "elts", [x])]
-            if getattr(node, "name", None) == name or name in [getattr(t, "id", None) for t in targets]: return node
+            targets = [
+                t
+                for x in getattr(node, "targets", [getattr(node, "target", None)])
+                for t in getattr(x, "elts", [x])
+            ]
+            if getattr(node, "name", None) == name or name in [getattr(t, "id", None) for t in targets]:
+                return node
 
-    def comment(self, line:int) -> str: return self.comments.get(line, "")
+    def comment(self, line: int) -> str:
+        return self.comments.get(line, "")
 
 
-def parameters(source, function, skip=0) -> list[tuple]: # name, annotation, default, comment
+def parameters(source, function, skip=0) -> list[tuple]:  # name, annotation, default, comment
     a = function.args
     named = a.posonlyargs + a.args
     defaults = [None] * (len(named) - len(a.defaults)) + a.defaults
     rows = [(x.arg, x.annotation, d, x) for x, d in zip(named, defaults)][skip:]
-    if a.vararg: rows.append(("*" + a.vararg.arg, a.vararg.annotation, None, a.vararg))
+    if a.vararg:
+        rows.append(("*" + a.vararg.arg, a.vararg.annotation, None, a.vararg))
     rows += [(x.arg, x.annotation, d, x) for x, d in zip(a.kwonlyargs, a.kw_defaults)]
-    if a.kwarg: rows.append(("**" + a.kwarg.arg, a.kwarg.annotation, None, a.kwarg))
+    if a.kwarg:
+        rows.append(("**" + a.kwarg.arg, a.kwarg.annotation, None, a.kwarg))
     head = function.lineno
     return [(n, t, d, source.comment((d or x).end_lineno) if x.lineno != head else "") for n, t, d, x in rows]
 
 
 def returns(source, function) -> str:
     line = function.body[0].lineno
-    heads = [n for n in range(function.lineno, line) if source.comment(n)] or ([line] if line == function.lineno else [])
+    heads = [n for n in range(function.lineno, line) if source.comment(n)] or (
+        [line] if line == function.lineno else []
+    )
     last = max((x.end_lineno for x in ast.walk(function.args) if hasattr(x, "end_lineno")), default=0)
     said = source.comment(heads[-1]) if heads and (heads[-1] > last or heads[-1] == function.lineno) else ""
-    if heads and heads[-1] == function.lineno and function.returns is None and not said.startswith("-> "): return ""
+    if heads and heads[-1] == function.lineno and function.returns is None and not said.startswith("-> "):
+        return ""
     said = re.sub(r"^-> ", "", said)
     return ": ".join(x for x in (code(function.returns), plain(said)) if x)
 
@@ -67,16 +110,40 @@ def beside(source, function) -> str:
 
 
 def signature(name, source, function, skip=0) -> str:
-    words = [n + (f"={ast.unparse(d)}" if d is not None else "") for n, _, d, _ in parameters(source, function, skip)]
-    if function.args.kwonlyargs and not function.args.vararg: words.insert(len(function.args.posonlyargs + function.args.args) - skip, "*")
+    words = [
+        n + (f"={ast.unparse(d)}" if d is not None else "")
+        for n, _, d, _ in parameters(source, function, skip)
+    ]
+    if function.args.kwonlyargs and not function.args.vararg:
+        words.insert(len(function.args.posonlyargs + function.args.args) - skip, "*")
     line = f"{name}({', '.join(words)})"
-    return line if len(line) < 80 else f"{name}(\n" + textwrap.fill(", ".join(w.replace(" ", "\x00") for w in words), 76, initial_indent="    ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False).replace("\x00", " ") + "\n)"
+    return (
+        line
+        if len(line) < 80
+        else f"{name}(\n"
+        + textwrap.fill(
+            ", ".join(w.replace(" ", "\x00") for w in words),
+            76,
+            initial_indent="    ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ).replace("\x00", " ")
+        + "\n)"
+    )
 
 
 def table(rows) -> str:
     rows = [(f"`{n}`", code(t), code(d), plain(c)) for n, t, d, c in rows]
-    if not any(t or d or c for _, t, d, c in rows): return ""
-    return "\n".join(["| parameter | type | default | |", "|---|---|---|---|", *["| " + " | ".join(r) + " |" for r in rows]])
+    if not any(t or d or c for _, t, d, c in rows):
+        return ""
+    return "\n".join(
+        [
+            "| parameter | type | default | |",
+            "|---|---|---|---|",
+            *["| " + " | ".join(r) + " |" for r in rows],
+        ]
+    )
 
 
 def entry(source, name, place) -> str:
@@ -85,27 +152,63 @@ def entry(source, name, place) -> str:
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         names = getattr(getattr(node, "targets", [None])[0], "elts", [])
         value = ast.unparse(node.value.elts[[n.id for n in names].index(name)] if names else node.value)
-        parts.append(f"```python\n{name} = {value if len(value) < 90 else textwrap.shorten(value, 88, placeholder=' …')}\n```")
-        if source.comment(node.end_lineno): parts.append(plain(source.comment(node.end_lineno)))
+        parts.append(
+            f"```python\n{name} = {value if len(value) < 90 else textwrap.shorten(value, 88, placeholder=' …')}\n```"
+        )
+        if source.comment(node.end_lineno):
+            parts.append(plain(source.comment(node.end_lineno)))
         return "\n\n".join(parts)
-    if doc := ast.get_docstring(node): parts.append(plain(doc))
+    if doc := ast.get_docstring(node):
+        parts.append(plain(doc))
     if isinstance(node, ast.FunctionDef):
         back = returns(source, node)
-        return "\n\n".join(x for x in [*parts, f"```python\n{signature(name, source, node)}\n```", beside(source, node), table(parameters(source, node)), f"**Returns** {back}" if back else ""] if x)
+        return "\n\n".join(
+            x
+            for x in [
+                *parts,
+                f"```python\n{signature(name, source, node)}\n```",
+                beside(source, node),
+                table(parameters(source, node)),
+                f"**Returns** {back}" if back else "",
+            ]
+            if x
+        )
     bases = ", ".join(ast.unparse(b) for b in node.bases)
-    if bases: parts.append(f"A kind of `{bases}`.")
-    fields = [(n.target.id, n.annotation, n.value, source.comment(n.end_lineno)) for n in node.body if isinstance(n, ast.AnnAssign)]
+    if bases:
+        parts.append(f"A kind of `{bases}`.")
+    fields = [
+        (n.target.id, n.annotation, n.value, source.comment(n.end_lineno))
+        for n in node.body
+        if isinstance(n, ast.AnnAssign)
+    ]
     start = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if start: parts += [f"```python\n{signature(name, source, start, 1)}\n```", table(parameters(source, start, 1))]
-    elif fields: parts.append(table(fields))
+    if start:
+        parts += [f"```python\n{signature(name, source, start, 1)}\n```", table(parameters(source, start, 1))]
+    elif fields:
+        parts.append(table(fields))
     for n in node.body:
-        if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"): continue
+        if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"):
+            continue
         marks = {ast.unparse(d) for d in n.decorator_list}
-        if "property" in marks: head = f"`.{n.name}`"
-        else: head = "`" + " ".join(signature(f".{n.name}", source, n, 0 if "staticmethod" in marks else 1).split()).replace("( ", "(").replace(" )", ")") + "`"
+        if "property" in marks:
+            head = f"`.{n.name}`"
+        else:
+            head = (
+                "`"
+                + " ".join(signature(f".{n.name}", source, n, 0 if "staticmethod" in marks else 1).split())
+                .replace("( ", "(")
+                .replace(" )", ")")
+                + "`"
+            )
         back = returns(source, n)
-        said = " ".join(x for x in (plain(ast.get_docstring(n) or ""), f"Returns {back}." if back else "") if x)
-        rows = table([r for r in parameters(source, n, 0 if "staticmethod" in marks else 1)]) if any(r[3] for r in parameters(source, n, 1)) else ""
+        said = " ".join(
+            x for x in (plain(ast.get_docstring(n) or ""), f"Returns {back}." if back else "") if x
+        )
+        rows = (
+            table([r for r in parameters(source, n, 0 if "staticmethod" in marks else 1)])
+            if any(r[3] for r in parameters(source, n, 1))
+            else ""
+        )
         parts.append(f"- {head}" + (f": {said}" if said else "") + (f"\n\n{rows}" if rows else ""))
     return "\n\n".join(p for p in parts if p)
 
@@ -119,22 +222,34 @@ def identity(module, name, node) -> str:
 def page() -> str:
     items, contents = [], []
     for path in chapters():
-        module = next((m[1] for c in cells(path) if (m := re.match(r"#\| default_exp: (\w+)", c["source"]))), None)
-        if not module: continue
+        module = next(
+            (m[1] for c in cells(path) if (m := re.match(r"#\| default_exp: (\w+)", c["source"]))), None
+        )
+        if not module:
+            continue
         source, heads = Source(ROOT / f"ftguide/{module}.py"), {}
         last = ""
         for c in cells(path):
             last = next((h for i, level, h in reversed(headings(path)) if i == c["id"] and level > 1), last)
             heads[c["id"]] = last
         names = sorted((n for n in source.names if source.of(n)), key=lambda n: source.of(n).lineno)
-        contents.append(f"| [`ftguide.{module}`](#ftguide.{module}) | [{title(path)}]({path.name}) | {len(names)} |")
-        items.append(markdown_cell(f"api-{module}", f"## `ftguide.{module}`\n\nFrom [{title(path)}]({path.name})."))
+        contents.append(
+            f"| [`ftguide.{module}`](#ftguide.{module}) | [{title(path)}]({path.name}) | {len(names)} |"
+        )
+        items.append(
+            markdown_cell(f"api-{module}", f"## `ftguide.{module}`\n\nFrom [{title(path)}]({path.name}).")
+        )
         for name in names:
             head = heads.get(source.cell(source.of(name)), "")
-            place = f"[{title(path)}: {head}]({path.name}#{anchor(head)})" if head else f"[{title(path)}]({path.name})"
+            place = (
+                f"[{title(path)}: {head}]({path.name}#{anchor(head)})"
+                if head
+                else f"[{title(path)}]({path.name})"
+            )
             items.append(markdown_cell(identity(module, name, source.of(name)), entry(source, name, place)))
     first = TITLE + "\n\n| module | chapter | names |\n|---|---|---|\n" + "\n".join(contents)
     return as_notebook([markdown_cell("api-title", first), *items])
 
 
-if __name__ == "__main__": write({NBS / "api.ipynb": page()})
+if __name__ == "__main__":
+    write({NBS / "api.ipynb": page()})

@@ -1,10 +1,16 @@
 "Mutation testing of the losses and of the data checks, on mutmut 3: each mutant is one small change of the code, and a test should notice it. `make mutants`."
-import ast, json, os, random, shutil, sys
+
+import ast
+import json
+import os
+import random
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build/mutants"
-TARGETS = {   # what is mutated; a class stands for its methods, and `lru_cache` is taken off, because mutmut leaves decorated functions alone
+TARGETS = {  # what is mutated; a class stands for its methods, and `lru_cache` is taken off, because mutmut leaves decorated functions alone
     "sft": "completion_loss",
     "dpo": "dpo_loss scored_only _one_sided _smoothed kl_per_token",
     "distill": "jsd _beta exact sparse _log_softmax distillation_loss _chunked _add _kept _encoded LogitTeacher",
@@ -16,64 +22,99 @@ TARGETS = {   # what is mutated; a class stands for its methods, and `lru_cache`
 }
 
 
-def marked(text:str, names:list) -> str: # the module, in which mutmut sees nothing but `names`
+def marked(text: str, names: list) -> str:  # the module, in which mutmut sees nothing but `names`
     "A module with pragmas around every other function and class."
     found = [n for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     assert set(names) <= {n.name for n in found}, f"no function {set(names) - {n.name for n in found}}"
     lines = text.splitlines()
     for n in reversed(found):
         first = min([n.lineno, *(d.lineno for d in n.decorator_list)]) - 1
-        if n.name not in names: lines[n.end_lineno:n.end_lineno] = ["# pragma: no mutate end"]; lines[first:first] = ["# pragma: no mutate start"]
-        elif lines[first] == "@lru_cache": del lines[first]
+        if n.name not in names:
+            lines[n.end_lineno : n.end_lineno] = ["# pragma: no mutate end"]
+            lines[first:first] = ["# pragma: no mutate start"]
+        elif lines[first] == "@lru_cache":
+            del lines[first]
     return "\n".join(lines) + "\n"
 
 
-def prepared(modules:list):
+def prepared(modules: list):
     "A copy of the package and the tests, beside nothing else."
-    shutil.rmtree(SCRATCH, ignore_errors=True); SCRATCH.mkdir(parents=True)
-    for name in ("ftguide", "tests"): shutil.copytree(ROOT / name, SCRATCH / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT / name, SCRATCH / name)
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir(parents=True)
+    for name in ("ftguide", "tests"):
+        shutil.copytree(ROOT / name, SCRATCH / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "settings.ini"):
+        shutil.copy(ROOT / name, SCRATCH / name)
     for path in (SCRATCH / "ftguide").glob("*.py"):
-        if path.stem in modules: path.write_text(marked(path.read_text(encoding="utf-8"), TARGETS[path.stem].split()), encoding="utf-8")
-    chosen = dict(only_mutate=[f"ftguide/{m}.py" for m in modules], pytest_add_cli_args_test_selection=sorted({f"tests/{'test_checks' if m == 'data' else 'test_losses'}.py" for m in modules}))
-    settings = (SCRATCH / "pyproject.toml").read_text(encoding="utf-8") + "".join(f"{k} = {json.dumps(v)}\n" for k, v in chosen.items())      # [tool.mutmut] stands last
+        if path.stem in modules:
+            path.write_text(
+                marked(path.read_text(encoding="utf-8"), TARGETS[path.stem].split()), encoding="utf-8"
+            )
+    chosen = dict(
+        only_mutate=[f"ftguide/{m}.py" for m in modules],
+        pytest_add_cli_args_test_selection=sorted(
+            {f"tests/{'test_checks' if m == 'data' else 'test_losses'}.py" for m in modules}
+        ),
+    )
+    settings = (SCRATCH / "pyproject.toml").read_text(encoding="utf-8") + "".join(
+        f"{k} = {json.dumps(v)}\n" for k, v in chosen.items()
+    )  # [tool.mutmut] stands last
     (SCRATCH / "pyproject.toml").write_text(settings, encoding="utf-8")
 
 
-def run(share:float):
+def run(share: float):
     "All mutants but those of texts for people (strings with a space: messages, docstrings), whose words may change; or a share of them, the same each time."
     from mutmut.__main__ import cli
     from mutmut.mutation import file_mutation
+
     create = file_mutation.create_mutations
+
     def chosen(filename, *rest):
-        module, mutations, *ignored = create(filename, *rest); dice = random.Random(str(filename))
-        spoken = lambda m: type(m.original_node).__name__ == "SimpleString" and " " in m.original_node.raw_value
+        module, mutations, *ignored = create(filename, *rest)
+        dice = random.Random(str(filename))
+        spoken = lambda m: (
+            type(m.original_node).__name__ == "SimpleString" and " " in m.original_node.raw_value
+        )
         return module, [m for m in mutations if not spoken(m) and dice.random() < share], *ignored
+
     file_mutation.create_mutations = chosen
     cli(["run", "--max-children", "1"], standalone_mode=False)
 
 
-def report(modules:list):
+def report(modules: list):
     "How many of each module were killed, and the others one by one."
     from mutmut.mutation.data import SourceFileMutationData
     from mutmut.mutation.diff_apply import get_diff_for_mutant
     from mutmut.stats import status_by_exit_code
+
     left = []
     for module in modules:
-        data = SourceFileMutationData(path=Path(f"ftguide/{module}.py")); data.load()
+        data = SourceFileMutationData(path=Path(f"ftguide/{module}.py"))
+        data.load()
         status = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
         killed = sum(s in ("killed", "timeout", "segfault") for s in status.values())
         print(f"{module}: {killed} of {len(status)} killed, {killed / max(len(status), 1):.1%}")
-        left += [(name, s, data.path) for name, s in status.items() if s not in ("killed", "timeout", "segfault")]
+        left += [
+            (name, s, data.path) for name, s in status.items() if s not in ("killed", "timeout", "segfault")
+        ]
     for name, state, path in left:
         print(f"\n{name}: {state}")
-        print("\n".join(line for line in get_diff_for_mutant(name, path=path).splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")))
+        print(
+            "\n".join(
+                line
+                for line in get_diff_for_mutant(name, path=path).splitlines()
+                if line[:1] in "+-" and line[:3] not in ("+++", "---")
+            )
+        )
 
 
 if __name__ == "__main__":
     share = float(os.environ.get("SHARE") or 1)
     modules = [a for a in sys.argv[1:] if a != "--report"] or list(TARGETS)
-    if "--report" not in sys.argv: prepared(modules)
-    os.chdir(SCRATCH); os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
-    if "--report" not in sys.argv: run(share)
+    if "--report" not in sys.argv:
+        prepared(modules)
+    os.chdir(SCRATCH)
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    if "--report" not in sys.argv:
+        run(share)
     report(modules)

@@ -1,5 +1,8 @@
 "Writes README.md from nbs/index.ipynb: its text cells, with links to the notebooks. `--check` only compares."
-import json, re, sys
+
+import json
+import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,5 +17,7 @@ def readme() -> str:
 if __name__ == "__main__":
     target = ROOT / "README.md"
     if "--check" in sys.argv:
-        if not target.exists() or target.read_text(encoding="utf-8") != readme(): sys.exit("README.md is stale: make readme")
-    else: target.write_text(readme(), encoding="utf-8")
+        if not target.exists() or target.read_text(encoding="utf-8") != readme():
+            sys.exit("README.md is stale: make readme")
+    else:
+        target.write_text(readme(), encoding="utf-8")
