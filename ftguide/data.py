@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['KINDS', 'RENAME', 'READERS', 'CHECKS', 'DataError', 'stream', 'read', 'Span', 'spans', 'lengths', 'fit', 'normal',
-           'rare_words', 'similarity', 'twins', 'Finding', 'Findings', 'plot_lengths', 'personal_data', 'check',
-           'split', 'to_trl', 'prepare', 'is_streamed', 'streamed', 'head', 'flow', 'feed', 'movable',
-           'different_tokens', 'preflight']
+__all__ = ['KINDS', 'RENAME', 'READERS', 'CHECKS', 'DataError', 'stream', 'read', 'Span', 'spans', 'lengths', 'check_lengths',
+           'normalised_text', 'rare_words', 'similarity', 'near_duplicates', 'Finding', 'Findings', 'plot_lengths',
+           'personal_data', 'check', 'split', 'to_trl', 'prepare', 'is_streamed', 'streamed', 'peek', 'stream_rows',
+           'train_dataset', 'updatable_share', 'different_tokens', 'preflight']
 
 # %% ../nbs/03_data.ipynb #data-errors
 class DataError(ValueError):
@@ -195,10 +195,10 @@ def _hub(name: str):  # yields (where, row)
 
     from datasets import load_dataset
 
-    from ftguide.models import hush
+    from ftguide.models import quiet_libraries
 
     repo, _, part = name.partition(":")
-    hush()
+    quiet_libraries()
     off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
     if not off:
         print(
@@ -531,7 +531,7 @@ def _long(tokenizer, name: str, limit: int, rows: list[dict], kind: str) -> list
     )
 
 
-def fit(lm, rows: list[dict], kind: str = "sft", room: int = 0):
+def check_lengths(lm, rows: list[dict], kind: str = "sft", room: int = 0):
     "DataError when rows are longer than the model's context (less `room` tokens for an answer)."
     from ftguide.models import context_length
 
@@ -539,7 +539,7 @@ def fit(lm, rows: list[dict], kind: str = "sft", room: int = 0):
         raise DataError(problem)
 
 # %% ../nbs/03_data.ipynb #data-normal
-def normal(text: str) -> str:
+def normalised_text(text: str) -> str:
     "A text without differences of case and whitespace."
     return " ".join(text.casefold().split())
 
@@ -563,8 +563,8 @@ def _question(row: dict) -> str:
     "What a row asks, to find the same question elsewhere: how a conversation begins, without the system's message, in any case and spacing."
     turns = row["messages"] if "messages" in row else row.get("prompt")
     if not isinstance(turns, list):
-        return normal(_asked(row))
-    return normal(
+        return normalised_text(_asked(row))
+    return normalised_text(
         _asked(
             dict(messages=[m for m in turns if m["role"] != "system"] + [dict(role="assistant", content="")])
         )
@@ -624,7 +624,7 @@ def _before(
     return before
 
 
-def twins(
+def near_duplicates(
     texts: list[str],
     known: list[str] = (),  # compared with these instead of with one another
     least: float = 90,  # similarity from which two texts count as the same
@@ -781,7 +781,7 @@ def _copies(s: _Sheet):
         "keep one of each: a copy counts twice, and leaks when it falls on the other side of a split",
     )
     once = list(first.values())
-    near = twins([s.whole[i] for i in once], least=s.near, progress=s.progress)
+    near = near_duplicates([s.whole[i] for i in once], least=s.near, progress=s.progress)
     pairs = {once[i]: (once[j], score) for i, (j, score) in near.items()}
     example = next(
         (
@@ -796,7 +796,7 @@ def _copies(s: _Sheet):
     if s.kind == "sft":
         answers = defaultdict(lambda: defaultdict(list))
         for r, a, i in zip(s.rows, s.said, range(len(s.rows))):
-            answers[" → ".join(normal(t) for is_answer, t in _turns(r, s.kind) if not is_answer)][
+            answers[" → ".join(normalised_text(t) for is_answer, t in _turns(r, s.kind) if not is_answer)][
                 tuple(a)
             ].append(i)
         against = [i for by in answers.values() if len(by) > 1 for rows in by.values() for i in rows]
@@ -831,7 +831,7 @@ def _leaks(s: _Sheet):
         "remove these rows from the training data, or the test measures memory",
     )
     rest = [i for i, q in enumerate(asked) if q not in same]
-    near = twins([asked[i] for i in rest], held, least=s.near)
+    near = near_duplicates([asked[i] for i in rest], held, least=s.near)
     example = next(
         (
             f"{_short(asked[rest[i]])} ≈ {_short(held[j])} ({score:.0f} % alike)"
@@ -1130,9 +1130,9 @@ class _Sheet:
         self.rows.append(row)
         self.number.append(n)
         self.where.append(where)
-        self.asked.append(normal(_asked(row)))
-        self.said.append([normal(t) for t in said])
-        self.whole.append(" → ".join(normal(t) for _, t in _turns(row, self.kind)))
+        self.asked.append(normalised_text(_asked(row)))
+        self.said.append([normalised_text(t) for t in said])
+        self.whole.append(" → ".join(normalised_text(t) for _, t in _turns(row, self.kind)))
 
     def finding(
         self, name: str, severity: str, rows, do: str, example=""
@@ -1193,7 +1193,7 @@ def check(
     regions: tuple = ("BR", "US"),  # whose phone numbers are known without a country code
 ) -> Findings:
     "Everything that can be wrong with data and be seen before training; DataError when no row can be used."
-    from ftguide.models import bar, context_length
+    from ftguide.models import context_length, progress_bar
 
     _libraries()
     if kind not in KINDS:
@@ -1213,7 +1213,7 @@ def check(
         ),
         -1,
     )
-    with bar(None, "reading") as progress:
+    with progress_bar(None, "reading") as progress:
         for n, (where, row) in enumerate(_addressed(data)):
             s.take(n, where, row)
             progress.update()
@@ -1237,7 +1237,7 @@ def check(
         if s.bad
         else []
     )
-    with bar(len(s.rows) * (1 if tokenizer is None else 2), "checking") as progress:
+    with progress_bar(len(s.rows) * (1 if tokenizer is None else 2), "checking") as progress:
         s.progress = progress.update
         for one in CHECKS:
             found += one(s)
@@ -1303,7 +1303,7 @@ def prepare(lm, data, kind: str = "sft"):  # -> datasets.Dataset, or None for No
     if data is None:
         return None
     rows = read(data, kind)
-    fit(lm, rows, kind)
+    check_lengths(lm, rows, kind)
     return to_trl(rows, kind)
 
 # %% ../nbs/03_data.ipynb #data-streamed
@@ -1326,7 +1326,7 @@ def streamed(
     return IterableDataset.from_generator(lambda: stream(source, kind))
 
 
-def head(data, kind: str, config: dict, most: int = 1000) -> list[dict]:
+def peek(data, kind: str, config: dict, most: int = 1000) -> list[dict]:
     "The first rows of a stream, for the checks before training; ValueError without max_steps."
     from itertools import islice
 
@@ -1335,7 +1335,7 @@ def head(data, kind: str, config: dict, most: int = 1000) -> list[dict]:
     return read(list(islice(data, most)), kind)
 
 # %% ../nbs/03_data.ipynb #data-flow
-def flow(lm, data, kind: str = "sft", chunk: int = 64):  # yields rows
+def stream_rows(lm, data, kind: str = "sft", chunk: int = 64):  # yields rows
     "Rows of a stream that fit the model, tokenised `chunk` at a time; DataError names the first that does not, when its turn comes."
     from ftguide.models import context_length
 
@@ -1368,7 +1368,7 @@ def flow(lm, data, kind: str = "sft", chunk: int = 64):  # yields rows
     yield from fitting()
 
 
-def feed(
+def train_dataset(
     lm, data, rows: list[dict], kind: str = "sft"
 ):  # -> datasets.Dataset; of a stream, an IterableDataset
     "What TRL's trainers read: all rows at once, or a stream's one by one."
@@ -1379,7 +1379,7 @@ def feed(
     first = tuple(_shaped(rows[0], kind))
 
     def shaped():
-        for n, row in enumerate(flow(lm, data, kind), 1):
+        for n, row in enumerate(stream_rows(lm, data, kind), 1):
             one = _shaped(row, kind)
             if tuple(one) != first:
                 raise DataError(
@@ -1390,7 +1390,7 @@ def feed(
     return IterableDataset.from_generator(shaped)
 
 # %% ../nbs/03_data.ipynb #data-movable
-def movable(
+def updatable_share(
     model,
     learning_rate: float,  # at the top of the schedule
     sample: int = 100_000,  # weights looked at
@@ -1438,7 +1438,7 @@ def _pace(lm, n: int, method: str, learning_rate, epochs, batch_size, config: di
         yield f"the only step would have the learning rate 0, because warm-up begins there: {n} rows in batches of {batch_size}. Take more epochs, a smaller batch_size, or warmup_steps=0"
     if not learning_rate or getattr(lm.model, "is_quantized", False):
         return
-    share = movable(lm.model, learning_rate)
+    share = updatable_share(lm.model, learning_rate)
     if share < 0.5:
         yield (
             f"the learning rate {learning_rate:g} changes only {share:.1%} of the weights a step: they are {str(next(lm.model.parameters()).dtype)[6:]}, whose numbers lie further apart. "
@@ -1518,7 +1518,7 @@ def preflight(
     if kind is None:
         raise ValueError(f"method must be sft, dpo or distill, not {method!r}")
     lm, config, problems = load(base), config or {}, []
-    rows = head(data, kind, config) if is_streamed(data) else read(data, kind)
+    rows = peek(data, kind, config) if is_streamed(data) else read(data, kind)
     if teacher is not None:
         teacher = load(teacher)
         if alpha > 0 and (differ := different_tokens(teacher.tokenizer, lm.tokenizer)):

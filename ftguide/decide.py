@@ -457,7 +457,10 @@ def api_usd(
     if name not in apis:
         raise ValueError(f"no API {name!r} in prices.json; it has {', '.join(apis)}")
     _check("a number, 0 or more", _number, tokens_in=tokens_in, tokens_out=tokens_out)
-    return (tokens_in * apis[name]["usd_in"] + tokens_out * apis[name]["usd_out"]) / 1e6
+    return (
+        tokens_in * apis[name]["usd_per_million_input_tokens"]
+        + tokens_out * apis[name]["usd_per_million_output_tokens"]
+    ) / 1e6
 
 # %% ../nbs/00_decide.ipynb #decide-shape
 @dataclass(frozen=True)

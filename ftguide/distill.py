@@ -23,16 +23,16 @@ from .evaluate import Endpoint, Report
 from .models import LM, ModelError
 
 # %% auto #0
-__all__ = ['DIVERGENCES', 'NEEDS_MODEL', 'LEARNING_RATES', 'jsd', 'exact', 'sparse', 'distillation_loss', 'LogitTeacher',
-           'write_cache', 'CachedTeacher', 'validated', 'Journal', 'Pace', 'TextTeacher', 'distill_trainer', 'distill',
-           'DistillationPipeline']
+__all__ = ['DIVERGENCES', 'NEEDS_MODEL', 'LEARNING_RATES', 'scaled_jsd', 'dense_targets', 'sparse_targets', 'distillation_loss',
+           'LogitTeacher', 'write_cache', 'CachedTeacher', 'validated', 'Journal', 'Throttle', 'TextTeacher',
+           'distill_trainer', 'distill', 'DistillationPipeline']
 
 # %% ../nbs/07_distill.ipynb #distill-jsd
 DIVERGENCES = dict(forward_kl=0.0, jsd=0.5, reverse_kl=1.0)
 NEEDS_MODEL = "a cache holds the tokens the teacher likes; reverse_kl and jsd ask about those the student likes. Use forward_kl, or the model itself"
 
 
-def jsd(
+def scaled_jsd(
     teacher,
     student,  # (N, V) log-probabilities
     beta: float = 0.5,  # 0 is KL(teacher || student), 1 is KL(student || teacher)
@@ -56,7 +56,7 @@ def _beta(divergence) -> float:
     return beta
 
 # %% ../nbs/07_distill.ipynb #distill-soft-kinds
-def exact(
+def dense_targets(
     states,  # (N, H) teacher's hidden states; its (N, V) scores when there is no head
     head=None,  # its output layer
 ):  # function of (slice, temperature) -> (n, V) log-probabilities, None, None
@@ -70,7 +70,7 @@ def exact(
     return at
 
 
-def sparse(
+def sparse_targets(
     ids,  # (N, k + m) the k likeliest tokens, and m drawn from the others
     logps,  # (N, k + m) their log-probabilities at one temperature
     rest,  # (N,) log of what the others weigh together there
@@ -95,10 +95,10 @@ def distillation_loss(
     states,  # (N, H) student's hidden states at the scored positions; its (N, V) scores when there is no head
     head,  # its output layer, or None
     targets,  # (N,) written tokens: the hard labels
-    teacher,  # soft labels, as `exact` and `sparse` give them; not asked when alpha is 0
+    teacher,  # soft labels, as `dense_targets` and `sparse_targets` give them; not asked when alpha is 0
     *,
     divergence: str
-    | float = "forward_kl",  # forward_kl, reverse_kl, jsd, or a number between 0 and 1: `jsd`'s beta
+    | float = "forward_kl",  # forward_kl, reverse_kl, jsd, or a number between 0 and 1: `scaled_jsd`'s beta
     temperature: float = 2.0,  # above 0
     alpha: float = 0.7,  # share of the soft labels, 0..1
     count=None,  # divide by this many tokens (all of an accumulated batch); N by default
@@ -120,7 +120,11 @@ def distillation_loss(
             soft = (
                 alpha
                 * temperature**2
-                * (jsd(theirs, mine, beta) if ids is None else weights * (theirs - mine.gather(1, ids))).sum()
+                * (
+                    scaled_jsd(theirs, mine, beta)
+                    if ids is None
+                    else weights * (theirs - mine.gather(1, ids))
+                ).sum()
             )
         if alpha < 1:
             hard = (1 - alpha) * F.nll_loss(_log_softmax(scores), targets[part], reduction="sum")
@@ -187,10 +191,10 @@ class LogitTeacher:
     "A local model with the student's tokenizer: its exact distribution at every scored token, read once while that fits."
 
     def __init__(self, lm, keep_bytes: float = 2e9):  # hidden states kept in memory
-        from ftguide.models import load, placed, plain_head
+        from ftguide.models import load, plain_head, to_device
 
         self.lm, self.keep_bytes, self.rows, self.room, self.states = (
-            placed(load(lm)),
+            to_device(load(lm)),
             keep_bytes,
             None,
             None,
@@ -211,12 +215,12 @@ class LogitTeacher:
         from ftguide.models import scored_states
 
         if all(i in self.states for i in rows):
-            return exact(torch.cat([self.states[i] for i in rows]), self.lm.model.lm_head)
+            return dense_targets(torch.cat([self.states[i] for i in rows]), self.lm.model.lm_head)
         with torch.no_grad():
             states, head, _ = scored_states(self.lm.model, batch)
         if self.room > 0:
             self._keep(rows, states.split((batch["labels"][:, 1:] != -100).sum(1).tolist()))
-        return exact(states, head)
+        return dense_targets(states, head)
 
     def _keep(self, rows, states):
         self.states |= {i: s.clone() for i, s in zip(rows, states)}
@@ -241,10 +245,10 @@ def _kept(
 # %% ../nbs/07_distill.ipynb #distill-answers
 def _answers(teacher, rows: list[dict], max_new_tokens: int) -> list[dict]:  # prompt and completion, or text
     "The corpus with the teacher's answers; rows it answers with nothing are left out."
-    from ftguide.models import bar, reply
+    from ftguide.models import progress_bar, reply
 
     asked = [r for r in rows if "prompt" in r and "completion" not in r]
-    with bar(len(asked), "teacher answers") as progress:
+    with progress_bar(len(asked), "teacher answers") as progress:
         answers = (
             reply(
                 teacher,
@@ -288,9 +292,9 @@ def write_cache(
 ):  # -> CachedTeacher
     "Let the teacher answer and score a corpus once, and keep the tokens that matter; ValueError when the folder holds another cache."
     from ftguide.data import read
-    from ftguide.models import bar, fingerprint, load, placed, processes
+    from ftguide.models import fingerprint, load, processes, progress_bar, to_device
 
-    lm, rows, folder = placed(load(teacher)), read(corpus, "corpus"), Path(folder)
+    lm, rows, folder = to_device(load(teacher)), read(corpus, "corpus"), Path(folder)
     if not 1 <= k < len(lm.tokenizer) or samples < 1 or not temperature > 0:
         raise ValueError(
             f"k must lie between 1 and the vocabulary's {len(lm.tokenizer):,} tokens, samples be 1 or more, and temperature above 0; not {k}, {samples}, {temperature}"
@@ -308,7 +312,7 @@ def write_cache(
     )
     _claim(folder, about)
     rank, world = processes()  # several processes take turns, one file each
-    with bar(about["shards"], "caching the teacher") as progress:
+    with progress_bar(about["shards"], "caching the teacher") as progress:
         for n in range(about["shards"]):
             if n % world == rank and not _shard(folder, n).exists():
                 _write_shard(
@@ -472,7 +476,7 @@ class CachedTeacher:
             ).to(batch["labels"].device)
 
         ids = part("ids")
-        return sparse(
+        return sparse_targets(
             ids.int() & 0xFFFF if ids.dtype == torch.int16 else ids,
             part("logps"),
             part("rest"),
@@ -556,7 +560,7 @@ class Journal:
                     f.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-class Pace:
+class Throttle:
     "Lets a thread through every 60 / `per_minute` seconds."
 
     def __init__(self, per_minute: float | None):
@@ -575,8 +579,8 @@ class TextTeacher:
     "A teacher of which only the text is seen: a model behind an endpoint, or a local one with another tokenizer."
 
     who: object  # Endpoint; or LM, folder or hub name
-    usd_in: float = 0.0  # price of a million tokens read
-    usd_out: float = 0.0  # price of a million tokens written
+    usd_per_million_input_tokens: float = 0.0  # price of a million tokens read
+    usd_per_million_output_tokens: float = 0.0  # price of a million tokens written
     per_minute: float | None = None  # requests a minute, at most
     tries: int = 3  # answers to one question, until one keeps the format
     bill: dict = field(
@@ -612,7 +616,8 @@ class TextTeacher:
             requests=requests,
             input_tokens=read,
             output_tokens=written,
-            usd=(read * self.usd_in + written * self.usd_out) / 1e6,
+            usd=(read * self.usd_per_million_input_tokens + written * self.usd_per_million_output_tokens)
+            / 1e6,
         )
 
     def label(
@@ -624,7 +629,7 @@ class TextTeacher:
     ) -> list[dict]:  # the rows with a completion; without those whose answers never kept the format
         "Let the teacher answer; ModelError when it cannot go on, and then everything answered is in the file."
         from ftguide.data import read
-        from ftguide.models import bar, load
+        from ftguide.models import load, progress_bar
 
         _readable(output_format)
         if not self.tries >= 1:
@@ -662,7 +667,7 @@ class TextTeacher:
             for r in rows
             if (e := entry(k := key(r), r))["completion"] is None and e["requests"] < self.tries
         }
-        with bar(len(missing), "teacher answers") as progress:
+        with progress_bar(len(missing), "teacher answers") as progress:
             self._answer(lm, missing, journal, max_new_tokens, output_format, progress)
         mine = {k: journal.found[k] for k in map(key, rows)}
         self.bill = self._priced(
@@ -682,7 +687,7 @@ class TextTeacher:
             return
         if lm is not None:
             return self._answer_here(lm, missing, journal, max_new_tokens, output_format, progress)
-        pace = Pace(self.per_minute)
+        pace = Throttle(self.per_minute)
         with self.who.client() as client:
 
             def say(messages):
@@ -877,7 +882,7 @@ def distill(
 ):  # -> LM
     "Distillation with soft and hard labels; ValueError or DataError before anything is computed."
     from ftguide.data import is_streamed
-    from ftguide.models import LM, learning_rate_for, start_from
+    from ftguide.models import LM, copy_for_training, default_learning_rate
 
     if cross_tokenizer not in (None, "gold"):
         raise ValueError(f"cross_tokenizer must be None or 'gold', not {cross_tokenizer!r}")
@@ -891,7 +896,7 @@ def distill(
             "cross_tokenizer='gold' takes a local model as its teacher, and no alpha, on_policy or cache"
         )
     loss = _settled(teacher, on_policy, temperature, 0.0 if cross_tokenizer else alpha, divergence)
-    start = start_from(
+    start = copy_for_training(
         student,
         name,
         lora,
@@ -900,7 +905,7 @@ def distill(
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
-    learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
     pace = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     teacher = (
         teacher if isinstance(teacher, (LogitTeacher, CachedTeacher, TextTeacher)) else LogitTeacher(teacher)
@@ -1086,7 +1091,7 @@ def _flowing(
 
     from torch.utils.data import IterableDataset
 
-    from ftguide.data import flow
+    from ftguide.data import stream_rows
 
     table = lambda rows, at: [
         dict(zip(("input_ids", "labels"), _encoded(start.tokenizer, r)), row=at + i)
@@ -1101,7 +1106,7 @@ def _flowing(
         first = parts[0]
 
         def __iter__(self):
-            rows, n = flow(start, corpus, "corpus"), len(valid)
+            rows, n = stream_rows(start, corpus, "corpus"), len(valid)
             while some := list(islice(rows, chunk)):
                 found = table(_said(teacher, (some,), max_new_tokens)[0], n)
                 n += len(found)
@@ -1138,14 +1143,14 @@ def _offline(
     from transformers import TrainingArguments
 
     from ftguide.models import (
+        ProgressCallback,
         adapter,
+        early_stopping,
         fingerprint,
-        finished,
         last_checkpoint,
-        patient,
+        to_lm,
         train,
         training_arguments,
-        watcher,
     )
 
     known = rows if isinstance(rows, list) else rows.first  # of a stream, the rows that were looked at
@@ -1180,10 +1185,10 @@ def _offline(
             train_dataset=rows,
             eval_dataset=valid or None,
             processing_class=start.tokenizer,
-            callbacks=[watcher("distillation"), *patient(bool(valid), patience), *callbacks],
+            callbacks=[ProgressCallback("distillation"), *early_stopping(bool(valid), patience), *callbacks],
         )
         train(trainer, checkpoint, run, keep=bool(output_dir))
-    return finished(trainer, start, lora)
+    return to_lm(trainer, start, lora)
 
 # %% ../nbs/07_distill.ipynb #distill-on-policy-code
 def _on_policy(
@@ -1205,16 +1210,16 @@ def _on_policy(
     from trl import DistillationConfig, DistillationTrainer
 
     from ftguide.models import (
+        ProgressCallback,
         adapter,
         as_messages,
+        early_stopping,
         fingerprint,
-        finished,
         guarded,
         last_checkpoint,
-        patient,
+        to_lm,
         train,
         training_arguments,
-        watcher,
     )
 
     if text := sum("prompt" not in r for r in parts[0] + parts[1]):
@@ -1259,10 +1264,14 @@ def _on_policy(
             eval_dataset=valid,
             processing_class=start.tokenizer,
             peft_config=adapter(lora),
-            callbacks=[watcher("distillation"), *patient(valid is not None, patience), *callbacks],
+            callbacks=[
+                ProgressCallback("distillation"),
+                *early_stopping(valid is not None, patience),
+                *callbacks,
+            ],
         )
         train(trainer, checkpoint, run, keep=bool(output_dir))
-    return finished(trainer, start, lora)
+    return to_lm(trainer, start, lora)
 
 # %% ../nbs/07_distill.ipynb #distill-gold
 def _gold(
@@ -1283,16 +1292,16 @@ def _gold(
     from datasets import Dataset
 
     from ftguide.models import (
+        ProgressCallback,
         adapter,
         as_messages,
+        early_stopping,
         fingerprint,
-        finished,
         guarded,
         last_checkpoint,
-        patient,
+        to_lm,
         train,
         training_arguments,
-        watcher,
     )
 
     with warnings.catch_warnings():
@@ -1341,10 +1350,14 @@ def _gold(
             eval_dataset=valid,
             processing_class=start.tokenizer,
             peft_config=adapter(lora),
-            callbacks=[watcher("distillation"), *patient(valid is not None, patience), *callbacks],
+            callbacks=[
+                ProgressCallback("distillation"),
+                *early_stopping(valid is not None, patience),
+                *callbacks,
+            ],
         )
         train(trainer, checkpoint, run, keep=bool(output_dir))
-    return finished(trainer, start, lora)
+    return to_lm(trainer, start, lora)
 
 # %% ../nbs/07_distill.ipynb #distill-pipeline
 class DistillationPipeline:
@@ -1428,7 +1441,7 @@ class DistillationPipeline:
             return self.report.speed["api_price_ratio"]
         if self.teacher_report is None:
             raise ValueError(
-                "the teacher's cost is unknown: give evaluate api=dict(usd_out=..., date=..., source=...)"
+                "the teacher's cost is unknown: give evaluate api=dict(usd_per_million_output_tokens=..., date=..., source=...)"
             )
         return (
             self.teacher_report.speed["usd_per_million_tokens"] / self.report.speed["usd_per_million_tokens"]

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'dpo_trainer', 'align_dpo', 'kl_per_token', 'kl_watch',
+__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'dpo_trainer', 'align_dpo', 'kl_per_token', 'KLCallback',
            'align_kto']
 
 # %% ../nbs/06_dpo.ipynb #dpo-loss
@@ -120,7 +120,7 @@ def dpo_trainer():  # -> a subclass of trl.DPOTrainer
     from datasets import load_from_disk
     from trl import DPOTrainer
 
-    from ftguide.models import fingerprint, guarded, write_whole
+    from ftguide.models import fingerprint, guarded, write_atomic
 
     from_first = lambda value: broadcast_object_list([value], from_process=0)[
         0
@@ -147,7 +147,7 @@ def dpo_trainer():  # -> a subclass of trl.DPOTrainer
             values = known or self._computed(dataset, name, batch_size)
             if not known and file and self.accelerator.is_main_process:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, json.dumps(values))
+                write_atomic(file, json.dumps(values))
             for column in columns:
                 dataset = dataset.add_column(column, values[column])
             return dataset
@@ -212,24 +212,24 @@ def align_dpo(
     from trl import DPOConfig
     from trl.trainer.utils import hash_module
 
-    from ftguide.data import feed, is_streamed, preflight, prepare
+    from ftguide.data import is_streamed, preflight, prepare, train_dataset
     from ftguide.models import (
+        ProgressCallback,
         adapter,
+        copy_for_training,
+        default_learning_rate,
+        early_stopping,
         fingerprint,
-        finished,
         last_checkpoint,
-        learning_rate_for,
-        patient,
-        start_from,
+        to_lm,
         train,
         training_arguments,
-        watcher,
     )
 
-    start = start_from(
+    start = copy_for_training(
         base, name, lora, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
     )
-    learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
     _smoothed(dpo_config)
     rows = preflight(
         start,
@@ -256,7 +256,7 @@ def align_dpo(
         run["reference"] = hash_module(start.model)[:16]
     checkpoint, train_data, valid = (
         last_checkpoint(output_dir, resume, run),
-        feed(start, data, rows, "pairs"),
+        train_dataset(start, data, rows, "pairs"),
         prepare(start, eval_data, "pairs"),
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -289,7 +289,7 @@ def align_dpo(
             eval_dataset=valid,
             processing_class=start.tokenizer,
             peft_config=adapter(lora),
-            callbacks=[watcher("DPO"), *patient(valid is not None, patience), *callbacks],
+            callbacks=[ProgressCallback("DPO"), *early_stopping(valid is not None, patience), *callbacks],
         )
         for model in (trainer.model, reference):
             if trainer.args.use_cpu and model is not None:
@@ -297,7 +297,7 @@ def align_dpo(
         if trainer.precompute_ref_logps:
             trainer.ref_model = reference = None  # its numbers are kept
         train(trainer, checkpoint, run, keep=bool(output_dir))
-    return finished(trainer, start, lora)
+    return to_lm(trainer, start, lora)
 
 
 def _sliced(args) -> bool:
@@ -348,7 +348,7 @@ def kl_per_token(
     return ((p - q).sum() / n.sum()).item()
 
 # %% ../nbs/06_dpo.ipynb #dpo-kl-watch
-def kl_watch(
+def KLCallback(
     reference,  # LM, folder or hub name; stays in memory while the policy trains
     prompts: list,  # questions the policy answers, by sampling
     every: int = 25,  # steps between two looks, and the last step
@@ -401,18 +401,18 @@ def align_kto(
 
     from ftguide.data import DataError, read, to_trl
     from ftguide.models import (
+        ProgressCallback,
+        copy_for_training,
+        default_learning_rate,
         fingerprint,
-        finished,
         guarded,
         last_checkpoint,
-        learning_rate_for,
-        start_from,
+        to_lm,
         train,
         training_arguments,
-        watcher,
     )
 
-    start = start_from(
+    start = copy_for_training(
         base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
     )
     if batch_size < 2:
@@ -420,7 +420,7 @@ def align_kto(
             f"batch_size must be 2 or more, not {batch_size}: KTO compares an answer with the others of its batch"
         )
     learning_rate, rows = (
-        learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES),
+        learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES),
         read(thumbs, "sft"),
     )
     if talks := [i for i, r in enumerate(rows) if "messages" in r]:
@@ -477,9 +477,9 @@ def align_kto(
             args=KTOConfig(**settings),
             train_dataset=data,
             processing_class=start.tokenizer,
-            callbacks=[watcher("KTO"), *callbacks],
+            callbacks=[ProgressCallback("KTO"), *callbacks],
         )
         if trainer.args.use_cpu:
             scored_only(trainer.model)
         train(trainer, checkpoint, run, keep=bool(output_dir))
-    return finished(trainer, start, None)
+    return to_lm(trainer, start, None)

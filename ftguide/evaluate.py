@@ -25,9 +25,10 @@ from pathlib import Path
 __all__ = ['SPEED', 'LIMITS', 'SHEET_PAGE', 'JUDGE', 'exact_match', 'rouge_l', 'bleu', 'attribute_accuracy',
            'perplexity_per_byte', 'distinct', 'score_row', 'Score', 'bootstrap', 'wilson', 'usd_per_million_tokens',
            'latency', 'api_price_ratio', 'Report', 'table', 'markdown', 'plot_reports', 'evaluate',
-           'weights_fingerprint', 'signs', 'text_scores', 'Difference', 'difference', 'few_shot', 'Endpoint', 'ask',
-           'prompting_baseline', 'forced', 'log_signs', 'vitals', 'Limit', 'limit_of', 'Symptom', 'beyond', 'diagnose',
-           'sentinel', 'human_sheet', 'win_rate', 'Judged', 'read_sheet', 'judge']
+           'weights_fingerprint', 'degeneration_metrics', 'text_scores', 'Difference', 'difference', 'few_shot',
+           'Endpoint', 'ask', 'prompting_baseline', 'teacher_forced_scores', 'log_metrics', 'health_metrics', 'Limit',
+           'limit_of', 'Symptom', 'check_limits', 'diagnose', 'HealthCallback', 'human_sheet', 'win_rate', 'Judged',
+           'read_sheet', 'judge']
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-exact
 def exact_match(answer: str, reference: str) -> float:
@@ -226,14 +227,14 @@ def latency(
 # %% ../nbs/04_evaluate.ipynb #evaluate-api
 def api_price_ratio(
     own_usd_per_million_tokens: float,  # above 0
-    api: dict,  # usd_out: USD per million written tokens; date: YYYY-MM-DD, when that was read; source
+    api: dict,  # usd_per_million_output_tokens: USD per million written tokens; date: YYYY-MM-DD, when that was read; source
 ) -> float:  # above 1: the API asks more than this machine costs
     "An API's dated price over one's own cost; ValueError when the price has no date."
     try:
-        price, day = float(api["usd_out"]), date.fromisoformat(str(api["date"]))
+        price, day = float(api["usd_per_million_output_tokens"]), date.fromisoformat(str(api["date"]))
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(
-            f'an API price needs "usd_out" (USD per million tokens) and "date" (YYYY-MM-DD), not {api}'
+            f'an API price needs "usd_per_million_output_tokens" (USD per million tokens) and "date" (YYYY-MM-DD), not {api}'
         ) from e
     if day > date.today() or not price >= 0 or not own_usd_per_million_tokens > 0:
         raise ValueError(
@@ -249,16 +250,14 @@ class Report:
     name: str
     parameters: int
     rows: dict = field(default_factory=dict)  # metric -> list of (numerator, denominator), one a row
-    signs: dict = field(default_factory=dict)  # shares, 0..1
+    degeneration_metrics: dict = field(default_factory=dict)  # shares, 0..1
     speed: dict = field(
         default_factory=dict
     )  # latency_p50_ms, latency_p95_ms, tokens_per_second, usd_per_million_tokens, api_price_ratio
     perplexity: float | None = None  # per token of the references
     answers: list = field(default_factory=list)  # prompt (text, or messages), reference, answer
     against: dict = field(default_factory=dict)  # metric -> Score of the ratio to another model
-    surprise: list = field(
-        default_factory=list
-    )  # (nats, tokens, bytes) of each reference, end token included
+    nll: list = field(default_factory=list)  # (nats, tokens, bytes) of each reference, end token included
     test: str = ""  # fingerprint of prompts and references; reports of different rows are not compared
     api: dict = field(default_factory=dict)  # the dated price that api_price_ratio compares with
     weights: str = ""  # fingerprint of the weights that were measured; empty in older reports
@@ -278,9 +277,9 @@ class Report:
 
     @property
     def perplexity_per_byte(self) -> Score | None:
-        if not self.surprise:
+        if not self.nll:
             return None
-        s = bootstrap([(nats, size) for nats, _, size in self.surprise])
+        s = bootstrap([(nats, size) for nats, _, size in self.nll])
         return Score(math.exp(s.value), math.exp(s.low), math.exp(s.high), s.n)
 
     @property
@@ -295,9 +294,9 @@ class Report:
 
     def save(self, path: str | Path):
         "Write the report as JSON, whole or not at all."
-        from ftguide.models import write_whole
+        from ftguide.models import write_atomic
 
-        write_whole(path, json.dumps(asdict(self), ensure_ascii=False, indent=1))
+        write_atomic(path, json.dumps(asdict(self), ensure_ascii=False, indent=1))
 
     @staticmethod
     def of(d: dict) -> Report:
@@ -344,7 +343,7 @@ def table(
             ["perplexity per token"]
             + [f"{r.perplexity:.2f}" if r.perplexity is not None else "" for r in reports]
         )
-    if any(r.surprise for r in reports):
+    if any(r.nll for r in reports):
         rows.append(["perplexity per byte"] + [show(r.perplexity_per_byte) for r in reports])
     rows += [
         [label] + [f"{r.speed[k]:,.3g}" if k in r.speed else "" for r in reports]
@@ -398,7 +397,8 @@ def evaluate(
     batch_size: int = 64,
     progress=None,  # called with the number of rows answered
     score=None,  # your own (row, answer) -> {metric: (numerator, denominator)}; by default `score_row`
-    api: dict | None = None,  # usd_out, date, source of an API's price: adds the ratio to this machine's cost
+    api: dict
+    | None = None,  # usd_per_million_output_tokens, date, source of an API's price: adds the ratio to this machine's cost
 ) -> Report:
     "Answer every test row, score the answers, and measure speed and cost."
     from ftguide.data import read
@@ -505,9 +505,9 @@ def _quality(report, lm, rows, prompts, knobs, temperature, samples, progress, s
     scored = [_scored(score, r, a, several.get(i)) for i, (r, a) in enumerate(zip(rows, answers))]
     answers = [several[i][0] if i in several else a for i, a in enumerate(answers)]
     report.rows = {m: [s[m] for s in scored if m in s] for m in dict.fromkeys(m for s in scored for m in s)}
-    report.signs = signs(lm, answers, knobs["max_new_tokens"])
+    report.degeneration = degeneration_metrics(lm, answers, knobs["max_new_tokens"])
     sums, counts = completion_logps(lm, prompts, [r["completion"] for r in rows], knobs["batch_size"])
-    report.surprise = [
+    report.nll = [
         (-s, n, len(r["completion"].encode("utf-8"))) for s, n, r in zip(sums.tolist(), counts.tolist(), rows)
     ]
     report.perplexity = math.exp(min(-(sums.sum() / counts.sum()).item(), 700.0))
@@ -608,14 +608,14 @@ def weights_fingerprint(
     return digest.hexdigest()[:16]
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-signs
-def signs(lm, answers: list[str], max_new_tokens: int) -> dict:  # name -> share, 0..1
+def degeneration_metrics(lm, answers: list[str], max_new_tokens: int) -> dict:  # name -> share, 0..1
     "Signs of collapse: repetition, answers that never end, the same answer to everything."
     cut = [len(lm.tokenizer(a, add_special_tokens=False).input_ids) >= max_new_tokens - 1 for a in answers]
     top = Counter(answers).most_common(1)[0][1] if answers else 0
     return {
         "distinct_2": distinct(answers),
-        "never_ended": sum(cut) / max(len(cut), 1),
-        "same_answer": top / max(len(answers), 1),
+        "truncated_share": sum(cut) / max(len(cut), 1),
+        "mode_share": top / max(len(answers), 1),
     }
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-text
@@ -674,9 +674,9 @@ def difference(a: Report, b: Report) -> Difference:
     "What `a` has more than `b`; ValueError when they answered different rows."
     _same_test(a, b)
     scores = {m: bootstrap(a.rows[m], b.rows[m], how="difference") for m in a.rows if m in b.rows}
-    if a.surprise and b.surprise:
+    if a.nll and b.nll:
         scores["nats per byte"] = bootstrap(
-            *[[(nats, size) for nats, _, size in r.surprise] for r in (a, b)], how="difference"
+            *[[(nats, size) for nats, _, size in r.nll] for r in (a, b)], how="difference"
         )
     if not scores:
         raise ValueError(f"{a.name} and {b.name} have no metric in common")
@@ -894,7 +894,7 @@ def _fitting(
     return next((n for n in range(min(k, len(examples)), 0, -1) if size(n) + max_new_tokens <= context), 0)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-forced
-def forced(
+def teacher_forced_scores(
     lm,
     rows: list[dict],  # prompt with completion (or chosen), or text
     batch_size: int = 8,
@@ -978,7 +978,7 @@ def _scorable(lm, row: dict) -> bool:  # is there a token to score, and room for
     ) < context_length(lm)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-history
-def log_signs(
+def log_metrics(
     history: list[dict],  # of a trainer: loss, eval_loss, epoch; rewards/chosen for DPO
     beta: float = 0.1,  # of the DPO run, to turn its rewards into nats
 ) -> dict:  # sign -> value; empty for a log without validation or rewards
@@ -999,7 +999,7 @@ def log_signs(
     return found
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-vitals
-def vitals(
+def health_metrics(
     history=None,  # a trainer's log; by default that of the model
     model=None,  # LM, folder or hub name after (or during) training
     data=None,  # rows it was trained on
@@ -1012,7 +1012,7 @@ def vitals(
     max_new_tokens: int = 64,  # an answer this long counts as one that never ends
 ) -> dict:  # sign -> value, the unit in its name; only what could be measured
     "Measure every sign of overfitting, collapse and forgetting that the arguments allow; a warning counts rows that cannot be scored."
-    return _vitals(
+    return _health_metrics(
         history,
         model,
         data,
@@ -1026,7 +1026,7 @@ def vitals(
     )
 
 
-def _vitals(
+def _health_metrics(
     history,
     model,
     data,
@@ -1043,7 +1043,7 @@ def _vitals(
 
     _can_forget(before, abilities)
     model, before = (x if x is None else load(x) for x in (model, before))
-    found = log_signs(history if history is not None else getattr(model, "history", []), beta)
+    found = log_metrics(history if history is not None else getattr(model, "history", []), beta)
     if model is None:
         return found
     data, test = _some(data, n, [model], "training rows", told), _some(test, n, [model], "test rows", told)
@@ -1092,7 +1092,7 @@ def _right(lm, rows, max_new_tokens) -> float:  # share of prompts answered exac
 
 
 def _overfitting(lm, data, test, max_new_tokens) -> dict:
-    known, new = forced(lm, data), forced(lm, test)
+    known, new = teacher_forced_scores(lm, data), teacher_forced_scores(lm, test)
     return dict(
         validation_gap_nats=_per(new, 0, 1) - _per(known, 0, 1),
         memorised_share=_right(lm, data, max_new_tokens) - _right(lm, test, max_new_tokens),
@@ -1102,24 +1102,30 @@ def _overfitting(lm, data, test, max_new_tokens) -> dict:
 def _collapse(lm, test, max_new_tokens) -> dict:
     from ftguide.models import reply
 
-    seen, wanted = forced(lm, test), [_said(r["chosen"]) if "chosen" in r else _expected(r) for r in test]
+    seen, wanted = (
+        teacher_forced_scores(lm, test),
+        [_said(r["chosen"]) if "chosen" in r else _expected(r) for r in test],
+    )
     said = reply(lm, [_asked(r) for r in test], max_new_tokens)
-    is_, should = (signs(lm, texts, max_new_tokens) for texts in (said, wanted))
+    is_, should = (degeneration_metrics(lm, texts, max_new_tokens) for texts in (said, wanted))
     pairs = lambda texts: distinct(
         [" ".join(map(str, lm.tokenizer(t, add_special_tokens=False).input_ids)) for t in texts]
     )  # of tokens: gibberish has few words
     ends = [x[4] for x in seen if not math.isnan(x[4])]
     return dict(
         distinct_2_ratio=pairs(said) / max(pairs(wanted), 1e-9),
-        same_answer_excess=is_["same_answer"] - should["same_answer"],
-        never_ended_excess=is_["never_ended"] - should["never_ended"],
+        mode_share_excess=is_["mode_share"] - should["mode_share"],
+        truncated_share_excess=is_["truncated_share"] - should["truncated_share"],
         **({"end_probability": sum(ends) / len(ends)} if ends else {}),
         overconfidence_nats=_per(seen, 0, 1) - _per(seen, 3, 1),
     )
 
 
 def _forgetting(lm, before, name, rows, max_new_tokens) -> dict:
-    found = {f"forgot {name}, nats per byte": _per(forced(lm, rows), 0, 2) - _per(forced(before, rows), 0, 2)}
+    found = {
+        f"forgot {name}, nats per byte": _per(teacher_forced_scores(lm, rows), 0, 2)
+        - _per(teacher_forced_scores(before, rows), 0, 2)
+    }
     return (
         found
         if _is_text(rows[0])
@@ -1154,10 +1160,10 @@ LIMITS = {  # between the healthy runs and nearly all broken ones of the figures
         "overfitting", at_most=0.5, do="fewer epochs or a lower learning rate; in DPO a larger beta"
     ),
     "distinct_2_ratio": Limit("collapse", at_least=0.85, do="a lower learning rate; in DPO a larger beta"),
-    "same_answer_excess": Limit(
+    "mode_share_excess": Limit(
         "collapse", at_most=0.3, do="look for one answer that dominates the training rows"
     ),
-    "never_ended_excess": Limit(
+    "truncated_share_excess": Limit(
         "collapse",
         at_most=0.2,
         do="the end token must stand in the labels; look at the chat template and at the padding token",
@@ -1197,8 +1203,8 @@ class Symptom:
         return f"{self.kind}: {self.sign.replace('_', ' ')} is {self.value:.3g} (limit {self.limit:g}); {self.do}"
 
 
-def beyond(
-    found: dict,  # sign -> value, as `vitals` gives it
+def check_limits(
+    found: dict,  # sign -> value, as `health_metrics` gives it
     limits: dict = LIMITS,  # sign -> Limit
 ) -> list[Symptom]:
     "The signs that are beyond their limits."
@@ -1218,13 +1224,13 @@ def diagnose(
     data=None,  # rows it was trained on
     *,
     limits: dict = LIMITS,  # sign -> Limit
-    **measured,  # test, before, abilities, beta, n, max_new_tokens of `vitals`
+    **measured,  # test, before, abilities, beta, n, max_new_tokens of `health_metrics`
 ) -> list[Symptom]:  # empty = nothing looks broken
     "Signs of overfitting, collapse and forgetting that are beyond their limits."
-    return beyond(vitals(history, model, data, **measured), limits)
+    return check_limits(health_metrics(history, model, data, **measured), limits)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-sentinel
-def sentinel(
+def HealthCallback(
     data=None,
     test=None,  # as in `diagnose`
     *,
@@ -1241,8 +1247,8 @@ def sentinel(
     from ftguide.models import LM, load, ready
 
     limits, knobs = diagnosed.pop("limits", LIMITS), dict(diagnosed, test=test)
-    inspect.signature(_vitals).bind(None, None, None, set(), **knobs)
-    beyond({}, limits)
+    inspect.signature(_health_metrics).bind(None, None, None, set(), **knobs)
+    check_limits({}, limits)
     _can_forget(
         knobs.get("before"), knobs.get("abilities")
     )  # what is wrong is said before the training, not in its middle
@@ -1260,7 +1266,7 @@ def sentinel(
             if not last and (state.global_step % every or state.global_step < start * state.max_steps):
                 return
             lm = ready(LM(model, processing_class, "training", state.log_history))
-            found = beyond(_vitals(state.log_history, lm, data, self.said, **knobs), limits)
+            found = check_limits(_health_metrics(state.log_history, lm, data, self.said, **knobs), limits)
             if found:
                 self.symptoms[state.global_step] = found
             for s in found:
@@ -1420,7 +1426,9 @@ class Judged:
     agreement: Score | None = (
         None  # share of rows where two raters say the same; of a judge with the known truth
     )
-    survived: Score | None = None  # of a judge: share of rows with the same verdict in both orders
+    position_consistency: Score | None = (
+        None  # of a judge: share of rows with the same verdict in both orders
+    )
     unread: int = 0  # rows without a verdict
     identical: int = 0  # rows where both models gave the same answer; not shown to anybody
 
@@ -1431,7 +1439,7 @@ class Judged:
     def __repr__(self):
         more = [
             f"{k} {f'{v} of {v.n} rows' if isinstance(v, Score) else round(v, 3)}"
-            for k in ("kappa", "agreement", "survived")
+            for k in ("kappa", "agreement", "position_consistency")
             if (v := getattr(self, k)) is not None
         ]
         return (
@@ -1556,7 +1564,7 @@ def judge(
         tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b"))),
         verdicts,
         pairs,
-        survived=wilson(sum(map(abs, verdicts)), len(rows)),
+        position_consistency=wilson(sum(map(abs, verdicts)), len(rows)),
         unread=sum(None in x for x in both),
     )
     truth = _truth(rows, *answers) if truth is None else truth

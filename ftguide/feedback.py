@@ -364,7 +364,7 @@ def _backups(path: Path) -> list[Path]:  # newest first
 @contextmanager
 def _among_backups(path: Path):  # yields their folder
     "Alone among the backups of a store; what a `backup` that was killed left unfinished is deleted."
-    from ftguide.models import alone
+    from ftguide.models import folder_lock
 
     folder, end = _folder(path), time.monotonic() + PATIENCE_S
     try:
@@ -376,7 +376,7 @@ def _among_backups(path: Path):  # yields their folder
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(alone(folder, "backup"))
+                held.enter_context(folder_lock(folder, "backup"))
                 break
             except FileExistsError:
                 if time.monotonic() > end:

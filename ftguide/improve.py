@@ -16,10 +16,10 @@ from pathlib import Path
 from .serve import Gate
 
 # %% auto #0
-__all__ = ['STATE', 'rows_to_tell', 'Better', 'Month', 'improve']
+__all__ = ['STATE', 'required_sample_size', 'NonInferiorityGate', 'ImproveResult', 'improve']
 
 # %% ../nbs/08c_improve.ipynb #improve-rows
-def rows_to_tell(
+def required_sample_size(
     s,  # Score of a difference
     bound: float,  # its lower end is to lie above this
 ) -> int | None:  # rows, if the difference stays as it is; None when no number of rows helps
@@ -32,7 +32,7 @@ def rows_to_tell(
 
 # %% ../nbs/08c_improve.ipynb #improve-gate
 @dataclass(frozen=True)
-class Better:
+class NonInferiorityGate:
     "What the next version must show beside the one in service: 95 % intervals of paired differences."
 
     metric: str = "conversion"  # must rise...
@@ -70,7 +70,7 @@ class Better:
             line for m, bound in self.bounds().items() if (line := _kept_out(m, found[m], bound))
         ] + self.limits.failures(new)
 
-    def hopeless(self, new, old) -> bool:
+    def clearly_worse(self, new, old) -> bool:
         "Did the votes do harm: is a number clearly below the one in service, and below what is asked? Limits do not count, for they may say more about the machine than about the votes."
         found = _compared(new, old, self.bounds())
         return any(
@@ -107,7 +107,7 @@ def _kept_out(metric: str, s, bound: float) -> str:  # empty when the lower end 
                 else f"but {s.n} rows are too few to tell"
             )
         )
-    rows = rows_to_tell(s, bound)
+    rows = required_sample_size(s, bound)
     return f"{says}: " + (
         f"if the difference stays, {rows:,} rows would tell"
         if rows
@@ -132,9 +132,9 @@ def _state(folder: Path) -> dict:  # holdout, rows, used, tried, measured, month
 
 def _keep(path: Path, content):
     "Write JSON in one step."
-    from ftguide.models import write_whole
+    from ftguide.models import write_atomic
 
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1))
+    write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _frozen(rows: list, state: dict, new_holdout: bool):
@@ -154,7 +154,7 @@ def _new_pairs(
     store, used: dict, holdout: list, min_votes: int, weighted: bool
 ) -> tuple:  # (pairs, dropped by reason, the last vote seen)
     "Pairs from the votes that no month has used; a prompt of the hold-out is not trained on."
-    from ftguide.data import normal
+    from ftguide.data import normalised_text
     from ftguide.evaluate import _asked, _shown
     from ftguide.feedback import Feedback, pairs_from
 
@@ -162,11 +162,11 @@ def _new_pairs(
     fresh = [r for r in rows if r["id"] > used["id"] or r["time"] > used["time"]]
     pairs, dropped = pairs_from(fresh, min_votes=min_votes, weighted=weighted)
     held = {
-        normal(text)
+        normalised_text(text)
         for asked in map(_asked, holdout)
         for text in (_shown(asked), *(m["content"] for m in asked[-1:] if isinstance(m, dict)))
     }  # a conversation as a whole, and its last question
-    kept = [p for p in pairs if normal(p["prompt"]) not in held]
+    kept = [p for p in pairs if normalised_text(p["prompt"]) not in held]
     if len(kept) < len(pairs):
         dropped = {**dropped, "prompt of the hold-out": len(pairs) - len(kept)}
     return kept, dropped, {k: max([used[k], *(r[k] for r in fresh)]) for k in used}
@@ -179,7 +179,7 @@ def _there(path) -> Path:
 
 # %% ../nbs/08c_improve.ipynb #improve-month
 @dataclass
-class Month:
+class ImproveResult:
     "What `improve` did."
 
     outcome: str  # deployed, kept or waiting
@@ -279,7 +279,7 @@ def _close(folder: Path, work: Path, state: dict, votes: dict, line: dict):
 def improve(
     folder: str | Path,  # of the versions; one of them is in service
     store,  # Feedback, or its path; only read
-    gate: Better = Better(),
+    gate: NonInferiorityGate = NonInferiorityGate(),
     holdout=None,  # rows (or a file) that nobody trains on; frozen at the first call
     *,
     min_pairs: int = 100,  # new ones, below this nothing is trained
@@ -294,7 +294,7 @@ def improve(
     | None = None,  # pairs and checkpoints while it runs, in a hidden folder of their own; beside the versions by default
     resume: bool = True,  # go on with a month that was cut off, if it asked for the same pairs? False begins it anew
     **dpo,  # of `align_dpo`: beta, epochs, learning_rate, seed...
-) -> Month:
+) -> ImproveResult:
     "Train the next version on the votes since the last one, and deploy it if the gate lets it."
     from ftguide.data import read
     from ftguide.serve import current
@@ -342,7 +342,7 @@ def improve(
         return month
 
 # %% ../nbs/08c_improve.ipynb #improve-improve-parts
-def _waiting(version: str, begun: dict, min_pairs: int, state: dict) -> Month | None:
+def _waiting(version: str, begun: dict, min_pairs: int, state: dict) -> ImproveResult | None:
     "The month that is not trained: too few new pairs, or the same ones that did not pass the last time."
     n = len(begun["pairs"])
     missing = max(min_pairs - n, 0)
@@ -353,7 +353,7 @@ def _waiting(version: str, begun: dict, min_pairs: int, state: dict) -> Month | 
         missing, why = 1, f"these {n} pairs were tried, and did not pass; new votes are needed"
     else:
         return None
-    return Month("waiting", version, version, n, missing, [why], begun["dropped"])
+    return ImproveResult("waiting", version, version, n, missing, [why], begun["dropped"])
 
 
 def _tried(begun: dict) -> str:
@@ -372,7 +372,7 @@ def _still(folder: Path, now: Path):
         )
 
 
-def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> Month:
+def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> ImproveResult:
     "Measure the version in service, train, measure, decide."
     from ftguide.dpo import align_dpo
     from ftguide.evaluate import Report, evaluate
@@ -414,7 +414,7 @@ def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> Mo
     new = evaluate(lm, rows, against=old, metrics=("quality", *speed), **knobs)
     _still(folder, now)
     failures = gate.failures(new, old)
-    month = Month(
+    month = ImproveResult(
         "kept" if failures else "deployed",
         now.name,
         now.name,
@@ -446,7 +446,7 @@ def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> Mo
         differences={m: asdict(s) for m, s in month.differences.items()},
     )
     unclear = [m for m, s in month.differences.items() if not s.low > gate.bounds()[m]]
-    used = not failures or gate.hopeless(new, old)
+    used = not failures or gate.clearly_worse(new, old)
     _close(
         folder,
         work,

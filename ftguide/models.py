@@ -17,13 +17,13 @@ from functools import lru_cache
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'watched', 'hush', 'figures', 'LM',
-           'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
+__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'is_interactive', 'quiet_libraries', 'figures',
+           'LM', 'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
            'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'write_whole', 'plain_head', 'scored_states', 'scored_logits', 'bar', 'processes',
-           'training_defaults', 'placed', 'learning_rate_for', 'start_from', 'training_arguments', 'patient', 'adapter',
-           'merged', 'finished', 'TrainingError', 'watcher', 'silent', 'fingerprint', 'alone', 'checkpoints',
-           'last_checkpoint', 'LengthSampler', 'guarded', 'train']
+           'save', 'write_atomic', 'plain_head', 'scored_states', 'scored_logits', 'progress_bar', 'processes',
+           'training_defaults', 'to_device', 'default_learning_rate', 'copy_for_training', 'training_arguments',
+           'early_stopping', 'adapter', 'merged', 'to_lm', 'TrainingError', 'ProgressCallback', 'silent', 'fingerprint',
+           'folder_lock', 'checkpoints', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-quiet
 os.environ.setdefault(
@@ -35,14 +35,14 @@ if "huggingface_hub.constants" in sys.modules:
     sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True
 
 
-def watched() -> bool:
+def is_interactive() -> bool:
     "Is somebody looking at a terminal or a notebook, so that progress bars make sense?"
     if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
         return False
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def hush():
+def quiet_libraries():
     "No progress bars of transformers and datasets for work of a second; ours say what matters."
     from logging import getLogger
 
@@ -56,7 +56,7 @@ def hush():
     warnings.filterwarnings(
         "ignore", message=".*gradient_checkpointing.*", category=FutureWarning
     )  # trl still says it so
-    if not watched():
+    if not is_interactive():
         os.environ["TQDM_DISABLE"] = "1"  # trl's own bars ask for nothing else
 
 # %% ../nbs/01_models.ipynb #models-figures
@@ -151,7 +151,7 @@ def load(
         raise ModelError(f"dtype {dtype!r} is not a torch type such as float32 or bfloat16")
     few_bits = _four_bits() if load_in_4bit else {}
     source, local = _resolve(name)
-    hush()
+    quiet_libraries()
     with _named(name, local):
         if Path(source).is_dir() and str(name) not in SHIPPED:
             _plausible(Path(source))
@@ -674,7 +674,7 @@ def save(
     return folder
 
 # %% ../nbs/01_models.ipynb #models-write-whole
-def write_whole(path: str | Path, text: str):
+def write_atomic(path: str | Path, text: str):
     "Write a text file that appears when it is complete; until then, and when the disk is full, what was there stays."
     path = Path(path)
     aside = path.with_name(f".{path.name[:200]}-{os.getpid()}")
@@ -733,11 +733,11 @@ def scored_logits(
     return states if head is None else head(states), targets
 
 # %% ../nbs/01_models.ipynb #models-train
-def bar(total: int, what: str):
+def progress_bar(total: int, what: str):
     "A progress bar with the time left; silent when nobody watches."
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=what, disable=not watched() or processes()[0] > 0, leave=False)
+    return tqdm(total=total, desc=what, disable=not is_interactive() or processes()[0] > 0, leave=False)
 
 
 def processes() -> tuple[int, int]:  # (number of this one, how many), (0, 1) alone
@@ -763,7 +763,7 @@ def training_defaults() -> dict:
     )
 
 
-def placed(lm: LM) -> LM:  # the same
+def to_device(lm: LM) -> LM:  # the same
     "A model that answers but is not trained, moved to the GPU of this process where there is one: trainers move only what they train."
     import torch
 
@@ -772,7 +772,7 @@ def placed(lm: LM) -> LM:  # the same
     return lm
 
 
-def learning_rate_for(
+def default_learning_rate(
     parameters: int,  # size of the model
     at_2m: float,  # what worked for 2 million parameters, measured in this guide
     at_2b: float,  # what is customary for 2 billion
@@ -784,7 +784,7 @@ def learning_rate_for(
     return math.exp((1 - share) * math.log(at_2m) + share * math.log(at_2b))
 
 # %% ../nbs/01_models.ipynb #models-start
-def start_from(
+def copy_for_training(
     base,  # LM, folder or hub name
     name: str,  # of the result
     lora=None,  # is an adapter trained? Weights of 4 bits allow nothing else: ModelError
@@ -868,7 +868,7 @@ def _milestones(epochs, validate, keep, config) -> dict:
     }
 
 
-def patient(validate: bool, patience: int | None) -> list:  # of transformers callbacks
+def early_stopping(validate: bool, patience: int | None) -> list:  # of transformers callbacks
     "Stop early after `patience` validations without a better one."
     from transformers import EarlyStoppingCallback
 
@@ -920,7 +920,7 @@ def merged(model):  # PeftModel -> the model with its adapter inside
     return base
 
 
-def finished(trainer, start: LM, lora) -> LM:
+def to_lm(trainer, start: LM, lora) -> LM:
     "The trained model without what belongs to its trainer: adapters merged, TRL's patched forward removed."
     sliced = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     model = _gathered(trainer) if sliced else trainer.model
@@ -935,13 +935,13 @@ class TrainingError(RuntimeError):
     "Training cannot go on; the message says at which step and what to change."
 
 
-def watcher(what: str):  # -> transformers.TrainerCallback
+def ProgressCallback(what: str):  # -> transformers.TrainerCallback
     "A callback that shows progress."
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
         def on_train_begin(self, args, state, control, **kw):
-            self.bar = bar(state.max_steps, what)
+            self.bar = progress_bar(state.max_steps, what)
 
         def on_step_end(self, args, state, control, **kw):
             self.bar.update(state.global_step - self.bar.n)
@@ -978,7 +978,7 @@ def fingerprint(
 
 # %% ../nbs/01_models.ipynb #models-alone
 @contextmanager
-def alone(
+def folder_lock(
     folder: str | Path,  # made when it does not exist
     what: str = "training",  # as the error names it
 ):
@@ -1036,7 +1036,7 @@ def last_checkpoint(
     if not folder and resume:
         raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
     if folder and Path(folder).exists() and processes()[0] == 0:
-        with alone(folder):
+        with folder_lock(folder):
             pass
     found = checkpoints(folder) if folder else []
     if found and not resume:
@@ -1173,7 +1173,7 @@ def train(
         def on_save(self, args, state, control, **kw):
             if not args.should_save:
                 return
-            write_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE, json.dumps(run))
+            write_atomic(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE, json.dumps(run))
             _delete_old(Path(args.output_dir), args.save_total_limit, state.best_model_checkpoint)
 
         def on_step_end(self, args, state, control, **kw):
@@ -1195,7 +1195,7 @@ def train(
     )  # a job in the background ignores Ctrl-C
     before = signal.signal(signal.SIGINT, ask) if listening else None
     try:
-        with alone(trainer.args.output_dir) if keep and processes()[0] == 0 else nullcontext():
+        with folder_lock(trainer.args.output_dir) if keep and processes()[0] == 0 else nullcontext():
             trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         if listening:

@@ -23,7 +23,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['Writer', 'together', 'PageError', 'Desk', 'Limits', 'Rate', 'Door', 'Served', 'page', 'serve', 'Visitor', 'crowd']
+__all__ = ['Writer', 'together', 'PageError', 'PendingVotes', 'Limits', 'RateLimiter', 'RequestGuard', 'Served', 'page', 'serve',
+           'Visitor', 'load_test']
 
 # %% ../nbs/08b_page.ipynb #page-tap
 class _Tap:
@@ -202,7 +203,7 @@ class PageError(ValueError):
     "The page cannot be opened, or refuses what it was asked; the message says why."
 
 # %% ../nbs/08b_page.ipynb #page-desk
-class Desk:
+class PendingVotes:
     "Answers that wait for their vote. The browser never holds more than a key; what was asked, answered and by whom stays here."
 
     def __init__(self, store, keep: int = 10_000):
@@ -249,7 +250,7 @@ class Limits:
                 raise PageError(f"{name} must be a whole number above 0, not {value!r}")
 
 # %% ../nbs/08b_page.ipynb #page-rate
-class Rate:
+class RateLimiter:
     "At most `n` calls from one address in `seconds`."
 
     def __init__(self, n: int, seconds: float = 60, clock=time.monotonic):
@@ -293,7 +294,7 @@ def _numbers(store) -> str:  # HTML
     return total + _table(["version", "votes", "thumbs up", "choices", "win rate"], each)
 
 # %% ../nbs/08b_page.ipynb #page-door
-class Door:
+class RequestGuard:
     "What is refused before gradio reads it, as ASGI middleware."
 
     SHUT = (
@@ -313,7 +314,7 @@ class Door:
     POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 
     def __init__(self, app, hosts, limits):
-        self.app, self.hosts, self.limits, self.logins = app, hosts, limits, Rate(limits.logins)
+        self.app, self.hosts, self.limits, self.logins = app, hosts, limits, RateLimiter(limits.logins)
 
     def refuse(self, scope) -> tuple | None:  # (status, reason)
         head = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
@@ -435,9 +436,9 @@ class _Page:
         self.served, self.rival, self.desk, self.limits, self.rate = (
             served,
             rival,
-            Desk(store),
+            PendingVotes(store),
             limits,
-            Rate(limits.per_minute),
+            RateLimiter(limits.per_minute),
         )
         self.counted = float("-inf"), ""
 
@@ -719,7 +720,7 @@ def serve(
         css=_STYLE,
         js=_READY,
         app_kwargs=dict(
-            middleware=[Middleware(Door, hosts=hosts, limits=limits)],
+            middleware=[Middleware(RequestGuard, hosts=hosts, limits=limits)],
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
@@ -789,7 +790,7 @@ def _plain(shown: str) -> str:
     return html.unescape(shown.removeprefix("<p>").removesuffix("</p>"))
 
 # %% ../nbs/08b_page.ipynb #page-crowd
-def crowd(
+def load_test(
     url: str,
     prompts: list[str],
     users: int = 20,  # at the same time

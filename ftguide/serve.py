@@ -36,7 +36,7 @@ class Gate:
     tokens_per_second: float | None = None  # at least, at the batch size of the report
     latency_p95_ms: float | None = None  # at most, one answer at a time
     usd_per_million_tokens: float | None = None  # at most
-    never_ended: float | None = None  # at most; share of answers cut at the limit, 0..1
+    truncated_share: float | None = None  # at most; share of answers cut at the limit, 0..1
     rows: int | None = None  # at least; test rows under the metric that has the fewest
 
     def __post_init__(self):
@@ -57,7 +57,7 @@ def _measured(report) -> dict:  # name -> number; only what was measured
     "The numbers of a report that a gate can ask for."
     counts = [len(pairs) for pairs in report.rows.values()]
     quality = dict(quality=report.quality, rows=min(counts)) if counts else {}
-    return {**report.speed, **report.signs, **quality}
+    return {**report.speed, **report.degeneration, **quality}
 
 
 def _failure(name: str, value: float | None, limit: float) -> str:  # empty when the limit is kept

@@ -86,22 +86,24 @@ def finetune_sft(
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
     from trl import SFTConfig
 
-    from ftguide.data import DataError, feed, preflight, prepare
+    from ftguide.data import DataError, preflight, prepare, train_dataset
     from ftguide.models import (
+        ProgressCallback,
         adapter,
+        copy_for_training,
+        default_learning_rate,
+        early_stopping,
         fingerprint,
-        finished,
         last_checkpoint,
-        learning_rate_for,
-        patient,
-        start_from,
+        to_lm,
         train,
         training_arguments,
-        watcher,
     )
 
-    start = start_from(base, name, lora, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-    learning_rate = learning_rate or learning_rate_for(start.parameters, *LEARNING_RATES)
+    start = copy_for_training(
+        base, name, lora, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
+    )
+    learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
     rows = preflight(
         start,
         data,
@@ -122,7 +124,7 @@ def finetune_sft(
     )
     checkpoint, train_data, valid = (
         last_checkpoint(output_dir, resume, run),
-        feed(start, data, rows),
+        train_dataset(start, data, rows),
         prepare(start, eval_data),
     )
     if valid is not None and "messages" in valid.column_names and "messages" not in rows[0]:
@@ -152,10 +154,10 @@ def finetune_sft(
             eval_dataset=valid,
             processing_class=start.tokenizer,
             peft_config=adapter(lora),
-            callbacks=[watcher("SFT"), *patient(valid is not None, patience), *callbacks],
+            callbacks=[ProgressCallback("SFT"), *early_stopping(valid is not None, patience), *callbacks],
         )
         train(trainer, checkpoint, run, keep=bool(output_dir))
-    return finished(trainer, start, lora)
+    return to_lm(trainer, start, lora)
 
 # %% ../nbs/05_sft.ipynb #sft-history
 def plot_history(history: list[dict], ax=None, color: str = "#2f6f8f"):

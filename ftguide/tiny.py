@@ -281,13 +281,13 @@ def make_tiny(
     names: tuple = tuple(SIZES),
 ) -> dict:  # name -> share of names copied
     "Train the shipped models from a seed and save them with tokenizer, card and loss curve."
-    from ftguide.models import LM, bar, checkpoint, save
+    from ftguide.models import LM, checkpoint, progress_bar, save
 
     tokenizer, probes = train_tokenizer(seed=seed), {}
     for name in names:
         phases, model, history = SIZES[name]["phases"], make_model(name, tokenizer, seed), []
         total = sum(steps for steps, *_ in phases)
-        with bar(total, name) as progress:
+        with progress_bar(total, name) as progress:
             for i, (steps, rate, shop, orders, packed) in enumerate(phases):
                 history += pretrain(
                     model,

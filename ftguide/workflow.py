@@ -23,11 +23,11 @@ import typer
 
 # %% auto #0
 __all__ = ['FOLDERS', 'NEEDS', 'FOUR_OF_FIVE', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR',
-           'FOUR_BITS', 'Material', 'built_in', 'own', 'Stage', 'stages_of', 'journey', 'Verdict', 'go_on', 'verdict',
-           'standing', 'over_seeds', 'run', 'watching', 'machine', 'html', 'careful', 'run_command', 'sft_command',
-           'dpo_command', 'distill_command', 'decide_command', 'estimate_command', 'check_command', 'evaluate_command',
-           'reply_command', 'main', 'serve_command', 'votes_command', 'deploy_command', 'versions_command',
-           'rollback_command', 'improve_command']
+           'FOUR_BITS', 'Material', 'example_material', 'load_material', 'Stage', 'stages_of', 'journey', 'Verdict',
+           'check_stage', 'verdict', 'results_table', 'over_seeds', 'run', 'watching', 'machine', 'html',
+           'report_errors', 'run_command', 'sft_command', 'dpo_command', 'distill_command', 'decide_command',
+           'estimate_command', 'check_command', 'evaluate_command', 'reply_command', 'main', 'serve_command',
+           'votes_command', 'deploy_command', 'versions_command', 'rollback_command', 'improve_command']
 
 # %% ../nbs/09_workflow.ipynb #workflow-material
 @dataclass
@@ -47,7 +47,7 @@ class Material:
     corpus: list = field(default_factory=list)  # prompt or text
 
 
-def built_in(
+def example_material(
     lang: str = "en",
     seed: int = 0,
     n_train: int = 1600,
@@ -72,7 +72,7 @@ def built_in(
     )
 
 # %% ../nbs/09_workflow.ipynb #workflow-own
-def own(
+def load_material(
     sft=None,
     pairs=None,
     corpus=None,  # files or rows; None leaves the stage out
@@ -248,9 +248,9 @@ def _dpo(lm, m, beta, seed):
 def _chosen(lm, m, sheets, seed) -> tuple:  # (pairs, held-out pairs)
     "The model writes two answers to each sheet, and the material's preference chooses."
     from ftguide.dpo import make_pairs
-    from ftguide.models import TrainingError, bar
+    from ftguide.models import TrainingError, progress_bar
 
-    with bar(2 * len(sheets), "ads for shoppers") as progress:
+    with progress_bar(2 * len(sheets), "ads for shoppers") as progress:
         pairs = make_pairs(
             lm, sheets, m.prefer, seed=seed, progress=lambda n: progress.update(n - progress.n)
         )
@@ -305,7 +305,7 @@ def _judge(lm, m, against, usd_per_hour, speed):
             completion_logps(lm, [r["prompt"] for r in m.held_pairs], [r[k] for r in m.held_pairs])[0]
             for k in ("chosen", "rejected")
         )
-        report.rows["prefers the chosen"] = [(float(c > r), 1) for c, r in zip(chosen, rejected)]
+        report.rows["preference accuracy"] = [(float(c > r), 1) for c, r in zip(chosen, rejected)]
     return report
 
 # %% ../nbs/09_workflow.ipynb #workflow-check
@@ -313,7 +313,7 @@ def _check(
     material: Material, base, student, epochs, beta, temperature, alpha, distill_epochs, seed, usd_per_hour
 ) -> Material:
     "The material, when nothing about the whole journey has to be refused: each stage's `preflight`, before the first one starts."
-    from ftguide.data import fit, preflight
+    from ftguide.data import check_lengths, preflight
     from ftguide.models import load
 
     for name, value, good, says in (
@@ -334,7 +334,7 @@ def _check(
     start = load(base)
     for rows, kind in ((material.valid + material.test, "sft"), (material.held_pairs, "pairs")):
         if rows:
-            fit(start, rows, kind)
+            check_lengths(start, rows, kind)
     if material.train:
         preflight(start, material.train, "sft", epochs=epochs)
     if material.pairs:
@@ -381,7 +381,7 @@ def _rows_that_tell(gain, asked: float) -> int | None:  # more rows; None where 
     )
 
 
-def go_on(
+def check_stage(
     after,
     before,  # Reports on the same rows; ValueError otherwise
     metric: str,  # what the stage was made for; KeyError when it is not there
@@ -459,20 +459,20 @@ def go_on(
 
 # %% ../nbs/09_workflow.ipynb #workflow-asked
 PURPOSE = {
-    "DPO": ("conversion", "prefers the chosen", "ROUGE-L", "exact match")
+    "DPO": ("conversion", "preference accuracy", "ROUGE-L", "exact match")
 }  # the first that was measured
 ASKED = {
     "SFT": dict(at_least=0.0),
     "DPO": dict(at_least=0.0),
     "distilled": dict(at_least=0.75, how="ratio", may_fall=0.05),
 }
-UNWATCHED = ("completeness", "conversion, greedy", "prefers the chosen")
+UNWATCHED = ("completeness", "conversion, greedy", "preference accuracy")
 
 
 def verdict(
     stages: list,  # of Stage, so far
 ) -> Verdict | None:  # None after the base, and where nothing was measured twice
-    "What `go_on` says of the last stage against the one before it."
+    "What `check_stage` says of the last stage against the one before it."
     if len(stages) < 2:
         return None
     after, before = stages[-1].report, stages[-2].report
@@ -485,7 +485,7 @@ def verdict(
     taught = (
         ("truth",) if stages[-1].name == "distilled" else both
     )  # a student knows what its corpus asked for
-    return go_on(
+    return check_stage(
         after,
         before,
         metric,
@@ -494,7 +494,7 @@ def verdict(
     )
 
 # %% ../nbs/09_workflow.ipynb #workflow-standing
-def standing(
+def results_table(
     stages: list,  # of Stage, so far
     intervals: bool = True,  # 95 %, over the test rows
 ) -> str:  # Markdown
@@ -545,12 +545,12 @@ def run(
     **knobs,  # of `journey`
 ) -> list[Stage]:
     "The whole journey, written to a folder: models, report.json, report.html."
-    from ftguide.models import alone
+    from ftguide.models import folder_lock
 
     out = Path(out)
     taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if taken and out.is_dir():
-        with alone(out, "run"):
+        with folder_lock(out, "run"):
             pass
     if taken and not resume:
         raise FileExistsError(
@@ -558,7 +558,9 @@ def run(
             + (", or go on with what is there: --resume" if (out / "report.json").is_file() else "")
         )
     example = sft is None and pairs is None and corpus is None
-    material = built_in(lang, seed, **(size or {})) if example else own(sft, pairs, corpus, seed)
+    material = (
+        example_material(lang, seed, **(size or {})) if example else load_material(sft, pairs, corpus, seed)
+    )
     about = _about(material, base, student, example, lang, seed, knobs)
 
     def begin(name):
@@ -567,12 +569,12 @@ def run(
 
     with ExitStack() as lock:
         if taken and out.is_dir():
-            lock.enter_context(alone(out, "run"))  # before what it may be writing is cleared away
+            lock.enter_context(folder_lock(out, "run"))  # before what it may be writing is cleared away
         kept, stages = _finished(out, about, base) if taken else {}, []
         steps = journey(material, base, student, seed=seed, begin=begin, kept=kept, **knobs)
         if not taken:
             lock.enter_context(
-                alone(out, "run")
+                folder_lock(out, "run")
             )  # the folder is made when nothing has to be refused any more
         say(
             f"{'built-in example' if example else 'your data'}: "
@@ -594,9 +596,9 @@ def run(
 # %% ../nbs/09_workflow.ipynb #workflow-run-parts
 def watching() -> bool:
     "Is somebody looking?"
-    from ftguide.models import watched
+    from ftguide.models import is_interactive
 
-    return watched()
+    return is_interactive()
 
 
 def machine() -> dict:
@@ -781,7 +783,7 @@ app = typer.Typer(
 )
 
 
-def careful(command):
+def report_errors(command):
     "One line and exit code 2 for what a user can mend; a clean end for Ctrl-C."
 
     @wraps(command)
@@ -852,7 +854,7 @@ LR = typer.Option(None, help="Learning rate at the top of the schedule; by defau
     "run",
     epilog="Example:  ftguide run --base tiny --student tiny-small --sft train.jsonl --pairs pairs.jsonl --corpus prompts.jsonl --out runs/mine",
 )
-@careful
+@report_errors
 def run_command(
     base: str = BASE,
     student: str = typer.Option(
@@ -961,7 +963,7 @@ FOUR_BITS = typer.Option(
 
 
 @app.command("sft", epilog="Example:  ftguide sft --base tiny --data train.jsonl --out models/sft")
-@careful
+@report_errors
 def sft_command(
     data: Path = typer.Option(..., help="Rows of prompt and completion, or messages."),
     out: Path = typer.Option(..., help="New folder for the model."),
@@ -999,7 +1001,7 @@ def sft_command(
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-dpo
 @app.command("dpo", epilog="Example:  ftguide dpo --base models/sft --data pairs.jsonl --out models/dpo")
-@careful
+@report_errors
 def dpo_command(
     data: Path = typer.Option(..., help="Rows of prompt, chosen and rejected."),
     out: Path = typer.Option(..., help="New folder for the model."),
@@ -1040,7 +1042,7 @@ def dpo_command(
     "distill",
     epilog="Example:  ftguide distill --teacher models/dpo --student tiny-small --data prompts.jsonl --out models/student",
 )
-@careful
+@report_errors
 def distill_command(
     teacher: str = typer.Option(..., help="Model to learn from: a folder or a hub name."),
     student: str = typer.Option("tiny-small", help="Smaller model with the same tokenizer."),
@@ -1097,7 +1099,7 @@ def distill_command(
     "decide",
     epilog="Example:  ftguide decide --score 0.85 --low 0.81 --high 0.88 --labelled 2000 --pairs 300 --several-right --latency-ms 340 --latency-target-ms 100",
 )
-@careful
+@report_errors
 def decide_command(
     score: float = typer.Option(..., help="Quality of the best prompt on the model you would serve, 0 to 1."),
     labelled: int = typer.Option(..., help="Inputs with a checked right answer."),
@@ -1153,7 +1155,7 @@ def decide_command(
     "estimate",
     epilog="Example:  ftguide estimate --model HuggingFaceTB/SmolLM2-360M --method lora --device L4 --tokens 5e6 --epochs 3",
 )
-@careful
+@report_errors
 def estimate_command(
     model: str = typer.Option(
         "tiny", help="tiny, tiny-small, a folder with a config.json, or a hub name; no weights are read."
@@ -1194,7 +1196,7 @@ def estimate_command(
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-check
 @app.command("check", epilog="Example:  ftguide check train.jsonl --test test.jsonl --model tiny")
-@careful
+@report_errors
 def check_command(
     data: str = typer.Argument(
         ..., metavar="FILE", help="Rows to check: .jsonl, .json, .csv, .parquet, or owner/name on the hub."
@@ -1233,7 +1235,7 @@ def check_command(
     "evaluate",
     epilog="Example:  ftguide evaluate --model models/student --data test.jsonl --against models/dpo --out report.json",
 )
-@careful
+@report_errors
 def evaluate_command(
     model: str = typer.Option(..., help="tiny, tiny-small, a folder, or a hub name."),
     data: Path = typer.Option(..., help="Test rows of prompt and completion."),
@@ -1258,7 +1260,7 @@ def evaluate_command(
 
 
 @app.command("reply", epilog='Example:  ftguide reply --model models/student "How much is 2 + 2?"')
-@careful
+@report_errors
 def reply_command(
     prompts: list[str] | None = typer.Argument(
         None, help="What to ask; without it, one prompt a line from standard input."
@@ -1295,7 +1297,7 @@ def main():
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-serve
 @app.command("serve", epilog="Example:  ftguide serve models/ads --against models/ads/v1")
-@careful
+@report_errors
 def serve_command(
     folder: str = typer.Argument(
         ..., metavar="FOLDER", help="Of a model, or of deployed versions; tiny and tiny-small with --store."
@@ -1335,7 +1337,7 @@ def serve_command(
 
 # %% ../nbs/09_workflow.ipynb #workflow-cli-votes
 @app.command("votes", epilog="Example:  ftguide votes shop/votes.db --pairs pairs.jsonl --min-votes 2")
-@careful
+@report_errors
 def votes_command(
     store: Path = typer.Argument(..., help="File of the votes."),
     pairs: Path | None = typer.Option(None, help="Write pairs for `ftguide dpo`."),
@@ -1350,7 +1352,7 @@ def votes_command(
 ):
     "What people think, in numbers by version. Pairs, thumbs, exports and backups of a store."
     from ftguide.feedback import Feedback, pairs_from, thumbs_from
-    from ftguide.models import write_whole
+    from ftguide.models import write_atomic
 
     if not store.is_file():
         raise FileNotFoundError(f"no store {store}")
@@ -1369,7 +1371,7 @@ def votes_command(
     for path, make in ((pairs, pairs_from), (thumbs, thumbs_from)):
         if path:
             rows, left_out = make(votes, min_votes)
-            write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+            write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
             typer.echo(
                 f"{len(rows):,} rows in {path}; votes left out: {', '.join(f'{why} {n:,}' for why, n in left_out.items()) or 'none'}. Look at it with `ftguide check`"
             )
@@ -1392,7 +1394,7 @@ def _report(path: Path):
     "deploy",
     epilog="Example:  ftguide deploy models/student --folder models/ads --report report.json --quality 0.8 --data train.jsonl --license apache-2.0",
 )
-@careful
+@report_errors
 def deploy_command(
     model: str = typer.Argument(..., help="tiny, tiny-small, a folder, or a hub name."),
     folder: Path = typer.Option(..., help="Of all versions; the newest is FOLDER/current."),
@@ -1404,7 +1406,9 @@ def deploy_command(
     tokens_per_second: float | None = typer.Option(None, help="At least."),
     latency_p95_ms: float | None = typer.Option(None, help="At most."),
     usd_per_million_tokens: float | None = typer.Option(None, help="At most."),
-    never_ended: float | None = typer.Option(None, help="At most this share of answers cut at the limit."),
+    truncated_share: float | None = typer.Option(
+        None, help="At most this share of answers cut at the limit."
+    ),
     data: list[Path] | None = typer.Option(
         None, help="What it was trained on, for fingerprints in the card; can be repeated."
     ),
@@ -1415,7 +1419,7 @@ def deploy_command(
     from ftguide.serve import Gate, deploy
 
     try:
-        gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, never_ended, rows)
+        gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, truncated_share, rows)
     except TypeError as e:
         raise ValueError(str(e)) from None  # nan and inf are numbers to the command line
     typer.echo(
@@ -1424,7 +1428,7 @@ def deploy_command(
 
 
 @app.command("versions", epilog="Example:  ftguide versions models/ads")
-@careful
+@report_errors
 def versions_command(folder: Path = typer.Argument(..., help="As given to `ftguide deploy`.")):
     "The versions in a folder; the one in service has a star."
     from ftguide.serve import current, versions
@@ -1438,7 +1442,7 @@ def versions_command(folder: Path = typer.Argument(..., help="As given to `ftgui
 
 
 @app.command("rollback", epilog="Example:  ftguide rollback models/ads")
-@careful
+@report_errors
 def rollback_command(
     folder: Path = typer.Argument(..., help="As given to `ftguide deploy`."),
     to: str | None = typer.Option(
@@ -1455,7 +1459,7 @@ def rollback_command(
     "improve",
     epilog='Example:  ftguide improve models/ads --store votes.db --data holdout.jsonl --better "exact match" --guard ROUGE-L',
 )
-@careful
+@report_errors
 def improve_command(
     folder: Path = typer.Argument(..., help="Folder of versions, one of them in service."),
     store: Path = typer.Option(..., help="Store of votes; only read."),
@@ -1480,12 +1484,12 @@ def improve_command(
     seed: int = SEED,
 ):
     "Train the next version on the votes since the last one. It is deployed if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why."
-    from ftguide.improve import Better, improve
+    from ftguide.improve import NonInferiorityGate, improve
 
     month = improve(
         folder,
         store,
-        Better(better, by, tuple(guard or ()), margin),
+        NonInferiorityGate(better, by, tuple(guard or ()), margin),
         data,
         min_pairs=min_pairs,
         min_votes=min_votes,

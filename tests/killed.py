@@ -124,7 +124,7 @@ def write_again_and_again(report: str, model: str, store: str, votes: str):
     "Everything small that is written: reports, models, backups, exports."
     from ftguide.evaluate import Report
     from ftguide.feedback import Feedback
-    from ftguide.models import load, save, write_whole
+    from ftguide.models import load, save, write_atomic
 
     lm, measured, said = (
         load("tiny-small"),
@@ -136,4 +136,4 @@ def write_again_and_again(report: str, model: str, store: str, votes: str):
         save(lm, model, overwrite=True)
         said.vote("q", f"a{n}", "v1", True)
         said.backup()
-        write_whole(votes, '{"prompt": "a"}\n' * 200_000)
+        write_atomic(votes, '{"prompt": "a"}\n' * 200_000)

@@ -26,11 +26,11 @@ from ftguide.data import (
     Finding,
     Findings,
     Span,
+    check_lengths,
     different_tokens,
-    fit,
     lengths,
-    movable,
-    normal,
+    near_duplicates,
+    normalised_text,
     personal_data,
     preflight,
     prepare,
@@ -41,7 +41,7 @@ from ftguide.data import (
     split,
     stream,
     to_trl,
-    twins,
+    updatable_share,
 )
 from ftguide.models import LM, ModelError
 
@@ -453,27 +453,27 @@ def test_rows_that_do_not_fit_are_named():
     rows = [HI, dict(HI, completion="y" * 32), dict(HI, completion="y" * 33)] + [
         dict(HI, completion="y" * 40)
     ] * 2
-    fit(model(), rows[:2])
-    fit(model(), [dict(text="x" * 39)], "corpus")
+    check_lengths(model(), rows[:2])
+    check_lengths(model(), [dict(text="x" * 39)], "corpus")
     assert (
-        error(fit, model(), rows[:4])
+        error(check_lengths, model(), rows[:4])
         == "2 of 4 rows do not fit into small's context of 40 tokens: row 3 (41 tokens), row 4 (48 tokens). Shorten or remove them"
     )
     assert (
-        error(fit, model(), rows, room=1)
+        error(check_lengths, model(), rows, room=1)
         == "4 of 5 rows do not fit into small's context of 39 tokens: row 2 (40 tokens), row 3 (41 tokens), row 4 (48 tokens) .... Shorten or remove them"
     )
-    assert error(fit, model(), rows[:4] + [HI], room=1).startswith("3 of 5") and " ..." not in error(
-        fit, model(), rows[:4], room=1
-    )
-    assert error(fit, model(), [dict(text="x" * 40)], "corpus").startswith("1 of 1 rows")
+    assert error(check_lengths, model(), rows[:4] + [HI], room=1).startswith(
+        "3 of 5"
+    ) and " ..." not in error(check_lengths, model(), rows[:4], room=1)
+    assert error(check_lengths, model(), [dict(text="x" * 40)], "corpus").startswith("1 of 1 rows")
 
 
 # alike
 
 
 def test_prompts_and_answers_as_text():
-    assert normal(" A\tß\n b ") == "a ss b"
+    assert normalised_text(" A\tß\n b ") == "a ss b"
     assert (
         chapter._asked(dict(messages=talk("a", "b", "c", "d"))) == "a"
         and chapter._asked(dict(messages=[dict(role="system", content="s"), *talk("a", "b")])) == "s\na"
@@ -522,20 +522,22 @@ def test_similarity_is_the_lesser_of_two():
 def test_twins_name_the_nearest():
     base = "seven red lamps stand near the old green door of house nine"
     texts = [base, "nothing of this kind was ever written down anywhere", base + "!", base + " !", base]
-    found = twins(texts)
+    found = near_duplicates(texts)
     assert found == {
         2: (0, pytest.approx(99.2, abs=0.1)),
         3: (2, pytest.approx(99.2, abs=0.1)),
         4: (0, 100.0),
     }
-    assert twins(texts, least=100) == {4: (0, 100.0)} and twins(texts[:3], least=99.9) == {}
-    assert twins([texts[1], base + "?"], ["no", base]) == {1: (1, pytest.approx(99.2, abs=0.1))}
-    assert twins([base, base], ["quite another sentence"]) == {}  # not with one another
+    assert (
+        near_duplicates(texts, least=100) == {4: (0, 100.0)} and near_duplicates(texts[:3], least=99.9) == {}
+    )
+    assert near_duplicates([texts[1], base + "?"], ["no", base]) == {1: (1, pytest.approx(99.2, abs=0.1))}
+    assert near_duplicates([base, base], ["quite another sentence"]) == {}  # not with one another
     seen = []
-    twins([f"word{i}" for i in range(900)], [f"known{i}" for i in range(200)], progress=seen.append)
+    near_duplicates([f"word{i}" for i in range(900)], [f"known{i}" for i in range(200)], progress=seen.append)
     assert seen == [1000, 100]
     many = [f"a{i} b{i} c{i} d{i}" for i in range(1001)]
-    assert twins(many + [many[1000], many[0]]) == {1001: (1000, 100.0), 1002: (0, 100.0)}
+    assert near_duplicates(many + [many[1000], many[0]]) == {1001: (1000, 100.0), 1002: (0, 100.0)}
 
 
 def test_near_duplicates_are_proposed_as_datasketch_proposes_them():
@@ -1067,7 +1069,7 @@ def test_checks_say_how_far_they_are(monkeypatch):
         seen.append((total, what))
         yield SimpleNamespace(update=lambda n=1: seen.append(n))
 
-    monkeypatch.setattr(ftguide.models, "bar", bar)
+    monkeypatch.setattr(ftguide.models, "progress_bar", bar)
     check([HI] + sft(("Zed?", "Yes.")))
     assert seen == [(None, "reading"), 1, 1, (2, "checking"), 2]
     seen.clear()
@@ -1236,23 +1238,27 @@ def test_a_rate_too_small_for_the_numbers():
     )
     with torch.no_grad():
         half.model.weight.view(-1)[:4] = 0.01
-    assert movable(half.model, 1e-3) == 0.5 and pace(9, rate=1e-3, lm=half) == []  # half of them is enough
+    assert (
+        updatable_share(half.model, 1e-3) == 0.5 and pace(9, rate=1e-3, lm=half) == []
+    )  # half of them is enough
     with torch.no_grad():
         half.model.weight.view(-1)[3] = 1.0
-    assert movable(half.model, 1e-3) == 0.375 and "only 37.5%" in pace(9, rate=1e-3, lm=half)[0]
+    assert updatable_share(half.model, 1e-3) == 0.375 and "only 37.5%" in pace(9, rate=1e-3, lm=half)[0]
     assert (
-        movable(half.model, 1e-3, sample=4) == movable(half.model, 1e-3, sample=3) == 0.5
-        and movable(half.model, 1e-3, sample=1000) == 0.375
+        updatable_share(half.model, 1e-3, sample=4) == updatable_share(half.model, 1e-3, sample=3) == 0.5
+        and updatable_share(half.model, 1e-3, sample=1000) == 0.375
     )  # every second: 1, 0.01 of each
     half.model.count = torch.nn.Parameter(torch.ones(90, dtype=torch.int8), requires_grad=False)
-    assert movable(half.model, 1e-3) == 0.375
-    assert movable(torch.nn.Identity(), 1.0) == 0.0
+    assert updatable_share(half.model, 1e-3) == 0.375
+    assert updatable_share(torch.nn.Identity(), 1.0) == 0.0
     up = model(torch.bfloat16)
-    assert movable(up.model, 0.0030) == 1.0  # below 1 the numbers lie closer: 1 - 0.003 is another one
+    assert (
+        updatable_share(up.model, 0.0030) == 1.0
+    )  # below 1 the numbers lie closer: 1 - 0.003 is another one
     half = model(torch.bfloat16)
     with torch.no_grad():
         half.model.weight.fill_(-1.0)
-    assert movable(half.model, 0.0030) == 1.0
+    assert updatable_share(half.model, 0.0030) == 1.0
 
 
 def wording(rows, lm=None, kind="sft"):

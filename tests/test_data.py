@@ -18,7 +18,8 @@ from ftguide.data import (
     DataError,
     Findings,
     check,
-    normal,
+    near_duplicates,
+    normalised_text,
     personal_data,
     preflight,
     rare_words,
@@ -28,7 +29,6 @@ from ftguide.data import (
     split,
     stream,
     to_trl,
-    twins,
 )
 from ftguide.market import load_tasks
 from ftguide.models import LM, encode, load
@@ -181,7 +181,7 @@ def test_fuzz_check(tiny, data, kind, with_tokens):
 def test_fuzz_split(data, seed):
     parts = split(data, (0.5, 0.3, 0.2), seed)
     assert parts == split(data, (0.5, 0.3, 0.2), seed) and sum(map(len, parts)) == len(data)
-    seen = [{normal(r["prompt"]) for r in part} for part in parts]
+    seen = [{normalised_text(r["prompt"]) for r in part} for part in parts]
     assert sum(map(len, seen)) == len(set().union(*seen))
 
 
@@ -672,8 +672,8 @@ def test_similarity_needs_the_rare_words():
         f"product: mug\nbrand: Zed{i}\nmodel: Vex-{i * 7}\ncolour: blue\nwarranty: 12 months"
         for i in range(50)
     ]
-    assert not twins(texts)
-    assert set(twins([texts[3] + "!", texts[4].replace("mug", "cup")], texts)) == {0, 1}
+    assert not near_duplicates(texts)
+    assert set(near_duplicates([texts[3] + "!", texts[4].replace("mug", "cup")], texts)) == {0, 1}
     rare = rare_words(texts + [texts[0] + " !"])
     assert (
         similarity(texts[0], texts[0] + " !", rare[0], rare[-1])

@@ -22,11 +22,11 @@ from ftguide.distill import (
     LogitTeacher,
     TextTeacher,
     _kept,
+    dense_targets,
     distill,
     distillation_loss,
-    exact,
-    jsd,
-    sparse,
+    scaled_jsd,
+    sparse_targets,
     validated,
     write_cache,
 )
@@ -75,7 +75,13 @@ def plain(scores, teacher, targets, beta, temperature, alpha):
 def test_loss_and_gradients_are_the_formula(divergence, temperature, alpha):
     states, head, targets, teacher = case()
     loss, soft, hard = distillation_loss(
-        states, head, targets, exact(teacher), divergence=divergence, temperature=temperature, alpha=alpha
+        states,
+        head,
+        targets,
+        dense_targets(teacher),
+        divergence=divergence,
+        temperature=temperature,
+        alpha=alpha,
     )
     beta = dict(forward_kl=0, reverse_kl=1, jsd=0.5).get(divergence, divergence)
     wanted = plain(head(states), teacher, targets, beta, temperature, alpha)
@@ -96,14 +102,14 @@ def test_gradcheck_also_in_many_chunks(divergence):
         layer = torch.nn.Linear(3, 4, bias=False, dtype=torch.double)
         del layer.weight
         layer.weight = w
-        return distillation_loss(s, layer, targets, exact(teacher), divergence=divergence)[0]
+        return distillation_loss(s, layer, targets, dense_targets(teacher), divergence=divergence)[0]
 
     assert torch.autograd.gradcheck(
-        lambda s: distillation_loss(s, None, targets, exact(teacher), divergence=divergence)[0],
+        lambda s: distillation_loss(s, None, targets, dense_targets(teacher), divergence=divergence)[0],
         (torch.randn(5, 4, dtype=torch.double, requires_grad=True),),
     )
     big = case(n=9, h=2, v=2**19, dtype=torch.float)  # four positions a chunk
-    one = distillation_loss(big[0], big[1], big[2], exact(big[3]), divergence=divergence)[0]
+    one = distillation_loss(big[0], big[1], big[2], dense_targets(big[3]), divergence=divergence)[0]
     assert one.item() == pytest.approx(
         plain(
             big[1](big[0]), big[3], big[2], dict(forward_kl=0, reverse_kl=1, jsd=0.5)[divergence], 2.0, 0.7
@@ -117,7 +123,7 @@ def test_autocast_to_bfloat16_stays_close():
     states, head, targets, teacher = case(n=40, h=32, v=64, dtype=torch.float)
 
     def run():
-        loss, _, _ = distillation_loss(states, head, targets, exact(teacher))
+        loss, _, _ = distillation_loss(states, head, targets, dense_targets(teacher))
         return loss.item(), torch.autograd.grad(loss, (states, head.weight))
 
     whole, grads = run()
@@ -135,7 +141,7 @@ def test_trl_has_the_same_divergence(beta):
         from trl.experimental.gkd import GKDTrainer
     _, _, _, s = case(seed=1)
     _, _, targets, t = case(seed=2)
-    ours = jsd(t.log_softmax(-1), s.log_softmax(-1), beta).mean().item() * (beta * (1 - beta) or 1)
+    ours = scaled_jsd(t.log_softmax(-1), s.log_softmax(-1), beta).mean().item() * (beta * (1 - beta) or 1)
     assert ours == pytest.approx(
         GKDTrainer.generalized_jsd_loss(
             s[None], t[None], labels=targets[None], beta=beta, temperature=1.0
@@ -149,7 +155,8 @@ def test_every_beta_has_one_scale():
     _, _, _, s = case(seed=1)
     t = s + 0.01 * case(seed=2)[3]
     values = [
-        jsd(t.log_softmax(-1), s.log_softmax(-1), b).mean().item() for b in (0.0, 0.01, 0.3, 0.5, 0.99, 1.0)
+        scaled_jsd(t.log_softmax(-1), s.log_softmax(-1), b).mean().item()
+        for b in (0.0, 0.01, 0.3, 0.5, 0.99, 1.0)
     ]
     assert max(values) / min(values) < 1.05 and min(values) > 0
 
@@ -164,15 +171,15 @@ def test_a_few_tokens_have_the_right_mean(temperature):
     a, b = (
         distillation_loss(s, head, t, soft, temperature=temperature, alpha=1.0)[0]
         for s, t, soft in (
-            (states, targets, exact(teacher)),
-            (many(states), many(targets), sparse(ids, logps, rest, 3)),
+            (states, targets, dense_targets(teacher)),
+            (many(states), many(targets), sparse_targets(ids, logps, rest, 3)),
         )
     )
     assert b.item() == pytest.approx(a.item(), rel=0.02)
     for x, y in zip(*(torch.autograd.grad(l, (head.weight, states)) for l in (a, b))):
         torch.testing.assert_close(x, y, rtol=0.1, atol=0.01)
     with pytest.raises(ValueError, match="the student likes"):
-        distillation_loss(states, head, targets, sparse(ids, logps, rest, 3), divergence="jsd")
+        distillation_loss(states, head, targets, sparse_targets(ids, logps, rest, 3), divergence="jsd")
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3", "phi3", "gpt2", "gemma2", "gemma3_text"])
@@ -502,7 +509,9 @@ ask = [dict(prompt=f"question {i % 10}") for i in range(12)]  # ten questions, t
 
 def test_text_teacher_is_retried_billed_and_asked_once(tmp_path):
     with Server(lambda m: m[-1]["content"].upper(), plan=[429, 200, 500]) as server:
-        teacher = TextTeacher(server.endpoint(), usd_in=1.0, usd_out=2.0)
+        teacher = TextTeacher(
+            server.endpoint(), usd_per_million_input_tokens=1.0, usd_per_million_output_tokens=2.0
+        )
         assert teacher.estimate(ask, 5) == dict(
             requests=10,
             input_tokens=30,
@@ -589,9 +598,9 @@ def test_endpoint_errors_say_what_to_do_and_never_show_the_key(plan, message, tm
 
 
 def test_rate_limit():
-    from ftguide.distill import Pace
+    from ftguide.distill import Throttle
 
-    pace = Pace(6000)
+    pace = Throttle(6000)
     began = time.monotonic()
     threads = [threading.Thread(target=pace.wait) for _ in range(21)]
     for t in threads:
@@ -637,7 +646,12 @@ def test_no_bill_is_above_what_was_estimated_at_most():
     "A tokenizer with a token for every byte, answers as long as allowed that never keep the format, a template of 50 tokens."
     for form, tries in ((r"\d+", 4), (SCHEMA, 4), (SCHEMA, 1)):
         with Server(lambda m: '{"b": "' + "x" * 23) as server:
-            teacher = TextTeacher(server.endpoint(), usd_in=1.0, usd_out=2.0, tries=tries)
+            teacher = TextTeacher(
+                server.endpoint(),
+                usd_per_million_input_tokens=1.0,
+                usd_per_million_output_tokens=2.0,
+                tries=tries,
+            )
             most = teacher.estimate(ask, 30, form, bytes_per_token=1)["usd_at_most"]
             teacher.label(ask, None, 30, form)
             spent = sum(
@@ -696,7 +710,10 @@ def test_a_local_teacher_keeps_what_it_answered(tmp_path, monkeypatch):
         return generate(lm, texts, *a)
 
     monkeypatch.setattr(models, "_generate", stopped)
-    said, teacher = reply(lm, [r["prompt"] for r in rows], 4), TextTeacher(lm, usd_in=1.0, usd_out=2.0)
+    said, teacher = (
+        reply(lm, [r["prompt"] for r in rows], 4),
+        TextTeacher(lm, usd_per_million_input_tokens=1.0, usd_per_million_output_tokens=2.0),
+    )
     with pytest.raises(KeyboardInterrupt):
         teacher.label(rows, file, 4)
     assert batches[3:] == batches[:3] and len(file.read_text().splitlines()) == 128
@@ -808,7 +825,9 @@ def test_the_four_verbs_say_what_is_missing(tmp_path):
     for ask_for in (lambda: line.cost_reduction, lambda: line.deploy_if(tmp_path / "m")):
         with pytest.raises(ValueError, match="no cost was measured: call evaluate again, with 'cost'"):
             ask_for()
-    line.evaluate(rows, ["cost"], api=dict(usd_out=1.0, date="2026-01-01", source="a page"))
+    line.evaluate(
+        rows, ["cost"], api=dict(usd_per_million_output_tokens=1.0, date="2026-01-01", source="a page")
+    )
     with pytest.raises(ValueError, match="no quality was measured"):
         line.deploy_if(tmp_path / "m")
     assert not (tmp_path / "m").exists()

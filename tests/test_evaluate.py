@@ -20,6 +20,7 @@ from ftguide.data import DataError
 from ftguide.evaluate import (
     LIMITS,
     Endpoint,
+    HealthCallback,
     Limit,
     Report,
     api_price_ratio,
@@ -30,16 +31,15 @@ from ftguide.evaluate import (
     diagnose,
     evaluate,
     few_shot,
-    forced,
+    health_metrics,
     human_sheet,
     judge,
-    log_signs,
+    log_metrics,
     perplexity_per_byte,
     prompting_baseline,
     read_sheet,
-    sentinel,
+    teacher_forced_scores,
     text_scores,
-    vitals,
     wilson,
     win_rate,
 )
@@ -103,7 +103,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
 def test_per_byte_does_not_depend_on_the_tokenizer(small):
     prompts, answers = [r["prompt"] for r in ROWS], [r["completion"] for r in ROWS]
     nats = math.log(perplexity(small, prompts, answers))
-    seen = forced(small, ROWS)
+    seen = teacher_forced_scores(small, ROWS)
     assert sum(x[0] for x in seen) / sum(x[1] for x in seen) == pytest.approx(nats, rel=1e-4)
     assert perplexity_per_byte(small, prompts, answers) == pytest.approx(
         math.exp(sum(x[0] for x in seen) / sum(len(a.encode()) for a in answers)), rel=1e-4
@@ -120,11 +120,11 @@ def test_attribute_accuracy_counts_places():
     "api",
     [
         {},
-        {"usd_out": 1},
-        {"usd_out": "?", "date": "2026-01-01"},
-        {"usd_out": 1, "date": "soon"},
-        {"usd_out": 1, "date": "2999-01-01"},
-        {"usd_out": -1, "date": "2026-01-01"},
+        {"usd_per_million_output_tokens": 1},
+        {"usd_per_million_output_tokens": "?", "date": "2026-01-01"},
+        {"usd_per_million_output_tokens": 1, "date": "soon"},
+        {"usd_per_million_output_tokens": 1, "date": "2999-01-01"},
+        {"usd_per_million_output_tokens": -1, "date": "2026-01-01"},
         2.0,
     ],
 )
@@ -194,7 +194,10 @@ def test_a_ratio_to_a_score_of_0_is_left_out_and_opens_no_gate(small, tmp_path):
 
 def test_report_survives_json_and_old_reports_are_read(small, tmp_path):
     report = evaluate(
-        small, ROWS, max_new_tokens=8, api=dict(usd_out=0.6, date="2026-09-26", source="a list price")
+        small,
+        ROWS,
+        max_new_tokens=8,
+        api=dict(usd_per_million_output_tokens=0.6, date="2026-09-26", source="a list price"),
     )
     report.save(tmp_path / "r.json")
     again = Report.read(tmp_path / "r.json")
@@ -208,7 +211,7 @@ def test_report_survives_json_and_old_reports_are_read(small, tmp_path):
         all(isinstance(v, (int, float)) for v in report.speed.values())
         and report.speed["api_price_ratio"] > 0
     )
-    old = {k: v for k, v in asdict(report).items() if k not in ("surprise", "test", "api", "no_ratio")}
+    old = {k: v for k, v in asdict(report).items() if k not in ("nll", "test", "api", "no_ratio")}
     assert Report.of(old).quality == report.quality and Report.of(old).perplexity_per_byte is None
     assert len(report.plot(again).get_yticks()) == len(report.rows)
 
@@ -241,7 +244,7 @@ def test_empty_and_incomplete_test_sets(small):
     with pytest.raises(ValueError, match="unknown metrics"):
         evaluate(small, ROWS, metrics=("beauty",))
     with pytest.raises(ValueError, match="date"):
-        evaluate(small, ROWS, api=dict(usd_out=1))
+        evaluate(small, ROWS, api=dict(usd_per_million_output_tokens=1))
 
 
 def test_latency_is_measured_when_it_is_asked_for(small):
@@ -279,12 +282,12 @@ def test_a_model_that_never_stops_is_bounded_and_found(small):
     endless.model.lm_head = Endless(endless.model.lm_head, small.tokenizer.eos_token_id)
     report = evaluate(endless, ROWS[:4], metrics=("quality",), max_new_tokens=20)
     assert (
-        report.signs["never_ended"] == 1
+        report.degeneration["truncated_share"] == 1
         and max(len(small.tokenizer(r["answer"]).input_ids) for r in report.answers) <= 21
     )
     assert {s.sign for s in diagnose(model=endless, test=ROWS, max_new_tokens=64)} >= {
         "end_probability",
-        "never_ended_excess",
+        "truncated_share_excess",
     }
 
 
@@ -306,7 +309,7 @@ def test_a_log_alone_tells():
     falling = [
         h for e in range(1, 7) for h in (dict(loss=1 / e, epoch=e), dict(eval_loss=1 / e + 0.05, epoch=e))
     ]
-    assert diagnose(falling) == [] and diagnose([]) == [] and log_signs([dict(train_runtime=3.0)]) == {}
+    assert diagnose(falling) == [] and diagnose([]) == [] and log_metrics([dict(train_runtime=3.0)]) == {}
     sinking = [{"loss": 0.6, "rewards/chosen": -0.1 * i} for i in range(60)]
     assert [s.sign for s in diagnose(sinking, beta=0.1)] == ["chosen_change_nats"]
     assert diagnose([{"loss": 0.6, "rewards/chosen": -0.05}] * 9) == []
@@ -322,10 +325,10 @@ def test_a_log_alone_tells():
 
 def test_forgetting_needs_the_model_from_before(small, tuned):
     with pytest.raises(ValueError, match="before"):
-        vitals(model=tuned, abilities=dict(ads=ROWS))
+        health_metrics(model=tuned, abilities=dict(ads=ROWS))
     with pytest.raises(ValueError, match="no rows"):
-        vitals(model=tuned, before=small, abilities=dict(ads=[]))
-    same = vitals(model=tuned, before=tuned, abilities=dict(ads=ROWS, text=[dict(text="a blue mug")]))
+        health_metrics(model=tuned, before=small, abilities=dict(ads=[]))
+    same = health_metrics(model=tuned, before=tuned, abilities=dict(ads=ROWS, text=[dict(text="a blue mug")]))
     assert {k: v for k, v in same.items() if k.startswith("forgot")} == {
         "forgot ads, nats per byte": 0,
         "forgot ads, accuracy": 0,
@@ -339,12 +342,12 @@ LONG, ONE = dict(prompt="a blue mug " * 400, completion="ok"), dict(text="a")
 def test_rows_without_a_token_to_score_are_named_or_counted(small):
     for row in (LONG, ONE):
         with pytest.raises(DataError, match="row 10: no token to score"):
-            forced(small, [*ROWS, ROWS[0], row])
+            teacher_forced_scores(small, [*ROWS, ROWS[0], row])
     with pytest.warns(UserWarning, match="1 of 9 test rows are left out"):
-        found = vitals(model=small, test=[*ROWS, LONG], n=9)
-    assert found == pytest.approx(vitals(model=small, test=ROWS, n=9), rel=1e-4)
+        found = health_metrics(model=small, test=[*ROWS, LONG], n=9)
+    assert found == pytest.approx(health_metrics(model=small, test=ROWS, n=9), rel=1e-4)
     with pytest.warns(UserWarning, match="1 of 1 rows of text are left out"):
-        assert vitals(model=small, before=small, abilities=dict(text=[ONE])) == {}
+        assert health_metrics(model=small, before=small, abilities=dict(text=[ONE])) == {}
 
 
 def test_a_row_cut_at_the_context_counts_the_bytes_that_were_read(small):
@@ -352,7 +355,7 @@ def test_a_row_cut_at_the_context_counts_the_bytes_that_were_read(small):
     text = "a blue mug made of glass. " * 400
     answer = "blue and green and red " * 400
     ids = small.tokenizer(text).input_ids[:limit]
-    (_, tokens, size, _, end), (_, n, kept, _, cut) = forced(
+    (_, tokens, size, _, end), (_, n, kept, _, cut) = teacher_forced_scores(
         small, [dict(text=text), dict(prompt="Which?", completion=answer)]
     )
     assert (
@@ -367,11 +370,13 @@ def test_a_row_cut_at_the_context_counts_the_bytes_that_were_read(small):
         and abs(kept - len(answer) * n / len(small.tokenizer(answer).input_ids)) < 30
         and math.isnan(cut)
     )
-    found = vitals(model=small, test=[dict(prompt="Which?", completion=answer)] * 2 + ROWS, max_new_tokens=4)
+    found = health_metrics(
+        model=small, test=[dict(prompt="Which?", completion=answer)] * 2 + ROWS, max_new_tokens=4
+    )
     assert found["end_probability"] == pytest.approx(
-        sum(x[4] for x in forced(small, ROWS)) / len(ROWS)
+        sum(x[4] for x in teacher_forced_scores(small, ROWS)) / len(ROWS)
     )  # an answer that was cut has no end
-    assert "end_probability" not in vitals(
+    assert "end_probability" not in health_metrics(
         model=small, test=[dict(prompt="Which?", completion=answer)], max_new_tokens=4
     )
 
@@ -380,10 +385,10 @@ def test_detectors_take_a_name_as_all_others_do(small):
     given = dict(
         test=ROWS[:4], abilities=dict(text=[dict(text="uma caneca azul de vidro")]), n=4, max_new_tokens=8
     )
-    assert vitals(model="tiny-small", before="tiny-small", **given) == vitals(
+    assert health_metrics(model="tiny-small", before="tiny-small", **given) == health_metrics(
         model=small, before=small, **given
     )
-    watch = sentinel(
+    watch = HealthCallback(
         test=ROWS[:2],
         before="tiny-small",
         abilities=given["abilities"],
@@ -399,19 +404,19 @@ def test_detectors_take_a_name_as_all_others_do(small):
 
 def test_a_sentinel_says_before_the_training_what_it_cannot_do():
     with pytest.raises(ValueError, match="before"):
-        sentinel(abilities=dict(text=[ONE]))
+        HealthCallback(abilities=dict(text=[ONE]))
     with pytest.raises(ValueError, match="no rows"):
-        sentinel(abilities=dict(text=[]), before="tiny-small")
+        HealthCallback(abilities=dict(text=[]), before="tiny-small")
     with pytest.raises(ModelError, match="no folder"):
-        sentinel(before="./no/such/folder")
+        HealthCallback(before="./no/such/folder")
     with pytest.raises(ValueError, match="no sign"):
-        sentinel(limits=dict(memorized=Limit("overfitting", at_most=1)))
+        HealthCallback(limits=dict(memorized=Limit("overfitting", at_most=1)))
     with pytest.raises(TypeError, match="unexpected keyword argument 'rows'"):
-        sentinel(rows=4)
+        HealthCallback(rows=4)
 
 
 def test_a_sentinel_counts_rows_it_cannot_score_once(small):
-    watch = sentinel(test=[*ROWS[:3], LONG], every=1, start=0, n=4, max_new_tokens=4)
+    watch = HealthCallback(test=[*ROWS[:3], LONG], every=1, start=0, n=4, max_new_tokens=4)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         finetune_sft(small, load_tasks("train", 8, seed=2), max_steps=3, force=True, callbacks=(watch,))
@@ -423,7 +428,7 @@ def test_a_sentinel_counts_rows_it_cannot_score_once(small):
 def test_a_watched_training_is_the_same_training(small):
     rows = load_tasks("train", 32, seed=2)
     weights = lambda lm: torch.cat([p.detach().flatten() for p in lm.model.parameters()])
-    watch = sentinel(rows, ROWS, every=4, start=0.0, n=4, max_new_tokens=8)
+    watch = HealthCallback(rows, ROWS, every=4, start=0.0, n=4, max_new_tokens=8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         watched = finetune_sft(small, rows, epochs=1, callbacks=(watch,))
@@ -431,7 +436,7 @@ def test_a_watched_training_is_the_same_training(small):
     told = [str(w.message) for w in said if str(w.message).startswith("step ")]
     assert len(told) == len({t.split(": ", 2)[2].split(" is ")[0] for t in told})  # each sign once
     with pytest.raises(ValueError, match="every must be"):
-        sentinel(every=0)
+        HealthCallback(every=0)
 
 
 def test_looking_leaves_the_mode_as_it_was(small):
@@ -439,7 +444,7 @@ def test_looking_leaves_the_mode_as_it_was(small):
         lm = small.copy()
         lm.model.train(training)
         evaluate(lm, ROWS[:2], metrics=("quality",), max_new_tokens=4)
-        forced(lm, ROWS[:2])
+        teacher_forced_scores(lm, ROWS[:2])
         assert lm.model.training == training
 
 
@@ -452,7 +457,7 @@ def test_the_sentinel_stops_a_memorising_run(small):
             few,
             epochs=20,
             batch_size=2,
-            callbacks=(watch := sentinel(few, ROWS, every=20, start=0.1, stop=True, n=8),),
+            callbacks=(watch := HealthCallback(few, ROWS, every=20, start=0.1, stop=True, n=8),),
             lr_scheduler_type="constant",
         )
     assert watch.symptoms and max(h["step"] for h in lm.history) < 120
@@ -469,7 +474,7 @@ def test_the_sentinel_watches_dpo_and_is_silent_on_a_gentle_run(tuned):
         (True, dict(beta=0.01, learning_rate=5e-3, epochs=2)),
         (False, dict(beta=0.1, learning_rate=1e-5)),
     ):
-        watch = sentinel(
+        watch = HealthCallback(
             pairs,
             ROWS,
             every=100,
@@ -802,10 +807,10 @@ def test_a_conversation_is_asked_up_to_its_last_answer(small):
         a.answers == b.answers
         and a.answers[0]["reference"] == "mug"
         and a.answers[0]["prompt"] == row["messages"][:4]
-        and a.surprise == b.surprise
+        and a.nll == b.nll
         and a.test == b.test
     )
-    assert forced(small, [row]) == forced(small, [talk("mug")])
+    assert teacher_forced_scores(small, [row]) == teacher_forced_scores(small, [talk("mug")])
 
 
 def test_whole_conversations_are_read_judged_and_become_pairs(small, tmp_path):
@@ -877,8 +882,8 @@ def test_a_verdict_must_survive_the_swap():
     sure = judge(reads, rows, good, bad, truth=[1] * 12)
     assert (
         sure.win_rate.value == 1
-        and sure.survived.value == 1
-        and sure.agreement == sure.survived == wilson(12, 12)
+        and sure.position_consistency.value == 1
+        and sure.agreement == sure.position_consistency == wilson(12, 12)
         and len(sure.pairs) == 12
         and sure.pairs[0]["chosen"] == good[0]
     )

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from ftguide.data import DataError
 from ftguide.evaluate import Report, Score, _shown, bootstrap
 from ftguide.feedback import Feedback
-from ftguide.improve import STATE, Better, improve, rows_to_tell
+from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
 from ftguide.models import WHOLE, load
 from ftguide.serve import Gate, current, deploy, rollback, versions
 from ftguide.sft import finetune_sft
@@ -36,7 +36,7 @@ def score(row, answer):
     )
 
 
-GATE = Better("yes", guards=("short",), margin=0.05)
+GATE = NonInferiorityGate("yes", guards=("short",), margin=0.05)
 KNOBS = dict(score=score, samples=1, max_new_tokens=8, min_pairs=20, learning_rate=3e-3, epochs=2)
 
 
@@ -82,7 +82,7 @@ def test_good_votes_are_deployed_poisoned_ones_are_not_and_no_vote_counts_twice(
     busy = improve(
         shop,
         store,
-        Better("yes", guards=("short",), margin=0.05, limits=Gate(quality=None, rows=1000)),
+        NonInferiorityGate("yes", guards=("short",), margin=0.05, limits=Gate(quality=None, rows=1000)),
         HOLDOUT,
         **KNOBS,
     )
@@ -123,7 +123,7 @@ def test_good_votes_are_deployed_poisoned_ones_are_not_and_no_vote_counts_twice(
 def test_unclear_votes_stay_new_and_wait_for_more(shop, store):
     "The coin comes up by chance, so no interval tells."
     vote(vote(store, "yes"), "yes", ROWS[24:54], rater="s")
-    gate = Better("yes", guards=("coin",), margin=0.0)
+    gate = NonInferiorityGate("yes", guards=("coin",), margin=0.0)
     month = improve(shop, store, gate, HOLDOUT, **KNOBS)
     assert month.outcome == "kept" and month.differences["coin"].low < 0 < month.differences["coin"].high, (
         month
@@ -209,7 +209,10 @@ def test_a_changed_holdout_is_refused(shop, store, tmp_path):
     "what, says",
     [
         (dict(holdout=None), "needs a hold-out"),
-        (dict(gate=Better("clicks", guards=())), "does not measure clicks; it measures yes, short, coin"),
+        (
+            dict(gate=NonInferiorityGate("clicks", guards=())),
+            "does not measure clicks; it measures yes, short, coin",
+        ),
         (dict(store="lost.db"), "no store of votes"),
         (dict(folder="nowhere"), "nothing is deployed"),
         (dict(min_pairs=0), "min_pairs must be 1"),
@@ -367,7 +370,7 @@ def reports(differences, guard):
 
 
 @pytest.mark.parametrize(
-    "differences, guard, passes, hopeless",
+    "differences, guard, passes, clearly_worse",
     [
         ([0.05, 0.07] * 20, [0.0] * 40, True, False),
         ([0.3, -0.28] * 20, [0.0] * 40, False, False),
@@ -380,16 +383,20 @@ def reports(differences, guard):
         ([-0.5] + [0.0] * 39, [0.0] * 40, False, False),
     ],
 )
-def test_gate(differences, guard, passes, hopeless):
+def test_gate(differences, guard, passes, clearly_worse):
     new, old = reports(differences, guard)
-    assert (not Better().failures(new, old), Better().hopeless(new, old)) == (passes, hopeless)
-    strict = Better(limits=Gate(quality=None, never_ended=0.0))
-    new.signs["never_ended"] = 0.5
-    assert (
-        any("never_ended" in f for f in strict.failures(new, old)) and strict.hopeless(new, old) == hopeless
+    assert (not NonInferiorityGate().failures(new, old), NonInferiorityGate().clearly_worse(new, old)) == (
+        passes,
+        clearly_worse,
     )
-    far = Better(by=0.5)  # more than any of them gains
-    assert (not far.failures(new, old), far.hopeless(new, old)) == (False, hopeless)
+    strict = NonInferiorityGate(limits=Gate(quality=None, truncated_share=0.0))
+    new.degeneration["truncated_share"] = 0.5
+    assert (
+        any("truncated_share" in f for f in strict.failures(new, old))
+        and strict.clearly_worse(new, old) == clearly_worse
+    )
+    far = NonInferiorityGate(by=0.5)  # more than any of them gains
+    assert (not far.failures(new, old), far.clearly_worse(new, old)) == (False, clearly_worse)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +411,7 @@ def test_gate(differences, guard, passes, hopeless):
     ],
 )
 def test_what_kept_a_version_out(differences, by, says):
-    (line,) = Better(by=by).failures(*reports(differences, [0.0] * len(differences)))
+    (line,) = NonInferiorityGate(by=by).failures(*reports(differences, [0.0] * len(differences)))
     assert says in line
 
 
@@ -413,7 +420,7 @@ def test_rows_to_tell_are_enough():
     rows = [(0.02 + d, 1) for d in (-0.3, 0.3) * 30]
     nothing = [(0.0, 1)] * 60
     s = bootstrap(rows, nothing, how="difference")
-    n = rows_to_tell(s, 0.0)
+    n = required_sample_size(s, 0.0)
     many = lambda n: (rows * (n // 60 + 1))[: n // 2 * 2]
     assert (
         bootstrap(many(int(n * 1.2)), [(0.0, 1)] * len(many(int(n * 1.2))), how="difference").low
@@ -421,8 +428,8 @@ def test_rows_to_tell_are_enough():
         > bootstrap(many(n // 3), [(0.0, 1)] * len(many(n // 3)), how="difference").low
     )
     assert (
-        rows_to_tell(Score(-0.1, -0.2, 0.1, 9), 0.0) is None
-        and rows_to_tell(Score(0.3, 0.2, 0.4, 9), 0.0) == 9
+        required_sample_size(Score(-0.1, -0.2, 0.1, 9), 0.0) is None
+        and required_sample_size(Score(0.3, 0.2, 0.4, 9), 0.0) == 9
     )
 
 
@@ -437,7 +444,7 @@ def test_rows_to_tell_are_enough():
 )
 def test_a_gate_that_makes_no_sense_is_refused(knobs, says):
     with pytest.raises(ValueError, match=says):
-        Better(**knobs)
+        NonInferiorityGate(**knobs)
 
 
 def test_command(shop, store, tmp_path):

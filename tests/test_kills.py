@@ -192,7 +192,7 @@ def test_a_second_journey_is_refused_until_the_first_is_gone(tmp_path):
     finally:
         first.kill()
         first.join(30)
-    from ftguide.models import alone
+    from ftguide.models import folder_lock
 
-    with alone(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         assert not list((tmp_path / "run").iterdir())

@@ -19,10 +19,10 @@ from ftguide.distill import (
     _encoded,
     _kept,
     _log_softmax,
+    dense_targets,
     distillation_loss,
-    exact,
-    jsd,
-    sparse,
+    scaled_jsd,
+    sparse_targets,
 )
 from ftguide.dpo import _one_sided, _smoothed, dpo_loss, kl_per_token, scored_only
 from ftguide.models import (
@@ -348,11 +348,11 @@ MIX = lambda beta: [beta * a + (1 - beta) * b for a, b in zip(P, Q)]
 )
 def test_divergences_of_two_coins(beta, wanted):
     teacher, student = (torch.tensor([x, [0.5, 0.5]]).log() for x in (P, Q))
-    assert jsd(teacher, student, beta)[0].item() == close(wanted) and jsd(teacher, student, beta).shape == (
-        2,
-    )
+    assert scaled_jsd(teacher, student, beta)[0].item() == close(wanted) and scaled_jsd(
+        teacher, student, beta
+    ).shape == (2,)
     if beta == 0.5:
-        assert jsd(teacher, student)[0].item() == close(wanted)
+        assert scaled_jsd(teacher, student)[0].item() == close(wanted)
 
 
 def test_divergences_by_name_and_number():
@@ -374,20 +374,20 @@ def test_divergences_by_name_and_number():
 
 def test_soft_labels():
     scores = torch.tensor([[0.0, log(9)], [0.0, 0.0], [log(3), 0.0]], requires_grad=True)
-    found, ids, weights = exact(scores)(slice(0, 2), 2.0)
+    found, ids, weights = dense_targets(scores)(slice(0, 2), 2.0)
     assert (
         found.exp()[0].tolist() == close([0.25, 0.75])
         and found.shape == (2, 2)
         and ids is weights is None
         and not found.requires_grad
     )
-    assert exact(scores, lambda x: -x)(slice(0, 1), 2.0)[0].exp()[0].tolist() == close([0.75, 0.25])
+    assert dense_targets(scores, lambda x: -x)(slice(0, 1), 2.0)[0].exp()[0].tolist() == close([0.75, 0.25])
     ids, logps, rest = (
         torch.tensor([[4, 2, 7, 7]] * 2),
         torch.tensor([[0.5, 0.3, 0.05, 0.05]] * 2).log().half(),
         torch.tensor([log(0.2), log(0.3)]).half(),
     )
-    theirs, tokens, weights = sparse(ids.int(), logps, rest, 2)(slice(1, 2), 1.0)
+    theirs, tokens, weights = sparse_targets(ids.int(), logps, rest, 2)(slice(1, 2), 1.0)
     assert (
         tokens.tolist() == [[4, 2, 7, 7]]
         and tokens.dtype == torch.long
@@ -397,10 +397,10 @@ def test_soft_labels():
     assert weights[0].tolist() == pytest.approx(
         [0.5, 0.3, 0.15, 0.15], abs=1e-3
     )  # the others weigh 0.3, in two draws
-    assert sparse(ids, logps, rest, 3)(slice(0, 1), 1.0)[2][0].tolist() == pytest.approx(
+    assert sparse_targets(ids, logps, rest, 3)(slice(0, 1), 1.0)[2][0].tolist() == pytest.approx(
         [0.5, 0.3, 0.05, 0.2], abs=1e-3
     )
-    assert sparse(ids, logps, rest, 4)(slice(0, 2), 1.0)[2].shape == (2, 4)  # none drawn
+    assert sparse_targets(ids, logps, rest, 4)(slice(0, 2), 1.0)[2].shape == (2, 4)  # none drawn
     assert _log_softmax(torch.zeros(1, 2, dtype=torch.double)).dtype == torch.double
     assert [_log_softmax(torch.zeros(1, 2, dtype=d)).dtype for d in (torch.half, torch.float)] == [
         torch.float
@@ -417,7 +417,7 @@ def coins(alpha=0.7, temperature=1.0, **how):
         states,
         None,
         torch.tensor([1, 1]),
-        exact(torch.tensor([P, P]).log()),
+        dense_targets(torch.tensor([P, P]).log()),
         alpha=alpha,
         temperature=temperature,
         **how,
@@ -439,7 +439,7 @@ def test_distillation_loss_of_two_coins():
     warm = lambda x: [math.sqrt(a) / sum(map(math.sqrt, x)) for a in x]
     assert coins(1.0, 2.0)[0].item() == close(4 * KL(warm(P), warm(Q)))
     default = distillation_loss(
-        torch.tensor([Q]).log(), None, torch.tensor([1]), exact(torch.tensor([P]).log())
+        torch.tensor([Q]).log(), None, torch.tensor([1]), dense_targets(torch.tensor([P]).log())
     )
     assert default[0].item() == close(0.7 * 4 * KL(warm(P), warm(Q)) + 0.3 * hard)
     assert distillation_loss(torch.tensor([Q]).log(), None, torch.tensor([1]), None, alpha=0)[
@@ -447,11 +447,13 @@ def test_distillation_loss_of_two_coins():
     ].item() == close(hard)  # the teacher is not asked
     assert (
         distillation_loss(
-            torch.zeros(0, 2), None, torch.zeros(0, dtype=torch.long), exact(torch.zeros(0, 2))
+            torch.zeros(0, 2), None, torch.zeros(0, dtype=torch.long), dense_targets(torch.zeros(0, 2))
         )[0].item()
         == 0
     )
-    few = sparse(torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.5]]).log(), torch.tensor([log(0.5)]), 1)
+    few = sparse_targets(
+        torch.tensor([[1, 0]]), torch.tensor([[0.5, 0.5]]).log(), torch.tensor([log(0.5)]), 1
+    )
     assert distillation_loss(
         torch.tensor([Q]).log(), None, torch.tensor([1]), few, alpha=1.0, temperature=1.0
     )[0].item() == close(KL(P, Q))
@@ -473,7 +475,9 @@ def test_gradients_are_those_of_the_formula(bias):
     plain = 0.6 * 4 * torch.nn.functional.kl_div(
         (scores / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="batchmean"
     ) + 0.4 * torch.nn.functional.cross_entropy(scores, targets)
-    loss, soft, hard = distillation_loss(states, head, targets, exact(teacher), temperature=2.0, alpha=0.6)
+    loss, soft, hard = distillation_loss(
+        states, head, targets, dense_targets(teacher), temperature=2.0, alpha=0.6
+    )
     assert (
         loss.item() == close(plain.item())
         and loss.requires_grad
@@ -487,7 +491,7 @@ def test_gradients_are_those_of_the_formula(bias):
         *(
             torch.autograd.grad(x, states)[0]
             for x in (
-                distillation_loss(states, head, targets, exact(teacher), alpha=0)[0],
+                distillation_loss(states, head, targets, dense_targets(teacher), alpha=0)[0],
                 torch.nn.functional.cross_entropy(head(states), targets),
             )
         )
@@ -498,7 +502,7 @@ def test_gradients_are_those_of_the_formula(bias):
         *(
             torch.autograd.grad(x, head.weight)[0]
             for x in (
-                distillation_loss(fixed, head, targets, exact(teacher), alpha=0)[0],
+                distillation_loss(fixed, head, targets, dense_targets(teacher), alpha=0)[0],
                 torch.nn.functional.cross_entropy(head(fixed), targets),
             )
         )
@@ -513,7 +517,7 @@ def test_gradients_are_those_of_the_formula(bias):
         )
     )  # a head that does more than multiply
     with torch.no_grad():
-        assert not distillation_loss(states, head, targets, exact(teacher))[0].requires_grad
+        assert not distillation_loss(states, head, targets, dense_targets(teacher))[0].requires_grad
 
 
 @pytest.mark.parametrize(
@@ -568,11 +572,11 @@ def test_gradients_under_autocast_have_the_type_of_the_weights():
     states, head = torch.tensor([[0.5, 1.0], [1.0, 0.25]], requires_grad=True), torch.nn.Linear(2, 4)
     teacher, targets = torch.zeros(2, 4), torch.tensor([0, 3])
     whole = torch.autograd.grad(
-        distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()]
+        distillation_loss(states, head, targets, dense_targets(teacher))[0], [states, *head.parameters()]
     )
     with torch.autocast("cpu", torch.bfloat16):
         half = torch.autograd.grad(
-            distillation_loss(states, head, targets, exact(teacher))[0], [states, *head.parameters()]
+            distillation_loss(states, head, targets, dense_targets(teacher))[0], [states, *head.parameters()]
         )
     for a, b in zip(half, whole):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.01)

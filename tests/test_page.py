@@ -23,7 +23,18 @@ from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, checkpoint, context_length, load, prompt_text, reply
-from ftguide.page import Desk, Limits, PageError, Served, Visitor, Writer, _Page, crowd, page, together
+from ftguide.page import (
+    Limits,
+    PageError,
+    PendingVotes,
+    Served,
+    Visitor,
+    Writer,
+    _Page,
+    load_test,
+    page,
+    together,
+)
 from ftguide.serve import Gate, deploy
 from ftguide.workflow import app
 
@@ -152,7 +163,7 @@ def test_both_answers_advance_at_one_pace():
 
 def test_two_presses_at_the_same_moment_count_once(tmp_path):
     store = Feedback(tmp_path / "votes.db")
-    desk = Desk(store)
+    desk = PendingVotes(store)
     keys = [desk.put(prompt="Hi", answer=str(i), version="v1") for i in range(10)]
 
     def press(key):
@@ -168,7 +179,7 @@ def test_two_presses_at_the_same_moment_count_once(tmp_path):
 
 
 def test_old_answers_make_room():
-    desk = Desk(None, keep=3)
+    desk = PendingVotes(None, keep=3)
     keys = [desk.put(prompt=str(i)) for i in range(5)]
     assert list(desk.open) == keys[2:]
 
@@ -616,7 +627,7 @@ def test_a_version_deployed_meanwhile_answers_the_next_question(browser, site):
 
 def test_twenty_visitors_lose_no_vote(site, record_property):
     before = len(site.store.rows())
-    found = crowd(site.url, [r["prompt"] for r in load_tasks("test", 40)], 20, LOAD_S, compare=True)
+    found = load_test(site.url, [r["prompt"] for r in load_tasks("test", 40)], 20, LOAD_S, compare=True)
     stored = site.store.rows()[before:]
     assert found["errors"] == [] and found["votes"] == len(stored) >= 20
     assert len({r["note"] for r in stored}) == len(stored)  # each visitor's each question, once

@@ -10,17 +10,17 @@ import torch
 
 import ftguide.dpo as chapter
 from ftguide.data import DataError, to_trl
-from ftguide.dpo import _one_sided, align_dpo, align_kto, dpo_loss, dpo_trainer, kl_watch, make_pairs
+from ftguide.dpo import KLCallback, _one_sided, align_dpo, align_kto, dpo_loss, dpo_trainer, make_pairs
 from ftguide.models import (
     LM,
     TrainingError,
     completion_logps,
+    copy_for_training,
     encode,
     load,
     ready,
     save,
     silent,
-    start_from,
     training_arguments,
 )
 
@@ -40,7 +40,7 @@ def weights(lm):
 def test_twenty_steps_are_trls():
     from trl import DPOConfig, DPOTrainer
 
-    start = start_from("tiny-small", "plain")
+    start = copy_for_training("tiny-small", "plain")
     with tempfile.TemporaryDirectory() as folder:
         settings = training_arguments(
             start,
@@ -238,14 +238,14 @@ def test_kl_is_in_the_history_and_looking_changes_nothing():
     lm = align_dpo(
         "tiny-small",
         PAIRS,
-        callbacks=(kl_watch("tiny-small", [p["prompt"] for p in PAIRS[:8]], every=10, max_new_tokens=8),),
+        callbacks=(KLCallback("tiny-small", [p["prompt"] for p in PAIRS[:8]], every=10, max_new_tokens=8),),
         **knobs,
     )
     found = [(h["step"], h["kl"]) for h in lm.history if "kl" in h]
     assert [step for step, _ in found] == [10, 20, 30, 40] and found[-1][1] > found[0][1] > -0.05
     assert torch.equal(weights(lm), weights(align_dpo("tiny-small", PAIRS, **knobs)))
     with pytest.raises(ValueError, match="every must be 1 step or more"):
-        kl_watch("tiny-small", ["Hi"], every=0)
+        KLCallback("tiny-small", ["Hi"], every=0)
 
 
 def test_pairs_are_kept_once_with_their_margin():

@@ -71,7 +71,7 @@ def finish(process, seconds=300):
     return process.returncode, said
 
 
-def alone(*args):
+def folder_lock(*args):
     done = CliRunner().invoke(app, [*map(str, args)])
     assert done.exit_code == 0, done.output
 
@@ -114,7 +114,7 @@ def stage(
         (request.param, *MODELS[request.param], "--data", files / f"{request.param}.jsonl", "--epochs", 3),
         tmp_path_factory.mktemp("one") / "model",
     )
-    alone(*common, "--batch-size", 8, "--out", one)
+    folder_lock(*common, "--batch-size", 8, "--out", one)
     return (*common, "--batch-size", 4), one
 
 

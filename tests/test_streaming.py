@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftguide.data import DataError, flow, streamed
+from ftguide.data import DataError, stream_rows, streamed
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
 from ftguide.market import load_tasks
@@ -193,7 +193,7 @@ def test_a_million_rows_to_the_end(stage, tmp_path):
 def test_rows_before_a_wrong_one_come_first():
     "Rows are tokenised a few at a time, and nobody notices: the wrong one is named when its turn comes."
     lm, good = load("tiny-small"), [dict(prompt=f"{i}+1?", completion=str(i + 1)) for i in range(200)]
-    assert list(flow(lm, good)) == good and list(flow(lm, [])) == []
+    assert list(stream_rows(lm, good)) == good and list(stream_rows(lm, [])) == []
     for wrong, says in (
         (dict(prompt="a", completion=""), "row 71 of the stream: column 'completion' is empty"),
         (dict(prompt="a " * 5000, completion="x"), "row 71 of the stream has 5005 tokens"),
@@ -210,6 +210,6 @@ def test_rows_before_a_wrong_one_come_first():
                 + lm.tokenizer.chat_template
             )
         with pytest.raises(DataError, match=says):
-            for row in flow(lm, [*good[:70], wrong, *good[70:]]):
+            for row in stream_rows(lm, [*good[:70], wrong, *good[70:]]):
                 came.append(row)
         assert came == good[:70]

@@ -15,7 +15,18 @@ from typer.testing import CliRunner
 from ftguide.data import DataError
 from ftguide.evaluate import Report
 from ftguide.models import load
-from ftguide.workflow import app, built_in, go_on, journey, over_seeds, own, run, stages_of, standing, verdict
+from ftguide.workflow import (
+    app,
+    check_stage,
+    example_material,
+    journey,
+    load_material,
+    over_seeds,
+    results_table,
+    run,
+    stages_of,
+    verdict,
+)
 
 SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
 KNOBS = dict(
@@ -37,48 +48,50 @@ def weights(lm):
 def test_goes_on_only_when_the_whole_interval_is_above():
     before = report("before", sold=[1, 0, 0, 0, 0] * 8)
     better = report("better", sold=[1, 1, 0, 0, 0] * 8)
-    assert go_on(better, before, "sold").go and str(go_on(better, before, "sold")).startswith(
+    assert check_stage(better, before, "sold").go and str(check_stage(better, before, "sold")).startswith(
         "Go on: sold changed by +0.200"
     )
-    open_ = go_on(better, before, "sold", 0.15)
+    open_ = check_stage(better, before, "sold", 0.15)
     assert (
         not open_.go
         and open_.more_rows > 0
         and str(open_).startswith("Wait:")
         and f"{open_.more_rows} more test rows" in str(open_)
     )
-    worse = go_on(before, better, "sold")
+    worse = check_stage(before, better, "sold")
     assert (
         not worse.go
         and worse.more_rows is None
         and str(worse).startswith("Do not go on:")
         and "lies below" in str(worse)
     )
-    assert go_on(better, before, "sold", 1.2, "ratio").gain.value == pytest.approx(2)
+    assert check_stage(better, before, "sold", 1.2, "ratio").gain.value == pytest.approx(2)
 
 
 def test_a_clear_fall_elsewhere_stops_and_an_unclear_one_does_not():
     before = report("before", sold=[0] * 40, true=[1] * 40)
     for wrong, fell in ((12, ("true",)), (1, ())):
         after = report("after", sold=[1] * 40, true=[0] * wrong + [1] * (40 - wrong))
-        assert go_on(after, before, "sold").fell == fell and go_on(after, before, "sold").go == (not fell)
+        assert check_stage(after, before, "sold").fell == fell and check_stage(after, before, "sold").go == (
+            not fell
+        )
         assert (
-            go_on(after, before, "sold", watch=()).go
-            and go_on(after, before, "sold", watch=("true",), may_fall=0.5).go
+            check_stage(after, before, "sold", watch=()).go
+            and check_stage(after, before, "sold", watch=("true",), may_fall=0.5).go
         )
 
 
 def test_few_equal_and_foreign_rows_say_nothing():
-    few = go_on(report("a", sold=[1] * 4), report("b", sold=[0] * 4), "sold")
+    few = check_stage(report("a", sold=[1] * 4), report("b", sold=[0] * 4), "sold")
     assert not few.go and few.more_rows == 6 and "too few" in str(few)
-    same = go_on(report("a", sold=[1] * 40), report("b", sold=[1] * 40), "sold")
+    same = check_stage(report("a", sold=[1] * 40), report("b", sold=[1] * 40), "sold")
     assert not same.go and same.more_rows is None and "No number of rows" in str(same)
     with pytest.raises(KeyError, match="no metric 'bought'; there are sold"):
-        go_on(report("a", sold=[1] * 20), report("b", sold=[1] * 20), "bought")
+        check_stage(report("a", sold=[1] * 20), report("b", sold=[1] * 20), "bought")
     other = report("b", sold=[1] * 20)
     other.test = "other"
     with pytest.raises(ValueError, match="did not answer the same rows"):
-        go_on(report("a", sold=[1] * 20), other, "sold")
+        check_stage(report("a", sold=[1] * 20), other, "sold")
 
 
 def test_the_rows_it_asks_for_do_tell():
@@ -94,11 +107,12 @@ def test_the_rows_it_asks_for_do_tell():
     open_ = [
         (seed, v.more_rows)
         for seed in range(200)
-        if (v := go_on(*drawn(30, seed), "sold")).more_rows and 0.09 < v.gain.value < 0.17
+        if (v := check_stage(*drawn(30, seed), "sold")).more_rows and 0.09 < v.gain.value < 0.17
     ]
     assert len(open_) >= 5
     share = lambda times: (
-        sum(go_on(*drawn(times * (30 + more), 1000 + seed), "sold").go for seed, more in open_) / len(open_)
+        sum(check_stage(*drawn(times * (30 + more), 1000 + seed), "sold").go for seed, more in open_)
+        / len(open_)
     )
     assert share(1) > 0.45 and share(4) > 0.85
 
@@ -110,9 +124,9 @@ def test_a_score_of_nothing_has_no_ratio():
         report("student", sold=[1] * 20 + [0] * 20),
     )
     for before in (nothing, little):
-        said = go_on(much, before, "sold", 0.75, "ratio")
+        said = check_stage(much, before, "sold", 0.75, "ratio")
         assert said.go and "too near 0 for a ratio; less 0.75 times the latter it is +0." in str(said), said
-    both = go_on(nothing, report("student", sold=[0] * 40), "sold", 0.75, "ratio")
+    both = check_stage(nothing, report("student", sold=[0] * 40), "sold", 0.75, "ratio")
     assert not both.go and "nan" not in str(both)
 
 
@@ -137,7 +151,7 @@ def test_what_a_test_asks_is_learnt_in_no_stage(first, count, held):
     corpus = [dict(prompt=f"QUESTION {i}") for i in range(first, first + count)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        m = own(sft, pairs, corpus, seed=3)
+        m = load_material(sft, pairs, corpus, seed=3)
     tests = asked(m.valid + m.test + m.held_pairs)
     assert not asked(m.valid + m.test) & asked(m.train + m.pairs)
     assert (
@@ -172,7 +186,7 @@ def test_a_question_is_the_same_in_text_and_in_messages():
         for i in range(40)
         for prompt in (f"Question {i}", [said("system", "Be kind."), said("user", f"Question {i}")])
     ]
-    m = own(sft, pairs)
+    m = load_material(sft, pairs)
     held = {r["messages"][1]["content"] for r in m.valid + m.test}
     asks = lambda p: p["prompt"] if isinstance(p["prompt"], str) else p["prompt"][1]["content"]
     assert (
@@ -185,11 +199,11 @@ def test_a_question_is_the_same_in_text_and_in_messages():
 
 def test_material_that_only_repeats_the_test():
     sft = [dict(prompt=f"Question {i}", completion="A") for i in range(40)]
-    m = own(sft)
+    m = load_material(sft)
     with pytest.raises(DataError, match="all 4 pairs are about prompts of the SFT rows' test"):
-        own(sft, [dict(prompt=r["prompt"], chosen="a", rejected="b") for r in m.test])
+        load_material(sft, [dict(prompt=r["prompt"], chosen="a", rejected="b") for r in m.test])
     with pytest.raises(DataError, match="all 4 prompts of the corpus are asked in a test"):
-        own(sft, corpus=[dict(prompt=r["prompt"]) for r in m.test])
+        load_material(sft, corpus=[dict(prompt=r["prompt"]) for r in m.test])
 
 
 def test_the_teachers_reference_is_not_learnt():
@@ -319,7 +333,7 @@ def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
 
 
 def test_a_stage_is_made_when_it_is_asked_for():
-    material, begun = built_in("en", 0, 16, 8, 8, 4), []
+    material, begun = example_material("en", 0, 16, 8, 8, 4), []
     before = json.dumps([material.train, material.test, material.pairs, material.held_pairs, material.corpus])
     steps = journey(material, "tiny-small", "tiny-small", speed=False, begin=begun.append)
     assert begun == []
@@ -336,7 +350,7 @@ def test_a_stage_is_made_when_it_is_asked_for():
 def test_without_labelled_rows_the_teacher_is_the_reference():
     stages = list(
         journey(
-            own(corpus=[dict(prompt=f"How much is {i} + 1?") for i in range(20)]),
+            load_material(corpus=[dict(prompt=f"How much is {i} + 1?") for i in range(20)]),
             "tiny-small",
             "tiny-small",
             speed=False,
@@ -351,8 +365,8 @@ def test_without_labelled_rows_the_teacher_is_the_reference():
 
 
 def test_stages_follow_the_material():
-    assert stages_of(built_in("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
-    assert stages_of(own(corpus=[dict(prompt="Hi")])) == ["distilled"]
+    assert stages_of(example_material("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
+    assert stages_of(load_material(corpus=[dict(prompt="Hi")])) == ["distilled"]
     assert str(over_seeds([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"  # 2 ± 4.303 · 1 / √3
     assert over_seeds(list(range(11))).high == pytest.approx(5 + 2.228 * 11**0.5 / 11**0.5, abs=0.001)
 
@@ -372,7 +386,7 @@ def test_portuguese_runs_the_same_journey(whole):
     assert [s.name for s in stages] == ["base", "SFT", "DPO", "distilled"]
     assert all("anúncio" in r["prompt"] for s in stages for r in s.report.answers[::4])
     assert {"truth", "conversion", "extraction", "sentiment", "summary"} <= set(stages[1].report.rows)
-    table = standing(stages).splitlines()
+    table = results_table(stages).splitlines()
     assert (
         len(table) == 6 and table[0].startswith("| stage | truth |") and table[-1].startswith("| distilled |")
     )

@@ -276,7 +276,7 @@ def measured(job):
     return (served if job["stage"] == "serving" else trained)(job)
 
 
-def alone(job):  # measured in a process of its own, or why not
+def folder_lock(job):  # measured in a process of its own, or why not
     done = subprocess.run(
         [sys.executable, __file__, "--child", json.dumps(job)], capture_output=True, text=True
     )
@@ -348,7 +348,7 @@ def main():
     for shape in args.shapes:
         for stage, who in [(s, w) for s in STAGES for w in WHO] + [("serving", "ftguide")]:
             job = dict(shape=shape, stage=stage, who=who, rows=args.rows, length=args.length)
-            found = (measured if args.device == "cpu" else alone)(
+            found = (measured if args.device == "cpu" else folder_lock)(
                 dict(job, steps=args.steps, teacher=largest, peak=peak, usd_per_hour=price)
             )
             lines.append({**fixed, **job, **found})
