@@ -204,7 +204,6 @@ def trl(stage, lm, teacher, data, watch, job):  # -> training log
 
 
 def trained(job):  # seconds, tokens a second, operations, peak, loss
-    import torch
 
     from ftguide.models import encode, load
 

@@ -53,7 +53,7 @@ def prepared(modules: list):
     chosen = dict(
         only_mutate=[f"ftguide/{m}.py" for m in modules],
         pytest_add_cli_args_test_selection=sorted(
-            {f"tests/{'test_checks' if m == 'data' else 'test_losses'}.py" for m in modules}
+            {f"tests/unit/{'test_checks' if m == 'data' else 'test_losses'}.py" for m in modules}
         ),
     )
     settings = (SCRATCH / "pyproject.toml").read_text(encoding="utf-8") + "".join(

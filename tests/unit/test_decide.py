@@ -28,7 +28,7 @@ from ftguide.decide import (
     shape,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMOL = dict(
     model_type="llama",
     hidden_size=576,

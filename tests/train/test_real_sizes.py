@@ -97,7 +97,7 @@ def test_the_small_profile_starts_no_measurement(tmp_path, monkeypatch):
     monkeypatch.setattr(ftguide.scale, "_measured", started)
     cell = next(
         c.source
-        for c in nbformat.read(Path(__file__).parent.parent / "nbs/11_scale.ipynb", 4).cells
+        for c in nbformat.read(Path(__file__).parents[2] / "nbs/11_scale.ipynb", 4).cells
         if c.id == "scale-real"
     )
     space = dict(real_methods=[], smollm2=SHAPES, there=tmp_path, shutil=shutil)

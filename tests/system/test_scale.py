@@ -19,7 +19,7 @@ from ftguide.market import load_tasks
 from ftguide.models import load
 from ftguide.workflow import app
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 LONG = os.environ.get("FTGUIDE_LONG") == "1"
 QUIET = {
@@ -168,7 +168,7 @@ def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path):
     assert steps(one) == steps(whole) and difference(one, whole) < 1e-4
 
 
-FSDP = dict(config="fsdp2", run=(ROOT / "tests/fsdp_cpu.py",))
+FSDP = dict(config="fsdp2", run=(ROOT / "tests/helpers/fsdp_cpu.py",))
 
 
 @pytest.mark.skipif(

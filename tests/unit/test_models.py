@@ -1,6 +1,5 @@
 "Models: the names they go by, what a folder gives back, and batches that change nothing."
 
-import json
 
 import pytest
 

@@ -16,7 +16,7 @@ from ftguide.data import DataError, check, read
 from ftguide.models import ModelError, load
 from ftguide.workflow import app, main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     dict(prompt="Qual é o preço do café?", completion="O café custa 12,50 reais."),
     dict(prompt="O que é um “índice”?", completion='Uma lista; serve para achar.\nDuas linhas, ou "mais".'),

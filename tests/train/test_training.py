@@ -1,12 +1,10 @@
 "A run that is cut off: killed, interrupted, out of disk, not a number; and what it goes on with."
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest

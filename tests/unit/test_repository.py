@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb")) + sorted(ROOT.glob("nbs/pt/*.ipynb"))
 CHAPTERS = sorted(ROOT.glob("nbs/[0-9]*.ipynb"))  # the others are pages: home, functions, symptoms, words
 BIN = Path(sys.executable).parent

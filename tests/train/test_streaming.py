@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 from ftguide.data import DataError, stream_rows, streamed
 from ftguide.distill import distill
@@ -19,7 +18,7 @@ from ftguide.market import load_tasks
 from ftguide.models import load
 from ftguide.sft import finetune_sft
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ORDERED = dict(max_steps=6, batch_size=4, train_sampling_strategy="sequential", seed=3)
 
 

@@ -2,20 +2,14 @@
 
 import csv
 import json
-import math
 import random
 import warnings
 from types import SimpleNamespace
 
-import datasketch  # once, not in the first check
-import phonenumbers
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import rapidfuzz
 import scipy.stats
-import stdnum.br.cpf
-import stdnum.luhn
 import torch
 from letters import Letters
 

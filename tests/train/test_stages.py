@@ -1,12 +1,10 @@
 "What lessons should not carry: determinism, untouched inputs, interrupted runs, other architectures, conversations."
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch

@@ -1,9 +1,7 @@
 "The distillation engine: loss against formulas and TRL, caches, teachers that only write, what is refused."
 
 import json
-import math
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -19,7 +17,6 @@ import torch.nn.functional as F
 from ftguide.distill import (
     CachedTeacher,
     DistillationPipeline,
-    LogitTeacher,
     TextTeacher,
     _kept,
     dense_targets,
@@ -242,7 +239,6 @@ def test_missing_shards_are_named_and_written_again(tmp_path):
 
 def test_full_disk_keeps_what_was_cached(tmp_path, monkeypatch):
     import safetensors.torch as st  # it keeps the `save_file` that it finds when it is first imported
-    import transformers.modeling_utils
 
     real, made = st.save_file, []
 
@@ -561,7 +557,6 @@ def test_text_teacher_waits_for_a_server_that_restarts(tmp_path):
             time.sleep(0.01)
         server.__exit__()
         time.sleep(1)
-        from functools import partial
 
         again = ThreadingHTTPServer(("127.0.0.1", port), server.http.RequestHandlerClass)
         server.http = again

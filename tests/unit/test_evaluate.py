@@ -6,7 +6,6 @@ import math
 import random
 import sys
 import threading
-import urllib.request
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -44,7 +43,7 @@ from ftguide.evaluate import (
     win_rate,
 )
 from ftguide.market import load_tasks
-from ftguide.models import LM, ModelError, load, perplexity, ready, reply
+from ftguide.models import ModelError, load, perplexity, reply
 from ftguide.sft import finetune_sft
 
 ROWS = load_tasks("test", 8, seed=3)
