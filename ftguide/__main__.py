@@ -1,4 +1,4 @@
 "`python -m ftguide`: the command, for `accelerate launch -m ftguide`. Written by hand, because a notebook cannot export this name."
-from ftguide.workflow import main
+from ftguide.journey import main
 
 main()

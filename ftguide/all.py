@@ -20,7 +20,7 @@ from .scale import *
 from .serve import *
 from .sft import *
 from .tiny import *
-from .workflow import *
+from .journey import *
 
 __all__ = [
     name for name in globals() if not name.startswith("_")

@@ -18,7 +18,7 @@ def case(seen) -> str:
     return f"""![{alt}](theme/journey.svg)
 
 Ads of the base model sell to {c["base"]:.0f} of 100 simulated shoppers, after SFT to {c["SFT"]:.0f}, after DPO to {c["DPO"]:.0f}. A model with {seen["smaller"]:.1f} times fewer parameters, distilled from that one, writes {seen["faster"]:.1f} times as many tokens per second and sells to {c["distilled"]:.0f}
-({over}; measured in [the whole journey](09_workflow.ipynb), and a gate decides whether that is good enough to [deploy](08_serve.ipynb))."""
+({over}; measured in [the whole journey](09_journey.ipynb), and a gate decides whether that is good enough to [deploy](08_serve.ipynb))."""
 
 
 def caso(seen) -> str:
@@ -35,7 +35,7 @@ def caso(seen) -> str:
     return f"""![{alt}](../theme/journey-pt.svg)
 
 Os anúncios do modelo base vendem a {c["base"]:.0f} de 100 compradores simulados; depois do SFT, a {c["SFT"]:.0f}; depois do DPO, a {c["DPO"]:.0f}. Um modelo com {size} vezes menos parâmetros, destilado dele, escreve {speed} vezes mais tokens por segundo e vende a {c["distilled"]:.0f}
-({over}; medido em [a jornada inteira](../09_workflow.ipynb), com o mercado em inglês)."""
+({over}; medido em [a jornada inteira](../09_journey.ipynb), com o mercado em inglês)."""
 
 
 def others(time, memory) -> str:

@@ -35,7 +35,7 @@ def journey() -> (
 ):  # stage -> conversion (value, low, high) and usd; and "seeds", "smaller", "faster": DPO's model against the distilled one
     "The whole journey: means over the seeds where there are some, and the costs of the first run. Stages may head columns or rows."
     path, wanted, found, speed = (
-        NBS / "09_workflow.ipynb",
+        NBS / "09_journey.ipynb",
         {"conversion": "conversion", "usd per million tokens": "usd", "tokens per second": "speed"},
         {},
         None,
@@ -57,7 +57,7 @@ def journey() -> (
     missing = {"conversion", "usd"} - set(found) | ({"tokens per second"} if speed is None else set())
     if missing:
         raise SystemExit(
-            f"09_workflow.ipynb stores no table of {', '.join(STAGES)} with {', '.join(sorted(missing))}; store its outputs"
+            f"09_journey.ipynb stores no table of {', '.join(STAGES)} with {', '.join(sorted(missing))}; store its outputs"
         )
     seeds = next(
         (

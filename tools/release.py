@@ -16,7 +16,7 @@ NEEDS = (
     "ftguide/checkpoints/tiny-small/model.safetensors",
     "ftguide/report.ipynb",
     "ftguide/prices.json",
-    "ftguide/workflow.py",
+    "ftguide/journey.py",
 )
 
 
@@ -65,7 +65,7 @@ def at_work(wheel: Path):
         run(
             python,
             "-c",
-            "from ftguide.workflow import main; main()",
+            "from ftguide.journey import main; main()",
             "run",
             "--out",
             f"{there}/out",

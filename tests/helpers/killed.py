@@ -24,7 +24,7 @@ def server():
             "ftguide.sft",
             "ftguide.dpo",
             "ftguide.distill",
-            "ftguide.workflow",
+            "ftguide.journey",
         ]
     )
     first = context.Process(target=nothing)
@@ -94,7 +94,7 @@ def month(shop: str, votes: str):
 
 def journey(folder: str, knobs: dict, told=None):
     "The whole journey; `told` is set as soon as it holds its folder, and then it waits."
-    from ftguide.workflow import run
+    from ftguide.journey import run
 
     def say(line):
         if told:

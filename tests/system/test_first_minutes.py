@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from ftguide.data import DataError, check, read
 from ftguide.models import ModelError, load
-from ftguide.workflow import app, main
+from ftguide.journey import app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ftguide.evaluate import Report, evaluate
 from ftguide.models import ModelError, checkpoints, completion_logps, load, prompt_text, reply, save
 from ftguide.sft import finetune_sft
-from ftguide.workflow import app
+from ftguide.journey import app
 
 
 def cli(*args):

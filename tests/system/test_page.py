@@ -36,7 +36,7 @@ from ftguide.page import (
     together,
 )
 from ftguide.serve import Gate, deploy
-from ftguide.workflow import app
+from ftguide.journey import app
 
 try:
     from selenium.common.exceptions import StaleElementReferenceException as Stale
@@ -71,7 +71,7 @@ class Server:
     def __init__(self, log, *arguments, before="", **env):
         self.port, self.log = free_port(), log
         self.url = f"http://127.0.0.1:{self.port}"
-        program = f"{before}\nfrom ftguide.workflow import main\nmain()"
+        program = f"{before}\nfrom ftguide.journey import main\nmain()"
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program, "serve", *map(str, arguments), "--port", str(self.port)],

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ftguide.distill import write_cache
 from ftguide.market import load_tasks
 from ftguide.models import load
-from ftguide.workflow import app
+from ftguide.journey import app
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -450,7 +450,7 @@ def test_a_gate_that_makes_no_sense_is_refused(knobs, says):
 def test_command(shop, store, tmp_path):
     from typer.testing import CliRunner
 
-    from ftguide.workflow import app
+    from ftguide.journey import app
 
     holdout = tmp_path / "holdout.jsonl"
     holdout.write_text("\n".join(json.dumps(r) for r in HOLDOUT), encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ftguide.data import DataError, read
-from ftguide.workflow import app
+from ftguide.journey import app
 
 GOOD = {"prompt": "Hi", "completion": "Hello"}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}

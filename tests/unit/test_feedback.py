@@ -32,7 +32,7 @@ from ftguide.feedback import (
     restore,
     thumbs_from,
 )
-from ftguide.workflow import app
+from ftguide.journey import app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and resource limits")
 SLOW_DISK = (

@@ -16,7 +16,7 @@ from ftguide.feedback import Feedback
 from ftguide.models import TrainingError, load
 from ftguide.page import PageError
 from ftguide.serve import Gate, deploy
-from ftguide.workflow import app
+from ftguide.journey import app
 
 COMMANDS = get_command(app).commands
 FLAGS = [(name, p) for name, c in sorted(COMMANDS.items()) for p in c.params if p.name != "help"]
@@ -147,7 +147,7 @@ def quick(folder):
         m.setattr("ftguide.models.train", stop)
         m.setattr("ftguide.page.page", page)
         m.setattr("ftguide.evaluate._quality", quality)
-        m.setattr("ftguide.workflow.html", lambda f: f)
+        m.setattr("ftguide.journey.html", lambda f: f)
         m.setattr(
             "ftguide.evaluate.latency",
             lambda *a, **k: dict(

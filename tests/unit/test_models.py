@@ -1,6 +1,5 @@
 "Models: the names they go by, what a folder gives back, and batches that change nothing."
 
-
 import pytest
 
 from ftguide.models import ModelError, completion_logps, context_length, load, reply, save

@@ -21,7 +21,7 @@ from ftguide.evaluate import Report, evaluate, weights_fingerprint
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
 from ftguide.serve import Gate, current, data_fingerprints, deploy, model_card, rollback, versions
-from ftguide.workflow import app
+from ftguide.journey import app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)

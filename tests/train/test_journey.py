@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ftguide.data import DataError
 from ftguide.evaluate import Report
 from ftguide.models import load
-from ftguide.workflow import (
+from ftguide.journey import (
     app,
     check_stage,
     example_material,
@@ -207,7 +207,7 @@ def test_material_that_only_repeats_the_test():
 
 
 def test_the_teachers_reference_is_not_learnt():
-    from ftguide.workflow import Material, _reference
+    from ftguide.journey import Material, _reference
 
     m = Material(
         corpus=[dict(prompt=f"How much is {i % 20} + 1?") for i in range(60)] + [dict(text="a text")]
@@ -405,7 +405,7 @@ def test_portuguese_runs_the_same_journey(whole):
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
     out, stages, _ = whole
     mine = tmp_path / "run"
-    kill = f"import os, sys, json; from ftguide.workflow import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
+    kill = f"import os, sys, json; from ftguide.journey import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
     done = subprocess.run(
         [sys.executable, "-c", kill, mine, json.dumps(KNOBS)],
         capture_output=True,
