@@ -7,9 +7,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 BROWSER := .venv/.browser
 
-.PHONY: help guide test coverage lab outputs bench readme docs tiny release mutants clean
+.PHONY: help guide quick test coverage lab outputs bench readme docs tiny release mutants clean
 help:
 	@echo "make guide    run the whole journey on the built-in example and write a report"
+	@echo "make quick    lint, export and unit tests: the inner loop, a few minutes"
 	@echo "make test     everything that must always hold"
 	@echo "make coverage the same, and which lines of the package no test ran"
 	@echo "make mutants  change the losses and the data checks in thousands of small ways: does a test notice? SHARE=0.2 tries every fifth"
@@ -26,7 +27,7 @@ $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@echo "installing into .venv (once, some minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --config-settings editable_mode=compat --editable ".[dev]"
 	@touch $@
 
 # The pages are tested in a real browser. Where Debian's can be installed it is; otherwise those tests are skipped and say so.
@@ -37,7 +38,12 @@ $(BROWSER): $(READY)
 guide: $(READY)
 	@$(BIN)/ftguide run --out $(OUT)
 
+quick: $(READY)
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup tests/unit
+
 test: $(READY) $(BROWSER)
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@FTGUIDE_PROFILE=$(PROFILE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests
 
 coverage: $(READY) $(BROWSER)

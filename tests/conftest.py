@@ -1,4 +1,4 @@
-"Shared by all tests: no network, no telemetry, no progress bars, the same made-up examples every time; what shares a fixture runs in one process."
+"Shared by all tests: no network, no telemetry, no progress bars, the same made-up examples every time."
 
 import os
 
@@ -6,9 +6,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("seeded", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-settings.register_profile(
-    "hunt", parent=settings.get_profile("seeded"), derandomize=False
-)  # pytest --hypothesis-profile=hunt: other examples every time
+# pytest --hypothesis-profile=hunt: other examples every time
+settings.register_profile("hunt", parent=settings.get_profile("seeded"), derandomize=False)
 settings.load_profile("seeded")
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -19,11 +18,22 @@ os.environ.update(
 )
 
 
-def pytest_collection_modifyitems(items):
-    "With `-n`, a file of tests stays in one process, where its models are made once; chapters are independent of each other."
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also the tests that take many minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Each test is marked with its folder, and those marked `long` wait for --long.
+
+    With `-n`, a file of tests stays in one process, where its models are made once; lessons are independent
+    of each other."""
     for item in items:
-        if not item.path.name == "test_notebooks.py":
+        room = item.path.parent.name
+        item.add_marker(getattr(pytest.mark, room))
+        if room != "lessons":
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="takes many minutes; pytest --long runs it"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +48,10 @@ def browser():
 
 @pytest.fixture
 def clicked():
-    "Runs cells in a real kernel that shows widgets; a message between the two is lost once in a while, so a kernel that says nothing for a minute is started again."
+    """Runs cells in a real kernel that shows widgets.
+
+    A message between the two is lost once in a while, so a kernel that says nothing for a minute is started
+    again."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError

@@ -1,4 +1,6 @@
-"Killed at random moments and called again: the same weights, and no half file that anything trips over. FTGUIDE_KILLS=20 kills each piece of work twenty times."
+"""Killed at random moments and called again: the same weights, and no half file that anything trips over.
+
+FTGUIDE_KILLS=20 kills each piece of work twenty times."""
 
 import json
 import sys
@@ -113,7 +115,7 @@ def test_small_files_and_models(tmp_path):
     )
 
 
-@pytest.mark.skipif(KILLS < 3, reason="a journey takes half a minute: only with FTGUIDE_KILLS")
+@pytest.mark.long
 def test_journey(tmp_path):
     knobs = dict(
         base="tiny-small",

@@ -1,6 +1,6 @@
 """`accelerate launch -m ftguide` with two processes on the CPU: the weights of one process, one writer, one message, and a run that is killed goes on.
 
-FTGUIDE_LONG=1 does all of it for every stage: slices (FSDP2) for DPO and distillation, and a killed run for each."""
+`pytest --long` does all of it for every stage: slices (FSDP2) for DPO and distillation, and a killed run for each."""
 
 import json
 import os
@@ -21,7 +21,6 @@ from ftguide.journey import app
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-LONG = os.environ.get("FTGUIDE_LONG") == "1"
 QUIET = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
@@ -157,13 +156,14 @@ def cut_and_resumed(command, folder, **how):
     return folder / "cut"
 
 
-def only_long(command, stage):
-    if command[0] != stage and not LONG:
-        pytest.skip("only with FTGUIDE_LONG=1")
+def only_long(request, command, stage):
+    if command[0] != stage and not request.config.getoption("--long"):
+        pytest.skip("only with --long")
 
 
-def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path):
-    (command, one), _ = stage, only_long(stage[0], "distill")
+def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path, request):
+    command, one = stage
+    only_long(request, command, "distill")
     whole = cut_and_resumed(command, tmp_path)
     assert steps(one) == steps(whole) and difference(one, whole) < 1e-4
 
@@ -171,9 +171,7 @@ def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path):
 FSDP = dict(config="fsdp2", run=(ROOT / "tests/helpers/fsdp_cpu.py",))
 
 
-@pytest.mark.skipif(
-    not LONG, reason="the run that is cut and goes on ends with the same weights; only with FTGUIDE_LONG=1"
-)
+@pytest.mark.long  # the run that is cut and goes on ends with the same weights
 def test_slices_end_with_the_weights_of_one(stage, tmp_path):
     "FSDP2: each process holds half of every weight, and what is written is the whole model."
     command, one = stage
@@ -183,8 +181,9 @@ def test_slices_end_with_the_weights_of_one(stage, tmp_path):
     assert said.count("parameters, in") == 1
 
 
-def test_slices_go_on_after_a_worker_was_killed(stage, tmp_path):
-    (command, one), _ = stage, only_long(stage[0], "sft")
+def test_slices_go_on_after_a_worker_was_killed(stage, tmp_path, request):
+    command, one = stage
+    only_long(request, command, "sft")
     whole = cut_and_resumed(command, tmp_path, **FSDP)
     assert steps(one) == steps(whole) and difference(one, whole) < 1e-4
 

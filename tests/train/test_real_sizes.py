@@ -1,8 +1,8 @@
 """The true architectures and sizes with random weights, on a CPU: load, two steps, save, reply, and the peak beside `estimate`.
 
-FTGUIDE_REAL=1.7B adds the 1.7B shape and longer rows: eight minutes on two cores, 14 GB of memory, 6 GB of disk."""
+`pytest --long` adds the 1.7B shape and longer rows: eight minutes on two cores, 14 GB of memory, 6 GB of
+disk."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +18,6 @@ from ftguide.scale import _measured, parameter_count
 from ftguide.sft import finetune_sft
 
 PARAMETERS = {"135M": 134_515_008, "360M": 361_821_120, "1.7B": 1_711_376_384}
-LARGE = os.environ.get("FTGUIDE_REAL") == "1.7B"
 
 
 def smollm2(hidden, layers, heads, kv, ffn):
@@ -37,49 +36,56 @@ def smollm2(hidden, layers, heads, kv, ffn):
     )
 
 
-SHAPES = {"135M": smollm2(576, 30, 9, 3, 1536), "360M": smollm2(960, 32, 15, 5, 2560)} | (
-    {"1.7B": smollm2(2048, 24, 32, 32, 8192)} if LARGE else {}
-)
+SHAPES = {"135M": smollm2(576, 30, 9, 3, 1536), "360M": smollm2(960, 32, 15, 5, 2560)}
+ALL_SHAPES = SHAPES | {"1.7B": smollm2(2048, 24, 32, 32, 8192)}
 CASES = [
     dict(method="sft", base="135M", size=1, length=64),
     dict(method="dpo", base="135M", size=1, length=64),
     dict(method="distill", base="135M", teacher="360M", size=1, length=64),
 ]
-if LARGE:
-    CASES += [
-        dict(method="sft", base="360M", size=2, length=256),
-        dict(method="dpo", base="360M", size=2, length=256),
-        dict(method="lora", base="1.7B", size=2, length=256),
-        dict(method="distill", base="360M", teacher="1.7B", size=2, length=256),
-    ]
+ALL_CASES = [
+    *CASES,
+    dict(method="sft", base="360M", size=2, length=256),
+    dict(method="dpo", base="360M", size=2, length=256),
+    dict(method="lora", base="1.7B", size=2, length=256),
+    dict(method="distill", base="360M", teacher="1.7B", size=2, length=256),
+]
 
 
 @pytest.mark.skipif(
     sys.platform != "linux", reason="how a C library keeps memory differs; measured with glibc"
 )
-@pytest.mark.timeout(3600 if LARGE else 600)
-def test_load_train_save_reply(tmp_path):
+@pytest.mark.parametrize(
+    ("shapes", "cases", "seconds"),
+    [
+        pytest.param(SHAPES, CASES, 500, id="135M"),
+        pytest.param(ALL_SHAPES, ALL_CASES, 3500, id="1.7B", marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.timeout(3600)
+def test_load_train_save_reply(tmp_path, shapes, cases, seconds):
     try:
-        made, *seen = _measured(tmp_path, [dict(models=SHAPES), *CASES], 3500 if LARGE else 500)
-        assert {name: parameter_count(tmp_path / name) for name in SHAPES} == {
-            name: PARAMETERS[name] for name in SHAPES
+        made, *seen = _measured(tmp_path, [dict(models=shapes), *cases], seconds)
+        assert {name: parameter_count(tmp_path / name) for name in shapes} == {
+            name: PARAMETERS[name] for name in shapes
         }
         assert not list(tmp_path.glob("after*")), "what was trained is gone"
     finally:
         shutil.rmtree(tmp_path)
     assert made["vocabulary"] == 49152 and made["bytes"] == pytest.approx(
-        2 * sum(PARAMETERS[name] for name in SHAPES), rel=1e-3
+        2 * sum(PARAMETERS[name] for name in shapes), rel=1e-3
     ), "bfloat16, each weight once"
-    for case, m in zip(CASES, seen, strict=True):
+    for case, m in zip(cases, seen, strict=True):
         told = estimate(
-            SHAPES[case["base"]],
+            shapes[case["base"]],
             *(m[k] for k in ("method", "batch_size", "sequence_length", "tokens")),
             "CPU",
             scored=m["scored"],
-            teacher=SHAPES.get(case.get("teacher")),
+            teacher=shapes.get(case.get("teacher")),
         ).peak_bytes
         print(
-            f"{case['method']} {case['base']}: {m['bytes'] / 1e9:.2f} GB, estimate {told / 1e9:.2f} GB, {m['seconds']:.1f} s a step of {m['batch_size']} x {m['sequence_length']}, loss {m['loss']:.3f}"
+            f"{case['method']} {case['base']}: {m['bytes'] / 1e9:.2f} GB, estimate {told / 1e9:.2f} GB, "
+            f"{m['seconds']:.1f} s a step of {m['batch_size']} x {m['sequence_length']}, loss {m['loss']:.3f}"
         )
         assert m["bytes"] < 24e9 and 0.75 < m["bytes"] / told < 1.25, (m, told)
         assert isinstance(m["answer"], str) and 0 < m["loss"] < 15

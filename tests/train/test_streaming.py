@@ -1,6 +1,7 @@
 """Streams through the three trainers: the same training as from a list, errors when their row comes, and memory that does not grow with the file.
 
-FTGUIDE_MILLION=1 sends 1,000,000 rows through each trainer, a quarter to half an hour for each; another number, so many rows."""
+`pytest --long` sends a million rows through each trainer, a quarter to half an hour for each;
+FTGUIDE_ROWS is another number of them."""
 
 import json
 import os
@@ -172,10 +173,10 @@ def test_memory_does_not_grow_with_the_file(stage, tmp_path):
     assert peak_mb(stage, file, 2000) < peak_mb(stage, tmp_path / "small.jsonl", 500) + 60
 
 
-ROWS = {0: 0, 1: 1_000_000}.get(n := int(os.environ.get("FTGUIDE_MILLION", 0)), n)
+ROWS = int(os.environ.get("FTGUIDE_ROWS", 1_000_000))
 
 
-@pytest.mark.skipif(not ROWS, reason="many minutes; FTGUIDE_MILLION=1 runs it")
+@pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("stage", ["sft", "dpo", "distill"])
 def test_a_million_rows_to_the_end(stage, tmp_path):

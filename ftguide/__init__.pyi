@@ -1,0 +1,31 @@
+# The public names of the package and where each is defined. Type checkers read this file, and so does __init__.py.
+from .data import check as check
+from .data import read as read
+from .data import split as split
+from .data import streamed as streamed
+from .decide import choose_technique as choose_technique
+from .decide import estimate as estimate
+from .decide import roi as roi
+from .distill import TextTeacher as TextTeacher
+from .distill import distill as distill
+from .dpo import align_dpo as align_dpo
+from .dpo import align_kto as align_kto
+from .dpo import make_pairs as make_pairs
+from .evaluate import Report as Report
+from .evaluate import diagnose as diagnose
+from .evaluate import evaluate as evaluate
+from .feedback import Feedback as Feedback
+from .improve import improve as improve
+from .market import load_tasks as load_tasks
+from .market import shoppers_choose as shoppers_choose
+from .models import LM as LM
+from .models import load as load
+from .models import reply as reply
+from .models import save as save
+from .page import serve as serve
+from .serve import Gate as Gate
+from .serve import deploy as deploy
+from .serve import rollback as rollback
+from .sft import finetune_sft as finetune_sft
+
+__version__: str

@@ -1,0 +1,98 @@
+"The house: imports point one way, each module is where CONTRIBUTING draws it, and code is written as the style says."
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "ftguide"
+MODULES = sorted(
+    p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py", "__main__.py", "_modidx.py")
+)
+LAZY = {"cli"}  # a command imports its module when it runs
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    "Modules of this package that a file imports, at the top or anywhere else."
+    known, found = {dotted(p) for p in MODULES}, set()
+    package = dotted(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = (node.module or "").split(".") if node.module else []
+            if node.level:
+                base = [*package[: len(package) - node.level + 1], *base]
+            elif base[:1] == ["ftguide"]:
+                base = base[1:]
+            else:
+                continue
+            names = [".".join([*base, alias.name]) for alias in node.names]
+            found |= {n for n in [".".join(base), *names] if n in known}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("ftguide.") for a in node.names} & known
+    return found
+
+
+GRAPH = {dotted(p): imports(p) for p in MODULES}
+
+
+def test_imports_make_no_circle():
+    TopologicalSorter(GRAPH).prepare()
+
+
+def test_engine_knows_no_technique():
+    "What every stage runs on may use the lesson on models, and no other."
+    for name, found in GRAPH.items():
+        if name.startswith("engine."):
+            assert not {f for f in found if not f.startswith("engine.") and f != "models"}, name
+
+
+def test_nothing_imports_the_command_line_or_the_report():
+    for name, found in GRAPH.items():
+        assert not {f for f in found if f == "cli"}, name
+        if not name.startswith(("report.", "cli")):
+            assert not {f for f in found if f.startswith("report.")}, name
+
+
+def functions(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_modules_keep_the_style(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "a module says in one line what it is for"
+    for function in functions(tree):
+        inner = [n for n in ast.walk(function) if n is not function]
+        assert not [n.name for n in inner if isinstance(n, ast.ClassDef)], f"class inside {function.name}"
+        if dotted(path) in LAZY:
+            continue
+        own = [
+            n
+            for n in inner
+            if isinstance(n, ast.ImportFrom) and (n.level or (n.module or "").split(".")[0] == "ftguide")
+        ]
+        assert not own, f"{function.name} imports from the package"
+
+
+def test_contributing_draws_the_house():
+    "Each module stands in the tree of CONTRIBUTING.md, and each file of the tree exists."
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = re.search(r"```text\nftguide/\n(.*?)```", text, re.S)[1]
+    folder, drawn = "", set()
+    for line in tree.splitlines():
+        depth = len(re.match(r"[│├└─\s]*", line)[0]) // 4
+        for name in re.findall(r"^[│├└─\s]*((?:[\w.]+(?:/|\.py) ?)+)", line):
+            for one in name.split():
+                if one.endswith("/"):
+                    folder = one if depth == 1 else folder
+                else:
+                    drawn.add((folder if depth > 1 else "") + one)
+    there = {str(p.relative_to(PACKAGE)) for p in MODULES}
+    assert drawn == there, f"not drawn: {sorted(there - drawn)}; not there: {sorted(drawn - there)}"
