@@ -12,7 +12,7 @@ TITLE = """# Every function
 
 > All exported names, with their parameters, shapes and units, and the place where they are explained
 
-This page is made by a script from the comments beside the parameters, so it says what the code says. `from ftguide.all import *` brings all of it; libraries such as torch are loaded only when a function needs them."""
+This page is made by a script from the comments beside the parameters, so it says what the code says. What most people need stands in `ftguide` itself: `from ftguide import load, finetune_sft`."""
 
 
 def plain(text: str) -> str:

@@ -20,7 +20,6 @@ def server():
             "datasets",
             "trl.trainer.sft_trainer",
             "trl.trainer.dpo_trainer",
-            "ftguide.all",
             "ftguide.sft",
             "ftguide.dpo",
             "ftguide.distill",

@@ -224,7 +224,7 @@ def test_a_check_that_takes_too_long(monkeypatch, tmp_path):
 
 # ---- a kernel
 
-TRAIN = """from ftguide.all import finetune_sft, load_tasks
+TRAIN = """from ftguide import finetune_sft, load_tasks
 from transformers import TrainerCallback
 class Say(TrainerCallback):
     def on_step_end(self, *a, **k): print("a step", flush=True)

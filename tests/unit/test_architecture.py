@@ -1,4 +1,4 @@
-"The house: imports point one way, each module is where CONTRIBUTING draws it, and code is written as the style says."
+"The house: imports point one way, each module stands where CONTRIBUTING draws it, and code keeps the style."
 
 import ast
 import re
