@@ -1,6 +1,8 @@
-"""A guide to customising language models that runs: SFT, DPO and distillation.
+"""A guide to customising language models that runs: SFT, DPO and distillation, derived, measured and plotted
 
-The public names stand in `__init__.pyi`; each is imported when it is first used, so `import ftguide` is quick."""
+Modules:
+
+- `ftguide.engine.docments`: What a function says of its parameters: the comments beside them, read from the file without importing it."""
 
 import lazy_loader
 

@@ -1,18 +1,24 @@
-"Writes nbs/api.ipynb: every exported name with its signature, its parameters from the docments, and its chapter. `--check` only compares."
+"""Writes nbs/api.ipynb: every exported name with its signature, its parameters and its chapter.
+
+`--check` only compares.
+"""
 
 import ast
-import io
 import re
+import sys
 import textwrap
-import tokenize
 
 from book import NBS, ROOT, anchor, as_notebook, cells, chapters, headings, markdown_cell, title, write
+
+sys.path.insert(0, str(ROOT))  # the script's own copy of the package
+from ftguide.engine.docments import ModuleSource, fields, parameters, returns_comment
 
 TITLE = """# Every function
 
 > All exported names, with their parameters, shapes and units, and the place where they are explained
 
-This page is made by a script from the comments beside the parameters, so it says what the code says. What most people need stands in `ftguide` itself: `from ftguide import load, finetune_sft`."""
+This page is made by a script from the comments beside the parameters, so it says what the code says. \
+What most people need stands in `ftguide` itself: `from ftguide import load, finetune_sft`."""
 
 
 def plain(text: str) -> str:
@@ -39,68 +45,24 @@ def code(node) -> str:
     )
 
 
-class Source:
-    "A module: its definitions, the comments of its lines, and the cell each line comes from."
+class Source(ModuleSource):
+    "A module with the names it exports, and the cell each line comes from."
 
     def __init__(self, path):
-        text = path.read_text(encoding="utf-8")
-        self.tree = ast.parse(text)
-        self.comments = {
-            t.start[0]: t.string.lstrip("# ").strip()
-            for t in tokenize.generate_tokens(io.StringIO(text).readline)
-            if t.type == tokenize.COMMENT
-        }
+        super().__init__(path.read_text(encoding="utf-8"))
         self.cells = [
             (n, c.split("#")[-1]) for n, c in sorted(self.comments.items()) if re.match(r"%% \S+\.ipynb #", c)
         ]
-        self.names = next(
-            ast.literal_eval(n.value)
-            for n in self.tree.body
-            if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"
-        )
+        self.names = ast.literal_eval(self.of("__all__").value)
 
     def cell(self, node) -> str:
         return [c for n, c in self.cells if n < node.lineno][-1]
 
-    def of(self, name):
-        for node in self.tree.body:
-            targets = [
-                t
-                for x in getattr(node, "targets", [getattr(node, "target", None)])
-                for t in getattr(x, "elts", [x])
-            ]
-            if getattr(node, "name", None) == name or name in [getattr(t, "id", None) for t in targets]:
-                return node
-
-    def comment(self, line: int) -> str:
-        return self.comments.get(line, "")
-
-
-def parameters(source, function, skip=0) -> list[tuple]:  # name, annotation, default, comment
-    a = function.args
-    named = a.posonlyargs + a.args
-    defaults = [None] * (len(named) - len(a.defaults)) + a.defaults
-    rows = [(x.arg, x.annotation, d, x) for x, d in zip(named, defaults)][skip:]
-    if a.vararg:
-        rows.append(("*" + a.vararg.arg, a.vararg.annotation, None, a.vararg))
-    rows += [(x.arg, x.annotation, d, x) for x, d in zip(a.kwonlyargs, a.kw_defaults)]
-    if a.kwarg:
-        rows.append(("**" + a.kwarg.arg, a.kwarg.annotation, None, a.kwarg))
-    head = function.lineno
-    return [(n, t, d, source.comment((d or x).end_lineno) if x.lineno != head else "") for n, t, d, x in rows]
-
 
 def returns(source, function) -> str:
-    line = function.body[0].lineno
-    heads = [n for n in range(function.lineno, line) if source.comment(n)] or (
-        [line] if line == function.lineno else []
-    )
-    last = max((x.end_lineno for x in ast.walk(function.args) if hasattr(x, "end_lineno")), default=0)
-    said = source.comment(heads[-1]) if heads and (heads[-1] > last or heads[-1] == function.lineno) else ""
-    if heads and heads[-1] == function.lineno and function.returns is None and not said.startswith("-> "):
-        return ""
-    said = re.sub(r"^-> ", "", said)
-    return ": ".join(x for x in (code(function.returns), plain(said)) if x)
+    said = returns_comment(source, function)
+    bare = function.returns is None and not said
+    return "" if bare else ": ".join(x for x in (code(function.returns), plain(said)) if x)
 
 
 def beside(source, function) -> str:
@@ -152,9 +114,9 @@ def entry(source, name, place) -> str:
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         names = getattr(getattr(node, "targets", [None])[0], "elts", [])
         value = ast.unparse(node.value.elts[[n.id for n in names].index(name)] if names else node.value)
-        parts.append(
-            f"```python\n{name} = {value if len(value) < 90 else textwrap.shorten(value, 88, placeholder=' …')}\n```"
-        )
+        if len(value) >= 90:
+            value = textwrap.shorten(value, 88, placeholder=" …")
+        parts.append(f"```python\n{name} = {value}\n```")
         if source.comment(node.end_lineno):
             parts.append(plain(source.comment(node.end_lineno)))
         return "\n\n".join(parts)
@@ -176,16 +138,11 @@ def entry(source, name, place) -> str:
     bases = ", ".join(ast.unparse(b) for b in node.bases)
     if bases:
         parts.append(f"A kind of `{bases}`.")
-    fields = [
-        (n.target.id, n.annotation, n.value, source.comment(n.end_lineno))
-        for n in node.body
-        if isinstance(n, ast.AnnAssign)
-    ]
     start = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if start:
         parts += [f"```python\n{signature(name, source, start, 1)}\n```", table(parameters(source, start, 1))]
-    elif fields:
-        parts.append(table(fields))
+    elif fields(source, node):
+        parts.append(table(fields(source, node)))
     for n in node.body:
         if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"):
             continue

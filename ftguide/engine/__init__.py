@@ -1,0 +1,1 @@
+"What every stage runs on, written by hand; a lesson imports it and shows what it does."
