@@ -15,10 +15,9 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from book import NBS, anchor, cells, headings
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from book import NBS, anchor, cells, headings
 
 PAGES = sorted(NBS.glob("*.ipynb")) + sorted(NBS.glob("pt/*.ipynb"))
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]

@@ -1,12 +1,11 @@
 "Words: each leads to a place that uses it."
 
 import re
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
 from book import NBS, anchor, cells
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def section(path, part: str) -> str:

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from book import NBS, cells
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from book import NBS, cells
 
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
 PORTUGUESE = "\n\n".join(c["source"] for c in cells(NBS / "pt/index.ipynb"))
