@@ -189,7 +189,7 @@ def test_what_is_no_source(tmp_path, monkeypatch):
         asked.append(name)
         yield from [("h, row 1", HI)]
 
-    monkeypatch.setattr(chapter, "_hub", hub)
+    monkeypatch.setattr("ftguide.engine.formats.read_hub", hub)
     assert read("owner/name") == [HI] == read("o.w-n/na.me:split") and asked == [
         "owner/name",
         "o.w-n/na.me:split",
@@ -1150,22 +1150,22 @@ def test_rows_as_trl_takes_them():
 def test_rows_of_a_stream():
     says = "a stream has no length, so max_steps must say how many steps to take"
     for config in ({}, dict(max_steps=0), dict(max_steps=None), dict(max_steps=-1)):
-        assert error(chapter.head, [HI], "sft", config) == says
+        assert error(chapter.peek, [HI], "sft", config) == says
     assert (
-        chapter.head(iter([HI] * 5), "sft", dict(max_steps=1), 2) == [HI] * 2
-        and len(chapter.head([HI] * 1005, "sft", dict(max_steps=9))) == 1000
-        and error(chapter.head, [HI], "pairs", dict(max_steps=1))
+        chapter.peek(iter([HI] * 5), "sft", dict(max_steps=1), 2) == [HI] * 2
+        and len(chapter.peek([HI] * 1005, "sft", dict(max_steps=9))) == 1000
+        and error(chapter.peek, [HI], "pairs", dict(max_steps=1))
     )
-    assert list(chapter.flow(model(), [HI, dict(HI, completion="y" * 32)])) == [
+    assert list(chapter.stream_rows(model(), [HI, dict(HI, completion="y" * 32)])) == [
         HI,
         dict(HI, completion="y" * 32),
-    ] and list(chapter.flow(model(), [dict(text="x")], "corpus")) == [dict(text="x")]
+    ] and list(chapter.stream_rows(model(), [dict(text="x")], "corpus")) == [dict(text="x")]
     assert (
-        error(list, chapter.flow(model(), [HI, 3]))
+        error(list, chapter.stream_rows(model(), [HI, 3]))
         == "row 2 of the stream: expected an object with columns, found int"
     )
     assert (
-        error(list, chapter.flow(model(), [HI, dict(HI, completion="y" * 33)]))
+        error(list, chapter.stream_rows(model(), [HI, dict(HI, completion="y" * 33)]))
         == "row 2 of the stream has 41 tokens and does not fit into small's context of 40. Shorten it, or filter the stream"
     )
 

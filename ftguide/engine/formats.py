@@ -1,0 +1,269 @@
+"""The files that rows come in (JSON lines, JSON, tables, Parquet, the hub), each row with its address."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import pyarrow.parquet
+from datasets import load_dataset
+
+from ftguide.models import quiet_libraries
+
+KINDS = {  # kind of data -> the alternatives of columns it may have
+    "sft": (("prompt", "completion"), ("messages",)),
+    "pairs": (("prompt", "chosen", "rejected"),),
+    "corpus": (("prompt",), ("text",)),
+}
+ALIASES = {"instruction": "prompt", "input": "prompt", "output": "completion"}  # Alpaca's and others' names
+COLUMN_NAMES = {name for shapes in KINDS.values() for shape in shapes for name in shape} | ALIASES.keys()
+
+HOW_TO_SAVE = "in a spreadsheet choose Save as, CSV UTF-8"
+OTHER_FORMATS = {  # suffix that cannot be read -> what to do
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), HOW_TO_SAVE),
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first"),
+    ".txt": "a table is named .csv, with commas, semicolons or tabs",
+}
+
+
+class DataError(ValueError):
+    "Data that cannot be used; the message says which file and row, and what to do."
+
+    def __init__(self, message: str = ""):
+        one_line = " ".join(str(message).splitlines())  # one line, whatever the data holds
+        super().__init__(one_line.encode("utf-8", "backslashreplace").decode())
+
+
+# A reader yields (where, row). A row that cannot be read is the DataError that says why: the caller decides.
+Addressed = tuple[str, "dict | DataError"]
+
+
+def read_jsonl(path: Path) -> Iterator[Addressed]:
+    "One JSON object a line; a line that is none does not end the reading."
+    expected = 'Each line must be one object such as {"prompt": ...}'
+    with open(path, "rb") as f:
+        for n, line in enumerate(f, 1):
+            where = f"{path}, line {n}"
+            try:
+                text = line.decode("utf-8-sig" if n == 1 else "utf-8").strip()
+            except UnicodeDecodeError as e:
+                problem = f"not UTF-8 text (byte {e.start} of the line); save the file as UTF-8"
+                yield where, DataError(f"{where}: {problem}")
+                continue
+            if text in ("{", "["):
+                yield where, _parsed(text, where, expected + "; a file that holds one list is named .json")
+            elif text:
+                yield where, _parsed(text, where, expected)
+
+
+def read_json(path: Path) -> Iterator[Addressed]:
+    "One list of JSON objects, read whole."
+    expected = "The file must hold one list of objects; with one object a line it is named .jsonl"
+    rows = _parsed(path.read_text(encoding="utf-8-sig"), str(path), expected)
+    if isinstance(rows, DataError):
+        raise rows
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: the file must hold a list of objects, not {type(rows).__name__}")
+    for n, row in enumerate(rows, 1):
+        yield f"{path}, row {n}", row
+
+
+def _parsed(text: str, where: str, expected: str):
+    "The JSON value, or the DataError that says why there is none."
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        return DataError(f"{where}: not valid JSON (nested too deeply). {expected}")
+    except ValueError as e:
+        line = f", line {e.lineno}" if getattr(e, "lineno", 1) > 1 else ""
+        return DataError(f"{where}{line}: not valid JSON ({getattr(e, 'msg', e)}). {expected}")
+
+
+def _object(pairs: list[tuple]) -> dict:
+    "A JSON object; ValueError when a key stands in it twice, because one of the two values would be lost."
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {str(key)[:40]!r} appears twice")
+    return row
+
+
+def read_csv(path: Path) -> Iterator[Addressed]:
+    "A table as a spreadsheet writes it, with commas, semicolons, tabs or bars, in UTF-8 or UTF-16."
+    csv.field_size_limit(2**31 - 1)
+    with open(path, encoding=_encoding(path), newline="") as f:
+        header = f.readline()
+        named = re.fullmatch(r"sep=(.)\s*", header)  # Excel's way to name the separator
+        if named:
+            header = f.readline()
+        separator = named[1] if named else max(",;\t|", key=header.count)
+        records = csv.reader(chain((header,), f), delimiter=separator, strict=True)
+        names = [_column_name(written) for written in next(records, [])]
+        _refuse_repeated(path, filter(None, names))
+        n = 0
+        for fields in _records(records):
+            if not fields:
+                continue
+            n += 1
+            where = f"{path}, row {n}"
+            if isinstance(fields, csv.Error):
+                yield where, _unmatched_quotes(where, fields)
+            elif any(map(str.strip, fields)):  # a spreadsheet writes empty rows as separators
+                yield where, _record(where, names, fields)
+
+
+def _encoding(path: Path) -> str:
+    "Excel writes UTF-16 as well, and says so in the first two bytes."
+    with open(path, "rb") as f:
+        begins = f.read(4)
+    if begins in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
+        raise DataError(f"{path}: not text but a spreadsheet or an archive; {HOW_TO_SAVE}")
+    return "utf-16" if begins[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _column_name(written: str) -> str:
+    "A column's name; one that we know is recognised in capitals and with spaces around it."
+    name = written.strip()
+    return name.lower() if name.lower() in COLUMN_NAMES else name
+
+
+def _records(records: Iterator[list]) -> Iterator[list | csv.Error]:
+    "The fields of each record; a csv.Error where they cannot be told apart."
+    while True:
+        try:
+            yield next(records)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            yield e
+
+
+def _unmatched_quotes(where: str, error: csv.Error) -> DataError:
+    return DataError(
+        f"{where}: the quotes do not match ({error}); "
+        "a quote that opens a field must close it, and one inside a field is written twice"
+    )
+
+
+def _record(where: str, names: list[str], fields: list[str]) -> dict | DataError:
+    "Fields by their columns; columns without a name are left out when nothing stands in them."
+    pairs = list(zip_longest(names, fields, fillvalue=""))
+    if any(field.strip() for name, field in pairs if not name):
+        return DataError(
+            f"{where}: more fields than the header has columns; "
+            "quote text that holds the separator, and name every column"
+        )
+    return {name: field for name, field in zip_longest(names, fields[: len(names)]) if name}
+
+
+def _refuse_repeated(source: Path | str, columns: Iterable[str]):
+    "DataError when two columns have one name."
+    twice = [column for column, n in Counter(columns).items() if n > 1]
+    if twice:
+        raise DataError(f"{source}: column {str(twice[0])[:40]!r} appears twice; rename or remove one")
+
+
+def read_parquet(path: Path) -> Iterator[Addressed]:
+    "A Parquet file, a thousand rows at a time."
+    table = pyarrow.parquet.ParquetFile(path)
+    _refuse_repeated(path, table.schema_arrow.names)
+    rows = (row for batch in table.iter_batches(1024) for row in batch.to_pylist())
+    for n, row in enumerate(rows, 1):
+        yield f"{path}, row {n}", row
+
+
+READERS: dict[str, Callable[[Path], Iterator[Addressed]]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def read_hub(name: str) -> Iterator[Addressed]:
+    "Rows of a data set of the hub: owner/name, or owner/name:split."
+    repository, _, part = name.partition(":")
+    quiet_libraries()
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
+    if not offline:
+        saying = f"{name} is no file: asking the hub for it, which can take half a minute to say no"
+        print(saying, file=sys.stderr, flush=True)
+    try:
+        data = load_dataset(repository, split=part or "train")
+    except Exception as e:
+        why = _first_line(e)[:200]
+        if offline:
+            why = "the hub is switched off by HF_HUB_OFFLINE, and the local cache has none"
+        raise DataError(f"no file {name}, and no data set of that name: {why}") from e
+    _refuse_repeated(name, data.column_names)
+    for n, row in enumerate(data, 1):
+        yield f"{name}, row {n}", row
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def addressed_rows(
+    source,  # a list, a datasets.Dataset, a file, or a name on the hub
+) -> Iterator[Addressed]:
+    "Every row with its address; a row that cannot be read is a DataError."
+    if isinstance(source, (str, Path)):
+        yield from read_hub(source) if _is_hub_name(source) else read_file(Path(source))
+        return
+    if isinstance(source, dict):
+        what = f"a {type(source).__name__}; pass one split, such as data['train'], or a list of objects"
+        raise DataError(f"expected rows, found {what}")
+    if hasattr(source, "to_records"):
+        raise DataError(f"expected rows, found a {type(source).__name__}; pass data.to_dict('records')")
+    if not hasattr(source, "__iter__"):
+        raise DataError(f"expected a list of objects, a Dataset or a file, found {type(source).__name__}")
+    for n, row in enumerate(source, 1):
+        yield f"row {n}", row
+
+
+def _is_hub_name(source: str | Path) -> bool:
+    "A name with one slash, of no folder and no format of ours."
+    if not isinstance(source, str) or not re.fullmatch(r"\w[\w.-]*/[\w.-]+(:\w+)?", source):
+        return False
+    path = Path(source)
+    return path.suffix.lower() not in READERS and not _is(path.parent, Path.exists)
+
+
+def _is(path: Path, test: Callable[[Path], bool]) -> bool:
+    try:
+        return test(path)
+    except (OSError, ValueError):
+        return False  # a name too long, or with a zero byte
+
+
+def read_file(path: Path) -> Iterator[Addressed]:
+    "Rows of a file, by its suffix; whatever goes wrong is a DataError that says after which row."
+    if not _is(path, Path.is_file):
+        raise DataError(f"no file {str(path)[:200]}")
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        instead = f"; {OTHER_FORMATS[suffix]}" if suffix in OTHER_FORMATS else ""
+        raise DataError(f"{path}: unknown format {path.suffix!r}; there are {', '.join(READERS)}{instead}")
+    last = ""
+    try:
+        for where, row in READERS[suffix](path):
+            yield where, row
+            last = f" (after {where.rsplit(', ', 1)[-1]})"
+    except DataError:
+        raise
+    except UnicodeDecodeError as e:
+        how = f" ({HOW_TO_SAVE})" if READERS[suffix] is read_csv else ""
+        raise DataError(f"{path}{last}: not UTF-8 text (byte {e.start}); save it as UTF-8{how}") from e
+    except PermissionError as e:
+        raise DataError(f"{path}: may not be read; check its permissions") from e
+    except Exception as e:
+        raise DataError(f"{path}{last}: cannot be read as {suffix[1:]}: {_first_line(e)}") from e

@@ -1,0 +1,350 @@
+"""One reading of a row: prompt with completion, messages, pairs or text, and the spellings of other tools"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from ftguide.engine.formats import ALIASES, KINDS, DataError, addressed_rows
+from ftguide.models import as_messages
+
+Messages = list[dict]  # role and content each
+
+
+@dataclass(frozen=True)
+class Row:
+    "What a row asks and answers, whatever its columns are called; data stays dicts, code looks in here."
+
+    columns: dict  # as TRL knows them: prompt, completion, chosen, rejected, messages, text; others are kept
+    kind: str = "sft"  # "sft", "pairs" or "corpus"
+
+    @classmethod
+    def read(cls, given, kind: str = "sft", where: str = "row") -> Row:
+        "The row with its columns renamed; DataError, beginning with `where`, when it cannot be used."
+        if isinstance(given, DataError):
+            raise given
+        if not isinstance(given, dict):
+            raise DataError(f"{where}: expected an object with columns, found {type(given).__name__}")
+        columns, names = _renamed(given)
+        shape = next((shape for shape in KINDS[kind] if all(name in columns for name in shape)), None)
+        if shape is None:
+            found = ", ".join(str(name)[:40] for name in list(given)[:20]) or "none"
+            wanted = " or ".join(", ".join(shape) for shape in KINDS[kind])
+            raise DataError(f"{where}: columns found: {found}; expected: {wanted}")
+        others = {name for other in KINDS[kind] for name in other if name not in shape}
+        columns = {name: value for name, value in columns.items() if name not in others}
+        _check_values(where, columns, shape, kind, names)
+        return cls(columns, kind)
+
+    @property
+    def is_conversation(self) -> bool:
+        "Is it one list of messages, the answers among them?"
+        return self.kind == "sft" and "messages" in self.columns
+
+    @property
+    def request(self) -> str | Messages:
+        "What a model is asked: the prompt as it stands, or all messages before the last answer."
+        if "prompt" in self.columns:
+            return self.columns["prompt"]
+        messages = self.columns["messages"]
+        return messages[: last_answer(messages)]
+
+    @property
+    def reference(self) -> str:
+        "The last answer, as text."
+        columns = self.columns
+        answer = columns["completion"] if "completion" in columns else columns["messages"]
+        if isinstance(answer, str):
+            return answer
+        return answer[min(last_answer(answer), len(answer) - 1)]["content"]
+
+    @property
+    def question(self) -> str:
+        "The prompt as text; of messages, all before the first answer to a user (a greeting answers nobody)."
+        columns = self.columns
+        if "prompt" in columns:
+            return as_text(columns["prompt"])
+        if "messages" in columns:
+            return as_text(_beginning(columns["messages"]))
+        if "text" in columns:
+            return columns["text"]
+        found = ", ".join(str(name)[:40] for name in columns) or "nothing"
+        raise DataError(f"a row has no prompt, messages or text, only {found}; read() checks rows")
+
+    @property
+    def answers(self) -> list[str]:
+        "The answers as text: every turn of the assistant, or chosen and rejected; none of a corpus."
+        if self.kind == "corpus":
+            return []
+        if self.kind == "pairs":
+            return [as_text(self.columns["chosen"]), as_text(self.columns["rejected"])]
+        if "completion" in self.columns:
+            return [as_text(self.columns["completion"])]
+        return [m["content"] for m in self.columns["messages"] if m["role"] == "assistant"]
+
+    @property
+    def turns(self) -> list[tuple[bool, str]]:
+        "All that the row says, in order: (is it an answer?, text)."
+        if self.is_conversation:
+            return [(m["role"] == "assistant", m["content"]) for m in self.columns["messages"]]
+        return [(False, self.question), *((True, answer) for answer in self.answers)]
+
+    @property
+    def conversations(self) -> list[tuple[Messages, Messages]]:
+        "Of each answer: (the messages before it, all messages), as a chat template writes them."
+        if self.is_conversation:
+            messages = self.columns["messages"]
+            return [(messages[: last_answer(messages)], messages)]
+        asked = as_messages(self.columns["prompt"])
+        answers = ("chosen", "rejected") if self.kind == "pairs" else ("completion",)
+        return [(asked, asked + _turn(self.columns[name], "assistant")) for name in answers]
+
+    @property
+    def for_trl(self) -> dict:
+        "Only what TRL reads, as messages."
+        if self.is_conversation:
+            return {"messages": self.columns["messages"]}
+        answers = ("completion",) if self.kind == "sft" else ("chosen", "rejected")
+        return {
+            "prompt": _turn(self.columns["prompt"], "user"),
+            **{name: _turn(self.columns[name], "assistant") for name in answers},
+        }
+
+
+def stream(
+    source,  # a file, a list of dicts, a datasets.Dataset; owner/name or owner/name:split on the hub
+    kind: str = "sft",  # "sft", "pairs" or "corpus"
+) -> Iterator[dict]:  # rows with the kind's columns, others kept
+    "Checked rows one by one, so a file may exceed memory (a .json may not); DataError at the first bad row."
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return _checked_rows(source, kind)
+
+
+def _checked_rows(source, kind: str) -> Iterator[dict]:
+    empty = True
+    for where, row in addressed_rows(source):
+        yield Row.read(row, kind, where).columns
+        empty = False
+    if empty:
+        raise no_rows(source)
+
+
+def no_rows(source) -> DataError:
+    return DataError(f"{source if isinstance(source, (str, Path)) else 'the data'}: no rows")
+
+
+def read(
+    source,  # as in `stream`
+    kind: str = "sft",  # "sft", "pairs" or "corpus"
+) -> list[dict]:  # rows with the kind's columns, others kept
+    "Read and check rows; DataError names the first bad one."
+    return list(stream(source, kind))
+
+
+def question_key(row: dict) -> str:
+    """What a row asks, to find the same question elsewhere.
+
+    How its conversation begins, up to the first answer, without the system's message, in any case and
+    spacing; of a row without a prompt, its text.
+    """
+    turns = row["messages"] if "messages" in row else row.get("prompt")
+    if not isinstance(turns, list):
+        return normalised_text(Row(row).question)
+    turns = [m for m in turns if m["role"] != "system"]
+    return normalised_text(as_text(_beginning([*turns, {"role": "assistant", "content": ""}])))
+
+
+def same_question(a: dict, b: dict) -> bool:
+    "Do two rows ask the same, so that one in training and one in a test would be a leak?"
+    return question_key(a) == question_key(b)
+
+
+def without_questions(
+    rows: list[dict],
+    elsewhere: list[dict],  # rows of a test, or of another stage
+) -> list[dict]:
+    "The rows whose question is asked nowhere in `elsewhere`."
+    known = set(map(question_key, elsewhere))
+    return [row for row in rows if question_key(row) not in known]
+
+
+def question_spellings(row: dict) -> set[str]:
+    "How a question may stand where only text is kept: its key, the whole conversation, the last turn."
+    request = Row(row).request if "prompt" in row or "messages" in row else row["text"]
+    last = [m["content"] for m in as_messages(request)[-1:]]
+    return {question_key(row), *map(normalised_text, [shown(request), *last])}
+
+
+def request_key(
+    prompt: str | Messages,
+) -> str:
+    "Equal for prompts that a model reads alike: every message counts, a text is one message of the user."
+    if isinstance(prompt, list) and [m["role"] for m in prompt] == ["user"]:
+        prompt = prompt[0]["content"]
+    if isinstance(prompt, list):
+        prompt = [{"role": m["role"], "content": m["content"], **m} for m in prompt]
+    return json.dumps(prompt, ensure_ascii=False)
+
+
+def shown(
+    prompt: str | Messages,
+) -> str:
+    "A whole conversation as text, as people and judges read it."
+    if isinstance(prompt, str):
+        return prompt
+    if [m["role"] for m in prompt] == ["user"]:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def normalised_text(text: str) -> str:
+    "A text without differences of case and whitespace."
+    return " ".join(text.casefold().split())
+
+
+def as_text(
+    value: str | Messages,
+) -> str:
+    "What a prompt or an answer says, whether it is text or messages."
+    return value if isinstance(value, str) else "\n".join(m["content"] for m in value)
+
+
+def last_answer(
+    messages: Messages,
+) -> int:  # after the end when there is none
+    "Where the last answer of the assistant stands."
+    return max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
+
+
+def to_trl(
+    rows: list[dict],
+    kind: str = "sft",  # "sft" or "pairs"
+) -> Dataset:
+    "Rows as the conversational dataset that TRL's trainers take; other columns are left out."
+    shaped = [Row(row, kind).for_trl for row in rows]
+    for n, row in enumerate(shaped, 1):
+        check_shape(shaped[0], n, row)
+    try:
+        return Dataset.from_list(shaped)
+    except Exception as e:
+        why = f"{str(e)[:200]}. Give every message role and content, as text"
+        raise DataError(f"the rows do not make one table: {why}") from e
+
+
+def check_shape(
+    first: dict,  # row 1 as TRL takes it
+    n: int,
+    row: dict,  # row n
+    of: str = "",
+):
+    "DataError when two rows have different columns."
+    if tuple(first) != tuple(row):
+        raise DataError(
+            f"row 1{of} has {', '.join(first)} and row {n} has {', '.join(row)}; write all rows in one shape"
+        )
+
+
+def _turn(value: str | Messages, role: str) -> Messages:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def _beginning(messages: Messages) -> Messages:
+    "What stands before the first answer to a user; before the first answer where no user is answered."
+    roles = [m["role"] for m in messages]
+    user = roles.index("user") if "user" in roles else 0
+    if "assistant" in roles[user:]:
+        return messages[: roles.index("assistant", user)]
+    return messages[: roles.index("assistant")] if "assistant" in roles else messages
+
+
+def _renamed(row: dict) -> tuple[dict, dict]:  # the row, {name of `KINDS`: the name it had}
+    "Alpaca's `instruction` and the `input` it is about are one prompt; `input` may be empty."
+    row, names = dict(row), {}
+    asked, about = row.get("instruction"), row.get("input")
+    if "prompt" not in row and isinstance(asked, str) and (about is None or isinstance(about, str)):
+        row.pop("input", None)
+        if not asked.strip():
+            row["instruction"] = about
+        elif about and about.strip():
+            row["instruction"] = f"{asked}\n\n{about}"
+    for old, new in ALIASES.items():
+        if old in row and new not in row:
+            row[new] = row.pop(old)
+            names[new] = old
+    return row, names
+
+
+def _check_values(where: str, columns: dict, shape: tuple[str, ...], kind: str, names: dict):
+    "DataError unless each column says something; an answer loses the prompt it repeats."
+    answered = ("completion",) if kind == "corpus" and "completion" in columns else ()
+    for name in shape + answered:
+        _check_value(where, names.get(name, name), columns[name])
+    for name in shape[1:]:
+        if isinstance(columns[name], list):
+            column = names.get(name, name)
+            columns[name] = _answer_alone(where, column, columns["prompt"], columns[name])
+            _check_value(where, column, columns[name])
+    if shape == ("messages",) and not _says_something(columns["messages"]):
+        raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
+    if kind == "pairs" and as_text(columns["chosen"]) == as_text(columns["rejected"]):
+        raise DataError(f"{where}: chosen and rejected are the same; there is nothing to prefer")
+
+
+def _says_something(messages: Messages) -> bool:
+    return any(m["role"] == "assistant" and m["content"].strip() for m in messages)
+
+
+def _answer_alone(where: str, column: str, prompt: str | Messages, answer: Messages) -> Messages:
+    "An answer in messages without the prompt that some data sets repeat before it."
+    asked = _turn(prompt, "user")
+    repeated = all((a["role"], a["content"]) == (m["role"], m["content"]) for a, m in zip(asked, answer))
+    if repeated and len(asked) < len(answer):
+        answer = answer[len(asked) :]
+    role = answer[0]["role"]
+    if role in ("user", "system"):
+        raise DataError(
+            f"{where}: column {column!r} begins with a message of the {role} that is not the prompt; "
+            "it must hold the answer alone"
+        )
+    return answer
+
+
+def _check_value(where: str, column: str, value):
+    "DataError unless a value is text or messages that say something, in characters that exist."
+    if isinstance(value, str) and column != "messages":
+        said = texts = [value]
+    elif column != "text" and _are_messages(value):
+        said, texts = [m["content"] for m in value], [m[k] for m in value for k in ("content", "role")]
+    elif value is None:
+        said = texts = []
+    else:
+        shapes = {"text": "text", "messages": "a list of messages"}
+        shape = shapes.get(column, "text or a list of messages")
+        raise DataError(f"{where}: column {column!r} must be {shape}, found {type(value).__name__}")
+    if not any(text.strip() for text in said):
+        raise DataError(f"{where}: column {column!r} is empty; fill it or remove the row")
+    for text in texts:
+        _check_characters(where, column, text)
+
+
+def _are_messages(value) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str)
+        for m in value
+    )
+
+
+def _check_characters(where: str, column: str, text: str):
+    "DataError where half a character (a surrogate from a wrong conversion) would stop the tokenizer."
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise DataError(
+            f"{where}: column {column!r} holds half a character ({text[e.start]!a} at {e.start}); "
+            "write the file again as UTF-8"
+        ) from None
