@@ -6,6 +6,9 @@ from .data import streamed as streamed
 from .decide import choose_technique as choose_technique
 from .decide import estimate as estimate
 from .decide import roi as roi
+from .deploy import Gate as Gate
+from .deploy import deploy as deploy
+from .deploy import rollback as rollback
 from .distill import TextTeacher as TextTeacher
 from .distill import distill as distill
 from .dpo import align_dpo as align_dpo
@@ -23,9 +26,6 @@ from .models import load as load
 from .models import reply as reply
 from .models import save as save
 from .page import serve as serve
-from .serve import Gate as Gate
-from .serve import deploy as deploy
-from .serve import rollback as rollback
 from .sft import finetune_sft as finetune_sft
 
 __version__: str

@@ -250,7 +250,7 @@ class Report:
     name: str
     parameters: int
     rows: dict = field(default_factory=dict)  # metric -> list of (numerator, denominator), one a row
-    degeneration_metrics: dict = field(default_factory=dict)  # shares, 0..1
+    degeneration: dict = field(default_factory=dict)  # shares, 0..1
     speed: dict = field(
         default_factory=dict
     )  # latency_p50_ms, latency_p95_ms, tokens_per_second, usd_per_million_tokens, api_price_ratio

@@ -18,7 +18,7 @@ import weakref
 from collections import Counter, defaultdict
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 # %% auto #0

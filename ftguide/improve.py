@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .serve import Gate
+from .deploy import Gate
 
 # %% auto #0
 __all__ = ['STATE', 'required_sample_size', 'NonInferiorityGate', 'ImproveResult', 'improve']
@@ -213,7 +213,7 @@ class ImproveResult:
 @contextmanager
 def _one_month(folder: Path):
     "A lock that ends with the process; ValueError when another process holds it."
-    from ftguide.serve import _alone
+    from ftguide.deploy import _alone
 
     with _alone(folder / ".improving.lock", wait=False) as mine:
         if not mine:
@@ -252,7 +252,7 @@ def _begun(
 
 def _after_crash(folder: Path, work: Path, state: dict):
     "A call that was cut off between `deploy` and its last line: the votes of the version that it deployed are used, whether that one still serves or not."
-    from ftguide.serve import versions
+    from ftguide.deploy import versions
 
     try:
         made, month = ((work / name).read_text(encoding="utf-8") for name in ("report.json", "month.json"))
@@ -297,7 +297,7 @@ def improve(
 ) -> ImproveResult:
     "Train the next version on the votes since the last one, and deploy it if the gate lets it."
     from ftguide.data import read
-    from ftguide.serve import current
+    from ftguide.deploy import current
 
     if holdout is None:
         raise ValueError("improve needs a hold-out: rows with prompt and completion that nobody trains on")
@@ -364,7 +364,7 @@ def _tried(begun: dict) -> str:
 
 def _still(folder: Path, now: Path):
     "ValueError when another version came into service while this month was trained."
-    from ftguide.serve import current
+    from ftguide.deploy import current
 
     if (served := current(folder).name) != now.name:
         raise ValueError(
@@ -374,10 +374,10 @@ def _still(folder: Path, now: Path):
 
 def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> ImproveResult:
     "Measure the version in service, train, measure, decide."
+    from ftguide.deploy import deploy
     from ftguide.dpo import align_dpo
     from ftguide.evaluate import Report, evaluate
     from ftguide.models import load
-    from ftguide.serve import deploy
 
     serving = load(now)
     measured = (

@@ -17,7 +17,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import wraps
 from pathlib import Path
-from typing import List, Optional
 
 import typer
 
@@ -739,7 +738,6 @@ def _finished(out: Path, about: dict, base) -> dict:  # name -> Stage
 # %% ../nbs/09_journey.ipynb #journey-html
 def html(folder: str | Path) -> Path:  # folder/report.html
     "Execute the shipped report notebook on a run's folder and convert it, without its code."
-    import nbformat
     import papermill
     from nbconvert import HTMLExporter
 
@@ -1416,7 +1414,7 @@ def deploy_command(
     base: str = typer.Option("", help="What it was made from."),
 ):
     "Put a model into service, if its report meets the gate."
-    from ftguide.serve import Gate, deploy
+    from ftguide.deploy import Gate, deploy
 
     try:
         gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, truncated_share, rows)
@@ -1431,7 +1429,7 @@ def deploy_command(
 @report_errors
 def versions_command(folder: Path = typer.Argument(..., help="As given to `ftguide deploy`.")):
     "The versions in a folder; the one in service has a star."
-    from ftguide.serve import current, versions
+    from ftguide.deploy import current, versions
 
     now = current(folder).name
     for name in versions(folder):
@@ -1450,7 +1448,7 @@ def rollback_command(
     ),
 ):
     "Put an earlier version back into service."
-    from ftguide.serve import rollback
+    from ftguide.deploy import rollback
 
     typer.echo(f"in service: {rollback(folder, to)}")
 

@@ -378,7 +378,7 @@ class Served:
         self.now()
 
     def _where(self) -> Path:
-        from ftguide.serve import current
+        from ftguide.deploy import current
 
         return (
             current(self.folder) if os.path.lexists(self.folder / "current") else self.folder
@@ -417,7 +417,7 @@ class Served:
 
 
 def _folder(path: Path) -> Path:  # of versions, when the path is their pointer
-    from ftguide.serve import versions
+    from ftguide.deploy import versions
 
     return (
         path.parent

@@ -18,7 +18,7 @@ def case(seen) -> str:
     return f"""![{alt}](theme/journey.svg)
 
 Ads of the base model sell to {c["base"]:.0f} of 100 simulated shoppers, after SFT to {c["SFT"]:.0f}, after DPO to {c["DPO"]:.0f}. A model with {seen["smaller"]:.1f} times fewer parameters, distilled from that one, writes {seen["faster"]:.1f} times as many tokens per second and sells to {c["distilled"]:.0f}
-({over}; measured in [the whole journey](09_journey.ipynb), and a gate decides whether that is good enough to [deploy](08_serve.ipynb))."""
+({over}; measured in [the whole journey](09_journey.ipynb), and a gate decides whether that is good enough to [deploy](08_deploy.ipynb))."""
 
 
 def caso(seen) -> str:

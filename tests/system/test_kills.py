@@ -11,11 +11,11 @@ import torch
 from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of, train, write_again_and_again
 from test_training import STAGES, weights
 
+from ftguide.deploy import Gate, current, deploy, versions
 from ftguide.distill import CachedTeacher
 from ftguide.evaluate import Report
 from ftguide.feedback import Feedback, restore
 from ftguide.models import WHOLE, checkpoints, load
-from ftguide.serve import Gate, current, deploy, versions
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals"),

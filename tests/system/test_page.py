@@ -19,8 +19,10 @@ pytest.importorskip("gradio")
 import httpx
 from typer.testing import CliRunner
 
+from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
+from ftguide.journey import app
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, checkpoint, context_length, load, prompt_text, reply
 from ftguide.page import (
@@ -35,8 +37,6 @@ from ftguide.page import (
     page,
     together,
 )
-from ftguide.serve import Gate, deploy
-from ftguide.journey import app
 
 try:
     from selenium.common.exceptions import StaleElementReferenceException as Stale

@@ -10,11 +10,11 @@ import urllib.request
 
 import pytest
 
+from ftguide.deploy import Gate, deploy
 from ftguide.distill import TextTeacher
 from ftguide.evaluate import Endpoint, ask, evaluate, judge, prompting_baseline
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, reply, save
-from ftguide.serve import Gate, deploy
 from ftguide.sft import finetune_sft
 
 pytest.importorskip("openai")

@@ -11,11 +11,11 @@ import torch
 from transformers import TrainerCallback
 
 from ftguide.data import DataError
+from ftguide.deploy import Gate, current, deploy, rollback, versions
 from ftguide.evaluate import Report, Score, _shown, bootstrap
 from ftguide.feedback import Feedback
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
 from ftguide.models import WHOLE, load
-from ftguide.serve import Gate, current, deploy, rollback, versions
 from ftguide.sft import finetune_sft
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*DPO will learn length")  # yes is longer than no

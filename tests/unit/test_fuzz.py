@@ -11,12 +11,12 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ftguide.models
+from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
+from ftguide.journey import app
 from ftguide.models import TrainingError, load
 from ftguide.page import PageError
-from ftguide.serve import Gate, deploy
-from ftguide.journey import app
 
 COMMANDS = get_command(app).commands
 FLAGS = [(name, p) for name, c in sorted(COMMANDS.items()) for p in c.params if p.name != "help"]

@@ -1,5 +1,6 @@
 "Deployments at once, killed, on a full disk; the link, the card, the fingerprints, the commands."
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -15,16 +16,16 @@ import pytest
 from killed import KILLS
 from typer.testing import CliRunner
 
-from ftguide import serve
 from ftguide.data import DataError
+from ftguide.deploy import Gate, current, data_fingerprints, deploy, model_card, rollback, versions
 from ftguide.evaluate import Report, evaluate, weights_fingerprint
+from ftguide.journey import app
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
-from ftguide.serve import Gate, current, data_fingerprints, deploy, model_card, rollback, versions
-from ftguide.journey import app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)
+module = importlib.import_module("ftguide.deploy")  # the package offers the function under this name
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,6 @@ def work(at, folder, lm, report, n):
     import torch
 
     import ftguide.models
-    import ftguide.serve as serve
 
     torch.set_num_threads(1)  # no thread of the parent's pool is here
 
@@ -172,11 +172,11 @@ def work(at, folder, lm, report, n):
     elif at == "tokenizer":
         lm.tokenizer.save_pretrained = die
     elif at == "replace":
-        serve.os.replace = die
+        module.os.replace = die
     elif at:
-        setattr(serve, at, die)
+        setattr(module, at, die)
     for _ in range(n):
-        serve.deploy(lm, folder, report, OPEN)
+        module.deploy(lm, folder, report, OPEN)
 
 
 def child(*args, target=work):
@@ -199,24 +199,24 @@ def test_three_processes_deploy_at_once(lm, report, tmp_path):
 
 def test_a_deployment_that_has_just_begun_is_not_swept(lm, report, tmp_path, monkeypatch):
     "Another one sweeps at the first moment it can, and finds folders that are going away."
-    alone = serve._alone
+    alone = module._alone
 
     @contextmanager
     def nosy(file, wait=True):
         with alone(file, wait) as held:
             yield held
         if file.name == ".lock":
-            serve._sweep(file.parent)
+            module._sweep(file.parent)
 
-    monkeypatch.setattr(serve, "_alone", nosy)
+    monkeypatch.setattr(module, "_alone", nosy)
     assert deploy(lm, tmp_path / "ads", report, OPEN).name == "v1" and not list(
         (tmp_path / "ads").glob(".deploying-*")
     )
     gone = tmp_path / "ads/.deploying-gone"
     gone.mkdir()
     (gone / "lock").touch()
-    monkeypatch.setattr(serve, "_alone", lambda file, wait=True: (shutil.rmtree(gone), alone(file, wait))[1])
-    serve._sweep(tmp_path / "ads")
+    monkeypatch.setattr(module, "_alone", lambda file, wait=True: (shutil.rmtree(gone), alone(file, wait))[1])
+    module._sweep(tmp_path / "ads")
     assert not gone.exists()
 
 
