@@ -11,53 +11,27 @@ import os
 import re
 import sys
 import warnings
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from ftguide.engine.environment import (  # noqa: F401
+    is_interactive,
+    processes,
+    progress_bar,
+    quiet_libraries,
+    to_device,
+)
+from .engine.files import fingerprint, folder_lock, write_atomic  # noqa: F401
+
 # %% auto #0
-__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'is_interactive', 'quiet_libraries', 'figures',
-           'LM', 'ModelError', 'package', 'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply',
-           'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'write_atomic', 'plain_head', 'scored_states', 'scored_logits', 'progress_bar', 'processes',
-           'training_defaults', 'to_device', 'default_learning_rate', 'copy_for_training', 'training_arguments',
-           'early_stopping', 'adapter', 'merged', 'to_lm', 'TrainingError', 'ProgressCallback', 'silent', 'fingerprint',
-           'folder_lock', 'checkpoints', 'last_checkpoint', 'LengthSampler', 'guarded', 'train']
-
-# %% ../nbs/01_models.ipynb #models-quiet
-os.environ.setdefault(
-    "HF_HUB_DISABLE_TELEMETRY", "1"
-)  # trl reports every trainer it makes unless told not to
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning when a data loader forks
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-if "huggingface_hub.constants" in sys.modules:
-    sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True
-
-
-def is_interactive() -> bool:
-    "Is somebody looking at a terminal or a notebook, so that progress bars make sense?"
-    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
-        return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
-
-
-def quiet_libraries():
-    "No progress bars of transformers and datasets for work of a second; ours say what matters."
-    from logging import getLogger
-
-    from datasets.utils.logging import disable_progress_bar
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    disable_progress_bar()
-    getLogger("huggingface_hub.utils._http").setLevel("ERROR")  # each of its six tries would be two lines
-    warnings.filterwarnings(
-        "ignore", message=".*gradient_checkpointing.*", category=FutureWarning
-    )  # trl still says it so
-    if not is_interactive():
-        os.environ["TQDM_DISABLE"] = "1"  # trl's own bars ask for nothing else
+__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'figures', 'LM', 'ModelError', 'package',
+           'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply', 'context_length', 'tokens_per_second',
+           'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save', 'plain_head', 'scored_states',
+           'scored_logits', 'training_defaults', 'default_learning_rate', 'copy_for_training', 'training_arguments',
+           'early_stopping', 'adapter', 'merged', 'to_lm', 'TrainingError', 'ProgressCallback', 'silent', 'checkpoints',
+           'last_checkpoint', 'LengthSampler', 'guarded', 'train']
 
 # %% ../nbs/01_models.ipynb #models-figures
 STAGE_COLOURS = {
@@ -673,17 +647,6 @@ def save(
             shutil.rmtree(left, ignore_errors=True)
     return folder
 
-# %% ../nbs/01_models.ipynb #models-write-whole
-def write_atomic(path: str | Path, text: str):
-    "Write a text file that appears when it is complete; until then, and when the disk is full, what was there stays."
-    path = Path(path)
-    aside = path.with_name(f".{path.name[:200]}-{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
 # %% ../nbs/01_models.ipynb #models-head
 def plain_head(model) -> bool:
     "Does the model's output layer do nothing but multiply? False for adapters and wrapped models, which go their own way."
@@ -733,18 +696,6 @@ def scored_logits(
     return states if head is None else head(states), targets
 
 # %% ../nbs/01_models.ipynb #models-train
-def progress_bar(total: int, what: str):
-    "A progress bar with the time left; silent when nobody watches."
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=what, disable=not is_interactive() or processes()[0] > 0, leave=False)
-
-
-def processes() -> tuple[int, int]:  # (number of this one, how many), (0, 1) alone
-    "Which of the processes that `accelerate launch` or torchrun started this is."
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
 def training_defaults() -> dict:
     "Arguments of transformers' trainers that fit this machine."
     import torch
@@ -761,15 +712,6 @@ def training_defaults() -> dict:
         dataloader_pin_memory=cuda,
         logging_first_step=True,
     )
-
-
-def to_device(lm: LM) -> LM:  # the same
-    "A model that answers but is not trained, moved to the GPU of this process where there is one: trainers move only what they train."
-    import torch
-
-    if torch.cuda.is_available() and lm.model.device.type == "cpu":
-        lm.model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-    return lm
 
 
 def default_learning_rate(
@@ -963,47 +905,6 @@ def silent(trainer):
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
-
-# %% ../nbs/01_models.ipynb #models-fingerprint
-def fingerprint(
-    rows,  # anything JSON can write
-) -> str:  # 16 hexadecimal digits
-    "The same rows in the same order give the same digits."
-    import hashlib
-
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()[:16]
-
-# %% ../nbs/01_models.ipynb #models-alone
-@contextmanager
-def folder_lock(
-    folder: str | Path,  # made when it does not exist
-    what: str = "training",  # as the error names it
-):
-    "A lock on a folder that ends with the process; FileExistsError when another process holds it."
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return  # no such locks on this system
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"another {what} is at work in {folder}; wait until it ends, or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        with suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_UN)  # also where a child process has inherited it
-        os.close(held)
 
 # %% ../nbs/01_models.ipynb #models-last-checkpoint
 WHOLE = "whole.json"  # the last file of a checkpoint
