@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 
+from .engine.formats import DataError, addressed_rows
+
 # %% auto #0
 __all__ = ['AT_LEAST', 'Gate', 'versions', 'current', 'data_fingerprints', 'model_card', 'GateError', 'deploy', 'rollback']
 
@@ -204,10 +206,8 @@ def _named_files(files: list) -> dict:  # name -> file
 
 
 def _fingerprinted(source) -> dict:  # rows, sha256
-    from ftguide.data import DataError, _addressed
-
     digest, n, file = hashlib.sha256(), 0, isinstance(source, (str, Path)) and Path(source).is_file()
-    for _, row in _addressed(source):
+    for _, row in addressed_rows(source):
         if isinstance(row, DataError):
             raise row
         if not file:

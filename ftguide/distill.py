@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from .engine.rows import Row, request_key
 from .evaluate import Endpoint, Report
 from .models import LM, ModelError
 
@@ -602,7 +603,7 @@ class TextTeacher:
 
         size = lambda text: math.ceil(len(text.encode()) / bytes_per_token)
         asked, again = (
-            [size(q) for q in {_question(r) for r in read(rows, "corpus")}],
+            [size(q) for q in {request_key(Row(r).request) for r in read(rows, "corpus")}],
             2 * max_new_tokens + size(200 * " " + json.dumps(output_format)),
         )  # again: a refused answer, and what was wrong with it
         most = sum(self.tries * (q + 50) + self.tries * (self.tries - 1) // 2 * again for q in asked)
@@ -649,7 +650,9 @@ class TextTeacher:
             else []
         )
         setting = json.dumps([who, max_new_tokens, output_format], sort_keys=True)
-        key = lambda row: hashlib.sha256(f"{setting}\n{_question(row)}".encode()).hexdigest()[:24]
+        key = lambda row: hashlib.sha256(f"{setting}\n{request_key(Row(row).request)}".encode()).hexdigest()[
+            :24
+        ]
         entry = lambda k, row: (
             journal.found.get(k)
             or dict(
@@ -748,10 +751,6 @@ class TextTeacher:
                         progress.update(1)
 
 # %% ../nbs/07_distill.ipynb #distill-ask-again
-def _question(row: dict) -> str:
-    return json.dumps(row.get("prompt", row.get("text")), ensure_ascii=False)
-
-
 def _until_valid(say, entry: dict, output_format, tries: int) -> dict:  # a journal entry, before and after
     "Ask, and ask again with what was wrong, until an answer keeps the format; where an earlier call gave up, go on from there."
     from ftguide.models import as_messages
@@ -1069,15 +1068,18 @@ def _said(
         return tuple(_answers(teacher.lm, rows, max_new_tokens) for rows in parts)
     asked = [r for rows in parts for r in rows if "completion" not in r]
     said = (
-        {_question(r): r["completion"] for r in teacher.label(asked, max_new_tokens=max_new_tokens)}
+        {
+            request_key(Row(r).request): r["completion"]
+            for r in teacher.label(asked, max_new_tokens=max_new_tokens)
+        }
         if asked
         else {}
     )
     return tuple(
         [
-            r if "completion" in r else {**r, "completion": said[_question(r)]}
+            r if "completion" in r else {**r, "completion": said[request_key(Row(r).request)]}
             for r in rows
-            if "completion" in r or _question(r) in said
+            if "completion" in r or request_key(Row(r).request) in said
         ]
         for rows in parts
     )

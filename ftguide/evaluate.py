@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
+from .engine.rows import Row, answer_text, conversation_text, question_key, request_key
+
 # %% auto #0
 __all__ = ['SPEED', 'LIMITS', 'SHEET_PAGE', 'JUDGE', 'exact_match', 'rouge_l', 'bleu', 'attribute_accuracy',
            'perplexity_per_byte', 'distinct', 'score_row', 'Score', 'bootstrap', 'wilson', 'usd_per_million_tokens',
@@ -409,7 +411,7 @@ def evaluate(
     if api is not None:
         api_price_ratio(1.0, api)
     lm, rows = load(lm), read(test, "sft")
-    prompts = [_asked(r) for r in rows]
+    prompts = [Row(r).request for r in rows]
     report = Report(lm.name, lm.parameters, test=_fingerprint(rows), weights=weights_fingerprint(lm))
     if against is not None:
         _same_test(report, against)
@@ -435,38 +437,6 @@ def evaluate(
     return report
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-quality
-def _asked(row: dict):  # text, or the messages before the last answer
-    return row["prompt"] if "prompt" in row else row["messages"][: _last(row["messages"])]
-
-
-def _expected(row: dict) -> str:
-    return _said(row["completion"] if "completion" in row else row["messages"])
-
-
-def _last(messages: list) -> int:  # where the last answer stands; after the end when there is none
-    return max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
-
-
-def _said(answer) -> str:  # the last answer as text
-    return answer if isinstance(answer, str) else answer[min(_last(answer), len(answer) - 1)]["content"]
-
-
-def _shown(prompt) -> str:  # a whole conversation as text, as people and judges read it
-    if isinstance(prompt, str):
-        return prompt
-    return (
-        prompt[0]["content"]
-        if [m["role"] for m in prompt] == ["user"]
-        else "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
-    )
-
-
-def _same(prompt) -> tuple:  # equal for the same conversation, however it is written
-    from ftguide.models import as_messages
-
-    return tuple((m["role"], m["content"]) for m in as_messages(prompt))
-
-
 def _is_open(row: dict) -> bool:
     return row.get("task") == "ad" and "product" in row
 
@@ -497,7 +467,7 @@ def _scored(score, row: dict, greedy: str, several: list) -> dict:  # metric -> 
 def _quality(report, lm, rows, prompts, knobs, temperature, samples, progress, score):
     from ftguide.models import completion_logps, reply
 
-    rows = [{**r, "completion": _expected(r)} for r in rows]
+    rows = [{**r, "completion": Row(r).reference} for r in rows]
     answers, several = (
         reply(lm, prompts, progress=progress, **knobs),
         _sampled(lm, rows, prompts, knobs, temperature, samples),
@@ -520,9 +490,9 @@ def _quality(report, lm, rows, prompts, knobs, temperature, samples, progress, s
 
 def _fingerprint(rows: list[dict]) -> str:
     return hashlib.sha256(
-        json.dumps([[_asked(r), _expected(r)] for r in rows], ensure_ascii=False, sort_keys=True).encode(
-            "utf-8"
-        )
+        json.dumps(
+            [[Row(r).request, Row(r).reference] for r in rows], ensure_ascii=False, sort_keys=True
+        ).encode("utf-8")
     ).hexdigest()[:16]
 
 
@@ -702,8 +672,8 @@ def few_shot(
 
 def _shot_text(row: dict, examples: list[dict]) -> str:
     return (
-        "".join(f"{_shown(_asked(e))}\n=> {_expected(e)}\n\n" for e in examples)
-        + f"{_shown(_asked(row))}\n=>"
+        "".join(f"{conversation_text(Row(e).request)}\n=> {Row(e).reference}\n\n" for e in examples)
+        + f"{conversation_text(Row(row).request)}\n=>"
     )
 
 
@@ -713,11 +683,11 @@ def _shot_turns(
     from ftguide.models import as_messages
 
     asked, turns = (
-        as_messages(_asked(row)),
+        as_messages(Row(row).request),
         [
             m
             for e in examples
-            for m in [*as_messages(_asked(e)), dict(role="assistant", content=_expected(e))]
+            for m in [*as_messages(Row(e).request), dict(role="assistant", content=Row(e).reference)]
         ],
     )
     of = lambda messages, system: [m for m in messages if (m["role"] == "system") == system]
@@ -739,11 +709,11 @@ def _shot_pairs(who, rows, examples, max_new_tokens, score) -> list[tuple]:
     if isinstance(who, LM):
         answers = _first(
             reply(who, [_shot_text(r, examples) for r in rows], max_new_tokens, template=False),
-            [_expected(r) for r in [*rows, *examples]],
+            [Row(r).reference for r in [*rows, *examples]],
         )
     else:
         answers = ask(who, [_shot_turns(r, examples) for r in rows], max_new_tokens)
-    score = score or (lambda row, answer: (exact_match(answer, _expected(row)), 1))
+    score = score or (lambda row, answer: (exact_match(answer, Row(row).reference), 1))
     return [score(r, a) for r, a in zip(rows, answers)]
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-endpoint
@@ -851,8 +821,8 @@ def prompting_baseline(
     if not shots or min(shots) < 0:
         raise ValueError(f"shots must be numbers of examples, 0 or more, not {shots}")
     test, examples = read(test, "sft"), read(examples, "sft")
-    known = {_same(_asked(r)) for r in test}
-    if both := [_shown(_asked(e)) for e in examples if _same(_asked(e)) in known]:
+    known = set(map(question_key, test))
+    if both := [conversation_text(Row(e).request) for e in examples if question_key(e) in known]:
         raise ValueError(
             f"{len(both)} of the examples are also test rows, such as {both[0][:60]!r}; the answer would be given away"
         )
@@ -889,7 +859,7 @@ def prompting_baseline(
 def _fitting(
     lm, rows, examples, k, max_new_tokens, context
 ) -> int:  # how many examples leave room for every question and its answer
-    longest = max(rows, key=lambda r: len(_shown(_asked(r))))
+    longest = max(rows, key=lambda r: len(conversation_text(Row(r).request)))
     size = lambda n: len(lm.tokenizer(_shot_text(longest, examples[:n]), add_special_tokens=False).input_ids)
     return next((n for n in range(min(k, len(examples)), 0, -1) if size(n) + max_new_tokens <= context), 0)
 
@@ -958,8 +928,8 @@ def _labelled(
         ids = labels = lm.tokenizer(row["text"]).input_ids
         said = row["text"]
     else:
-        answer = row["chosen"] if "chosen" in row else _expected(row)
-        ids, labels = encode(lm.tokenizer, _asked(row), answer)
+        answer = row["chosen"] if "chosen" in row else Row(row).reference
+        ids, labels = encode(lm.tokenizer, Row(row).request, answer)
         said = "".join(m["content"] for m in as_messages(answer))
         end = [] if lm.tokenizer.eos_token_id in labels else [lm.tokenizer.eos_token_id]
         ids, labels = ids + end, labels + end
@@ -974,7 +944,7 @@ def _scorable(lm, row: dict) -> bool:  # is there a token to score, and room for
     if not _scored_tokens(_labelled(lm, row)[1]):
         return False
     return _is_text(row) or len(
-        lm.tokenizer(prompt_text(lm.tokenizer, _asked(row)), add_special_tokens=False).input_ids
+        lm.tokenizer(prompt_text(lm.tokenizer, Row(row).request), add_special_tokens=False).input_ids
     ) < context_length(lm)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-history
@@ -1085,9 +1055,10 @@ def _per(x: list[tuple], what: int, of: int) -> float:
 def _right(lm, rows, max_new_tokens) -> float:  # share of prompts answered exactly as the row says
     from ftguide.models import reply
 
-    wanted = [r["chosen"] if "chosen" in r else _expected(r) for r in rows]
+    wanted = [r["chosen"] if "chosen" in r else Row(r).reference for r in rows]
     return sum(
-        exact_match(a, _said(w)) for a, w in zip(reply(lm, [_asked(r) for r in rows], max_new_tokens), wanted)
+        exact_match(a, answer_text(w))
+        for a, w in zip(reply(lm, [Row(r).request for r in rows], max_new_tokens), wanted)
     ) / len(rows)
 
 
@@ -1104,9 +1075,9 @@ def _collapse(lm, test, max_new_tokens) -> dict:
 
     seen, wanted = (
         teacher_forced_scores(lm, test),
-        [_said(r["chosen"]) if "chosen" in r else _expected(r) for r in test],
+        [answer_text(r["chosen"]) if "chosen" in r else Row(r).reference for r in test],
     )
-    said = reply(lm, [_asked(r) for r in test], max_new_tokens)
+    said = reply(lm, [Row(r).request for r in test], max_new_tokens)
     is_, should = (degeneration_metrics(lm, texts, max_new_tokens) for texts in (said, wanted))
     pairs = lambda texts: distinct(
         [" ".join(map(str, lm.tokenizer(t, add_special_tokens=False).input_ids)) for t in texts]
@@ -1315,18 +1286,18 @@ def _questions(test) -> list:  # prompts of rows with or without answers
         rows = read(test, "corpus")
     if without := [i for i, r in enumerate(rows, 1) if "prompt" not in r and "messages" not in r]:
         raise DataError(f"row {without[0]}: a sheet needs a prompt, and this row has only text")
-    return [_asked(r) for r in rows]
+    return [Row(r).request for r in rows]
 
 
 def _answers_of(model, prompts, max_new_tokens) -> list[str]:
     if not isinstance(model, Report):
         return ask(model, prompts, max_new_tokens)
-    known = {_same(r["prompt"]): r["answer"] for r in model.answers}
-    if missing := [_shown(p) for p in prompts if _same(p) not in known]:
+    known = {request_key(r["prompt"]): r["answer"] for r in model.answers}
+    if missing := [conversation_text(p) for p in prompts if request_key(p) not in known]:
         raise ValueError(
             f"the report of {model.name} has no answer to {missing[0][:60]!r}; give the model, or the rows it was evaluated on"
         )
-    return [known[_same(p)] for p in prompts]
+    return [known[request_key(p)] for p in prompts]
 
 
 def _harmless(text: str) -> str:  # a spreadsheet must not take it for a formula
@@ -1387,7 +1358,7 @@ def human_sheet(
     items = [
         dict(
             id=f"q{rng.getrandbits(40):010x}",
-            prompt=_shown(p),
+            prompt=conversation_text(p),
             asked=p,
             left=(a, b)[turned],
             right=(b, a)[turned],
@@ -1539,7 +1510,7 @@ def judge(
     max_new_tokens: int = 8,
 ) -> Judged:
     "Pairwise verdicts that survive a swap of positions, and how often they agree with the truth."
-    prompts = [_asked(r) for r in rows]
+    prompts = [Row(r).request for r in rows]
     answers = [_answers_of(x, prompts, 0) if isinstance(x, Report) else list(x) for x in (a, b)]
     if not rows or {len(x) for x in answers} != {len(rows)}:
         raise ValueError(
@@ -1548,7 +1519,7 @@ def judge(
     write = lambda p, first, second: re.sub(
         r"\{(prompt|first|second)\}", lambda m: dict(prompt=p, first=first, second=second)[m[1]], question
     )
-    shown = list(map(_shown, prompts))
+    shown = list(map(conversation_text, prompts))
     asked = [write(p, x, y) for p, x, y in zip(shown, *answers)] + [
         write(p, y, x) for p, x, y in zip(shown, *answers)
     ]

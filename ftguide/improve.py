@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .deploy import Gate
+from .engine.rows import question_key, question_spellings
 
 # %% auto #0
 __all__ = ['STATE', 'required_sample_size', 'NonInferiorityGate', 'ImproveResult', 'improve']
@@ -154,19 +155,13 @@ def _new_pairs(
     store, used: dict, holdout: list, min_votes: int, weighted: bool
 ) -> tuple:  # (pairs, dropped by reason, the last vote seen)
     "Pairs from the votes that no month has used; a prompt of the hold-out is not trained on."
-    from ftguide.data import normalised_text
-    from ftguide.evaluate import _asked, _shown
     from ftguide.feedback import Feedback, pairs_from
 
     rows = (store if isinstance(store, Feedback) else Feedback(_there(store))).rows()
     fresh = [r for r in rows if r["id"] > used["id"] or r["time"] > used["time"]]
     pairs, dropped = pairs_from(fresh, min_votes=min_votes, weighted=weighted)
-    held = {
-        normalised_text(text)
-        for asked in map(_asked, holdout)
-        for text in (_shown(asked), *(m["content"] for m in asked[-1:] if isinstance(m, dict)))
-    }  # a conversation as a whole, and its last question
-    kept = [p for p in pairs if normalised_text(p["prompt"]) not in held]
+    held = set().union(*map(question_spellings, holdout))
+    kept = [p for p in pairs if question_key(p) not in held]
     if len(kept) < len(pairs):
         dropped = {**dropped, "prompt of the hold-out": len(pairs) - len(kept)}
     return kept, dropped, {k: max([used[k], *(r[k] for r in fresh)]) for k in used}

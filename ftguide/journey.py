@@ -20,6 +20,8 @@ from pathlib import Path
 
 import typer
 
+from .engine.rows import question_key, without_questions
+
 # %% auto #0
 __all__ = ['FOLDERS', 'NEEDS', 'FOUR_OF_FIVE', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR',
            'FOUR_BITS', 'Material', 'example_material', 'load_material', 'Stage', 'stages_of', 'journey', 'Verdict',
@@ -93,7 +95,7 @@ def load_material(
         m.pairs, m.held_pairs = _apart(read(pairs, "pairs"), m, seed)
     if corpus is not None:
         rows = read(corpus, "corpus")
-        m.corpus = _not_asked(rows, m.valid + m.test + m.held_pairs)
+        m.corpus = without_questions(rows, m.valid + m.test + m.held_pairs)
         if not m.corpus:
             raise DataError(f"all {len(rows)} prompts of the corpus are asked in a test; give others")
         if gone := len(rows) - len(m.corpus):
@@ -101,34 +103,26 @@ def load_material(
     return m
 
 
-def _not_asked(rows: list, elsewhere: list) -> list:
-    "The rows whose prompt stands nowhere else."
-    from ftguide.data import _question
-
-    known = set(map(_question, elsewhere))
-    return [r for r in rows if _question(r) not in known]
-
-
 def _apart(pairs: list, m: Material, seed: int) -> tuple:  # (pairs to learn from, held-out pairs)
     "A tenth of the prompts held out: those that SFT's test and validation ask, then new ones, then some that SFT has learnt."
-    from ftguide.data import DataError, _question, split
+    from ftguide.data import DataError, split
 
-    prompts = lambda rows: len(set(map(_question, rows)))
-    rest = _not_asked(pairs, m.valid + m.test)
+    prompts = lambda rows: len(set(map(question_key, rows)))
+    rest = without_questions(pairs, m.valid + m.test)
     kept = set(map(id, rest))
     held = [p for p in pairs if id(p) not in kept]
     if not rest:
         raise DataError(
             f"all {len(pairs)} pairs are about prompts of the SFT rows' test; give pairs about others as well"
         )
-    fresh = _not_asked(rest, m.train)
+    fresh = without_questions(rest, m.train)
     missing = round(prompts(pairs) / 10) - prompts(held)
     pool = fresh if prompts(fresh) > missing else rest
     if missing <= 0:
         return rest, held
     share = missing / prompts(pool)
     more = split(pool, (1 - share, share), seed=seed)[1]
-    return _not_asked(rest, more), held + more
+    return without_questions(rest, more), held + more
 
 # %% ../nbs/09_journey.ipynb #journey-stage
 @dataclass
@@ -267,16 +261,15 @@ def _distil(teacher, student, m, temperature, alpha, epochs, seed):
 
 def _reference(teacher, m) -> list[dict]:
     "Prompts of the corpus set aside, with the teacher's answers as the reference."
-    from ftguide.data import _question
     from ftguide.models import reply
 
-    asked = list({_question(r): r for r in reversed(m.corpus) if "prompt" in r}.values())[
+    asked = list({question_key(r): r for r in reversed(m.corpus) if "prompt" in r}.values())[
         ::-1
     ]  # each prompt once
     if len(asked) < 10:
         return []
     held = asked[: len(asked) // 10]
-    m.corpus = _not_asked(m.corpus, held)
+    m.corpus = without_questions(m.corpus, held)
     return [
         dict(prompt=r["prompt"], completion=a)
         for r, a in zip(held, reply(teacher, [r["prompt"] for r in held]))

@@ -47,20 +47,19 @@ class Row:
 
     @property
     def request(self) -> str | Messages:
-        "What a model is asked: the prompt as it stands, or all messages before the last answer."
+        "What a model is given: the prompt as it stands, all messages before the last answer, or the text."
         if "prompt" in self.columns:
             return self.columns["prompt"]
-        messages = self.columns["messages"]
-        return messages[: last_answer(messages)]
+        if "messages" in self.columns:
+            messages = self.columns["messages"]
+            return messages[: last_answer(messages)]
+        return self.columns["text"]
 
     @property
     def reference(self) -> str:
         "The last answer, as text."
         columns = self.columns
-        answer = columns["completion"] if "completion" in columns else columns["messages"]
-        if isinstance(answer, str):
-            return answer
-        return answer[min(last_answer(answer), len(answer) - 1)]["content"]
+        return answer_text(columns["completion"] if "completion" in columns else columns["messages"])
 
     @property
     def question(self) -> str:
@@ -175,9 +174,9 @@ def without_questions(
 
 def question_spellings(row: dict) -> set[str]:
     "How a question may stand where only text is kept: its key, the whole conversation, the last turn."
-    request = Row(row).request if "prompt" in row or "messages" in row else row["text"]
+    request = Row(row).request
     last = [m["content"] for m in as_messages(request)[-1:]]
-    return {question_key(row), *map(normalised_text, [shown(request), *last])}
+    return {question_key(row), *map(normalised_text, [conversation_text(request), *last])}
 
 
 def request_key(
@@ -191,7 +190,7 @@ def request_key(
     return json.dumps(prompt, ensure_ascii=False)
 
 
-def shown(
+def conversation_text(
     prompt: str | Messages,
 ) -> str:
     "A whole conversation as text, as people and judges read it."
@@ -212,6 +211,15 @@ def as_text(
 ) -> str:
     "What a prompt or an answer says, whether it is text or messages."
     return value if isinstance(value, str) else "\n".join(m["content"] for m in value)
+
+
+def answer_text(
+    answer: str | Messages,
+) -> str:
+    "The last answer among messages, as text."
+    if isinstance(answer, str):
+        return answer
+    return answer[min(last_answer(answer), len(answer) - 1)]["content"]
 
 
 def last_answer(

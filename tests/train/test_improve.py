@@ -11,8 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from ftguide.data import DataError
+from ftguide.engine.rows import conversation_text
 from ftguide.deploy import Gate, current, deploy, rollback, versions
-from ftguide.evaluate import Report, Score, _shown, bootstrap
+from ftguide.evaluate import Report, Score, bootstrap
 from ftguide.feedback import Feedback
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
 from ftguide.models import WHOLE, load
@@ -184,7 +185,9 @@ def test_prompts_of_the_holdout_are_not_trained_on(shop, store):
         )
         for r in HOLDOUT
     ]
-    store.choose(_shown(lists[0]["prompt"]), "yes", "no", "v1", "v1", "a")  # a vote on a whole conversation
+    store.choose(
+        conversation_text(lists[0]["prompt"]), "yes", "no", "v1", "v1", "a"
+    )  # a vote on a whole conversation
     for rows, n in ((talks, 24), (lists, 25)):
         assert improve(shop, store, GATE, rows, new_holdout=True, **{**KNOBS, "min_pairs": 60}).dropped == {
             "prompt of the hold-out": n

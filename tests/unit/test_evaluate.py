@@ -16,6 +16,7 @@ import torch
 
 from ftguide import evaluate as chapter
 from ftguide.data import DataError
+from ftguide.engine.rows import Row, conversation_text
 from ftguide.evaluate import (
     LIMITS,
     Endpoint,
@@ -783,22 +784,22 @@ def talk(about, *, system="Answer in Portuguese.", last="shorter", after=()):
 def test_a_conversation_is_asked_up_to_its_last_answer(small):
     row = talk("mug", after=[("user", "thanks")])
     assert (
-        chapter._expected(row) == "mug"
-        and chapter._asked(row) == row["messages"][:4]
-        and chapter._asked(talk("mug")) == row["messages"][:4]
+        Row(row).reference == "mug"
+        and Row(row).request == row["messages"][:4]
+        and Row(talk("mug")).request == row["messages"][:4]
     )
     assert (
-        chapter._shown(row["messages"][:4])
+        conversation_text(row["messages"][:4])
         == "system: Answer in Portuguese.\n\nuser: talk about mug\n\nassistant: a long mug\n\nuser: shorter"
-        and chapter._shown([dict(role="user", content="Hi")]) == "Hi"
+        and conversation_text([dict(role="user", content="Hi")]) == "Hi"
     )
     assert (
-        chapter._expected(
+        Row(
             dict(
                 prompt="x",
                 completion=[dict(role="assistant", content="mug"), dict(role="user", content="thanks")],
             )
-        )
+        ).reference
         == "mug"
     )
     a, b = (
@@ -819,7 +820,7 @@ def test_whole_conversations_are_read_judged_and_become_pairs(small, tmp_path):
     from ftguide.data import prepare
 
     rows = [talk("mug"), talk("lamp")]
-    asked = [chapter._asked(r) for r in rows]
+    asked = [Row(r).request for r in rows]
     echo = lambda word: lambda prompts: [f"{word} {p[1]['content']}" for p in prompts]
     page = human_sheet({"A": echo("a"), "B": echo("b")}, rows, tmp_path / "s")
     key = tmp_path / "s/key.json"
