@@ -1,0 +1,56 @@
+"What the page accepts, and how often: every limit is checked on the server, because a script skips the browser's checks."
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CALLERS_KEPT = 10_000  # addresses remembered before those that have been quiet are dropped
+
+
+class PageError(ValueError):
+    "The page cannot be opened, or refuses what it was asked; the message says why."
+
+
+@dataclass(frozen=True)
+class Limits:
+    "What the page accepts. Without limits one visitor can occupy the model for everybody."
+
+    prompt: int = 2000  # characters
+    note: int = 500  # characters
+    answer: int = 96  # tokens
+    per_minute: int = 60  # questions and votes from one address
+    logins: int = 10  # passwords tried from one address in a minute
+    at_once: int = 16  # answers written at the same time
+    waiting: int = 64  # questions that wait; the next one is refused
+    body: int = 100_000  # bytes of a request
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PageError(f"{name} must be a whole number above 0, not {value!r}")
+
+
+class RateLimiter:
+    "At most `n` calls from one address in `seconds`."
+
+    def __init__(self, n: int, seconds: float = 60, clock: Callable[[], float] = time.monotonic):
+        self.n = n
+        self.seconds = seconds
+        self.clock = clock
+        self.calls: dict[str, deque] = {}
+        self.lock = threading.Lock()
+
+    def __call__(self, who: str) -> bool:  # may this call go on?
+        now = self.clock()
+        with self.lock:
+            if len(self.calls) > CALLERS_KEPT:
+                self.calls = {k: v for k, v in self.calls.items() if v[-1] > now - self.seconds}
+            calls = self.calls.setdefault(who, deque(maxlen=self.n))
+            if len(calls) == self.n and calls[0] > now - self.seconds:
+                return False
+            calls.append(now)
+            return True
