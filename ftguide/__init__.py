@@ -2,7 +2,11 @@
 
 Modules:
 
-- `ftguide.engine.docments`: What a function says of its parameters: the comments beside them, read from the file without importing it."""
+- `ftguide.engine.docments`: What a function says of its parameters: the comments beside them, read from the file without importing it.
+- `ftguide.serving.card`: The model card of a deployed version, and fingerprints of what it was trained on.
+- `ftguide.serving.guard`: What is refused before gradio reads it.
+- `ftguide.serving.streaming`: Answers while they are written, many at the same time.
+- `ftguide.serving.versions`: A folder of numbered versions of a model, one of them in service, none of them half written."""
 
 import lazy_loader
 

@@ -5,24 +5,22 @@
 # %% ../nbs/08_deploy.ipynb #deploy-imports
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import math
-import os
 import re
-import shutil
-import tempfile
-from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 
-from .engine.formats import DataError, addressed_rows
+from .evaluate import Report, weights_fingerprint
+from .models import LM, load, save
+from .serving.card import data_fingerprints, model_card
+from .serving.versions import current as current
+from .serving.versions import new_version, put_in_service
+from .serving.versions import rollback as rollback
+from .serving.versions import versions as versions
 
 # %% auto #0
-__all__ = ['AT_LEAST', 'Gate', 'versions', 'current', 'data_fingerprints', 'model_card', 'GateError', 'deploy', 'rollback']
+__all__ = ['AT_LEAST', 'Gate', 'GateError', 'deploy']
 
 # %% ../nbs/08_deploy.ipynb #deploy-gate
 AT_LEAST = ("quality", "tokens_per_second", "rows")  # every other limit is an upper one
@@ -33,7 +31,7 @@ class Gate:
     "What a model must reach before it is deployed; None asks nothing."
 
     quality: float | None = (
-        0.75  # at least; `Report.quality`, the mean of all metrics: 0..1, or of their ratios if evaluated `against` another report
+        0.75  # at least; `Report.quality`: 0..1, or a ratio if evaluated `against` another
     )
     tokens_per_second: float | None = None  # at least, at the batch size of the report
     latency_p95_ms: float | None = None  # at most, one answer at a time
@@ -42,262 +40,48 @@ class Gate:
     rows: int | None = None  # at least; test rows under the metric that has the fewest
 
     def __post_init__(self):
-        for name, limit in asdict(self).items():
-            if limit is not None and (
-                not isinstance(limit, Real) or isinstance(limit, bool) or not math.isfinite(limit)
-            ):
+        for name, limit in self.limits().items():
+            if not isinstance(limit, Real) or isinstance(limit, bool) or not math.isfinite(limit):
                 raise TypeError(f"{name} must be a finite number or None, not {limit!r}")
 
-    def failures(self, report) -> list[str]:  # one line a number that failed; empty = deploy
+    def limits(self) -> dict[str, float]:  # name -> limit, of those that are asked for
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
+
+    def rules(self) -> list[str]:  # such as "quality: at least 0.75"
+        "What is asked, in words."
+        return [f"{name}: {_in_words(name, limit)}" for name, limit in self.limits().items()]
+
+    def failures(self, report: Report) -> list[str]:  # one line a number that failed; empty = deploy
         "Which numbers of a `Report` fail, and by how much."
         found = _measured(report)
-        asked = {name: limit for name, limit in asdict(self).items() if limit is not None}
-        return [line for name, limit in asked.items() if (line := _failure(name, found.get(name), limit))]
+        lines = [_failure(name, found.get(name), limit) for name, limit in self.limits().items()]
+        return [line for line in lines if line]
 
 # %% ../nbs/08_deploy.ipynb #deploy-gate-parts
-def _measured(report) -> dict:  # name -> number; only what was measured
+def _measured(report: Report) -> dict[str, float]:  # only what was measured
     "The numbers of a report that a gate can ask for."
     counts = [len(pairs) for pairs in report.rows.values()]
     quality = dict(quality=report.quality, rows=min(counts)) if counts else {}
     return {**report.speed, **report.degeneration, **quality}
 
 
+def _in_words(name: str, limit: float) -> str:
+    return f"{'at least' if name in AT_LEAST else 'at most'} {limit:,.4g}"
+
+
 def _failure(name: str, value: float | None, limit: float) -> str:  # empty when the limit is kept
     "What is wrong with one number."
-    low = name in AT_LEAST
+    asked = f"the gate asks for {_in_words(name, limit)}"
     if value is None:
-        return (
-            f"{name} was not measured, and the gate asks for {'at least' if low else 'at most'} {limit:,.4g}"
-        )
+        return f"{name} was not measured, and {asked}"
+    low = name in AT_LEAST
     if value >= limit if low else value <= limit:
         return ""
-    by = (
-        f"{abs(value - limit):,.4g} {'short' if low else 'over'}"
-        if math.isfinite(value)
-        else "not a finite number"
-    )
-    return f"{name} is {value:,.4g}, the gate asks for {'at least' if low else 'at most'} {limit:,.4g} ({by})"
-
-# %% ../nbs/08_deploy.ipynb #deploy-pointer
-def _point(folder: Path, version: str):
-    "Make a version the current one, in one step."
-    aside = Path(tempfile.mkdtemp(prefix=".current-", dir=folder))
-    try:
-        try:
-            os.symlink(version, aside / "link", target_is_directory=True)
-        except (OSError, NotImplementedError):
-            (aside / "link").write_text(version + "\n", encoding="utf-8")  # no links here
-        os.replace(aside / "link", folder / "current")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _number(path: Path) -> int:  # 0 when it is no version's name
-    return int(path.name[1:]) if re.fullmatch(r"v[1-9]\d*", path.name) else 0
-
-
-def versions(folder: str | Path) -> list[str]:  # "v1", "v2", …; empty when nothing was ever deployed
-    "The complete versions in a folder, oldest first."
-    whole = lambda p: (
-        all((p / f).is_file() for f in ("config.json", "report.json", "deployment.json"))
-        and any(p.glob("*.safetensors"))
-    )
-    return [p.name for p in sorted(filter(_number, Path(folder).glob("v*")), key=_number) if whole(p)]
-
-
-def current(folder: str | Path) -> Path:  # give it to `load`
-    "Folder of the version in service; FileNotFoundError when there is none."
-    name, there = _named(folder), versions(folder)
-    if name in there:
-        return Path(folder) / name
-    what = (
-        f"nothing is deployed in {folder}: it has no link named 'current'"
-        if name is None
-        else f"{Path(folder) / 'current'} names {name!r}, which is no complete version"
-    )
-    ways = (
-        f"; there are {', '.join(there)}, and `rollback` puts the one that you name with to= (--to) into service"
-        if there
-        else "; there are none"
-        if name is not None
-        else ""
-    )
-    raise FileNotFoundError(what + ways)
-
-
-def _named(folder: str | Path) -> str | None:  # None when there is no link
-    "What the link says, whether there is such a version or not."
-    pointer = Path(folder) / "current"
-    if pointer.is_symlink():
-        return os.readlink(pointer).rstrip("/")
-    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
-
-# %% ../nbs/08_deploy.ipynb #deploy-lock
-@contextmanager
-def _alone(file: Path, wait: bool = True):  # yields True when the lock is held
-    "Hold a lock on a file; it ends with the process."
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield True
-        return  # no such locks on this system: deploy from one process
-    with open(file, "a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def _sweep(folder: Path):
-    "Remove what crashed deployments left behind; what a living one is writing stays."
-    for left in [*folder.glob(".deploying-*"), *folder.glob(".current-*")]:
-        lock = left / "lock"
-        try:
-            with _alone(lock, wait=False) if lock.exists() else nullcontext(True) as dead:
-                if dead:
-                    shutil.rmtree(left, ignore_errors=True)
-        except FileNotFoundError:
-            pass  # its deployment has just ended and taken it away
-
-
-@contextmanager
-def _room(folder: Path):  # OSError of one line
-    "Say in one line that the disk is full."
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as e:
-        if getattr(e, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not re.search(
-            "No space|File too large|quota", str(e)
-        ):
-            raise
-        raise OSError(
-            f"{folder}: no room on the disk for a new version; nothing was deployed, and {_serving(folder) or 'nothing'} is in service as before"
-        ) from e
-
-# %% ../nbs/08_deploy.ipynb #deploy-data
-def data_fingerprints(
-    data,  # rows or a file; a list of files; or a dict of name -> rows or file. None = not stated
-) -> list[dict]:  # name, rows, sha256: of a file's bytes, or of the rows as sorted JSON lines
-    "What a model was trained on, without saying it; DataError for a file that cannot be read."
-    if data is None:
-        return []
-    if isinstance(data, (str, Path)):
-        data = [data]
-    if not isinstance(data, dict):
-        data = (
-            _named_files(data)
-            if isinstance(data, (list, tuple)) and all(isinstance(x, (str, Path)) for x in data)
-            else {"rows": data}
-        )
-    return [dict(name=name, **_fingerprinted(x)) for name, x in data.items()]
-
-
-def _named_files(files: list) -> dict:  # name -> file
-    "Files by name; where names are the same, by as much of the path as tells them apart. A file given twice is one."
-    paths = {Path(os.path.abspath(f)).parts[1:]: f for f in files}  # without the root
-    alone = lambda end: sum(p[-len(end) :] == end for p in paths) == 1
-    return {
-        "/".join(next((p[-k:] for k in range(1, len(p)) if alone(p[-k:])), p)): f for p, f in paths.items()
-    }
-
-
-def _fingerprinted(source) -> dict:  # rows, sha256
-    digest, n, file = hashlib.sha256(), 0, isinstance(source, (str, Path)) and Path(source).is_file()
-    for _, row in addressed_rows(source):
-        if isinstance(row, DataError):
-            raise row
-        if not file:
-            digest.update(
-                json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode(
-                    "utf-8", "backslashreplace"
-                )
-                + b"\n"
-            )
-        n += 1
-    if file:
-        with open(source, "rb") as f:
-            while block := f.read(2**20):
-                digest.update(block)
-    return dict(rows=n, sha256=digest.hexdigest())
-
-# %% ../nbs/08_deploy.ipynb #deploy-card
-def model_card(
-    lm,  # the LM that was measured
-    report,  # its Report
-    gate: Gate,  # what it had to reach
-    data: list = (),  # of `data_fingerprints`
-    license: str = "",  # as the hub writes it, such as apache-2.0
-    base: str = "",  # what it was made from; a hub name or anything else
-) -> str:  # YAML and Markdown
-    "The model card of a deployed version: what it is, what was measured, and what was asked."
-    from ftguide.evaluate import markdown
-
-    asked = [
-        f"- {name}: {'at least' if name in AT_LEAST else 'at most'} {limit:,.4g}"
-        for name, limit in asdict(gate).items()
-        if limit is not None
-    ]
-    ratios = [f"- {m}: {s}" for m, s in report.against.items()]
-    origin = [
-        f"Made from {base}." if base else "",
-        f"Licence: {license}." if license else "No licence was stated; ask before you pass it on.",
-    ]
-    parts = [
-        f"---\n{_front_matter(lm, report, license, base)}\n---",
-        f"# {lm.name}",
-        " ".join(filter(None, [f"{lm.parameters:,} parameters.", *origin])),
-        f"## What was measured\n\nShares are followed by their 95 % interval.\n\n{markdown([report])}",
-    ]
-    if ratios:
-        parts += ["Ratio to the model it was compared with:", "\n".join(ratios)]
-    if asked:
-        parts += ["It was deployed because it met this gate:", "\n".join(asked)]
-    if data:
-        parts += [
-            "## What it was trained on",
-            "\n".join(
-                [
-                    "| data | rows | SHA-256 |",
-                    "| --- | --- | --- |",
-                    *(f"| {d['name']} | {d['rows']:,} | `{d['sha256']}` |" for d in data),
-                ]
-            ),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(lm, report, license: str, base: str) -> str:  # YAML as the hub reads it
-    from huggingface_hub import EvalResult, ModelCardData
-
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="private",
-            dataset_name=f"test rows {report.test or 'unknown'}",
-            metric_type=m.replace(" ", "-").replace(",", ""),
-            metric_name=m,
-            metric_value=round(s.value, 4),
-        )
-        for m, s in report.scores.items()
-        if math.isfinite(s.value)
-    ]
-    hub = base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else None
-    return (
-        ModelCardData(
-            license=license or None,
-            base_model=hub,
-            library_name="transformers",
-            pipeline_tag="text-generation",
-            tags=["ftguide"],
-            **(dict(model_name=lm.name, eval_results=results) if results else {}),
-        )
-        .to_yaml()
-        .strip()
-    )
+    if math.isfinite(value):
+        by = f"{abs(value - limit):,.4g} {'short' if low else 'over'}"
+    else:
+        by = "not a finite number"
+    return f"{name} is {value:,.4g}, {asked} ({by})"
 
 # %% ../nbs/08_deploy.ipynb #deploy-error
 class GateError(ValueError):
@@ -307,29 +91,19 @@ class GateError(ValueError):
         super().__init__(f"{name} is not deployed: " + "; ".join(failures))
         self.failures = failures
 
-
-def _serving(folder: Path) -> str | None:
-    "Name of the version in service, None when there is none."
-    try:
-        return current(folder).name
-    except FileNotFoundError:
-        return None
-
 # %% ../nbs/08_deploy.ipynb #deploy-deploy
 def deploy(
-    lm,  # LM, folder or hub name
+    lm: LM | str | Path,  # a model, its folder or its hub name
     folder: str | Path,  # of all versions; made when it does not exist
-    report,  # the Report that measured this model
+    report: Report,  # that measured this model
     gate: Gate = Gate(),  # what it must reach
-    data=None,  # what it was trained on, for `data_fingerprints`
+    data: list | dict | str | Path | None = None,  # what it was trained on, for `data_fingerprints`
     license: str = "",  # as the hub writes it, such as apache-2.0
     base: str = "",  # what it was made from
 ) -> Path:  # folder of the new version
     "Write the next version and make it current; GateError, and nothing written, when the gate is not met."
-    from ftguide.models import load, save
-
     lm, folder = load(lm), Path(folder)
-    _measured_here(report, lm)
+    _check_measured(lm, report)
     if license and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise ValueError(
             f"license must be written as the hub writes it, such as apache-2.0, mit or other, not {license!r}"
@@ -337,88 +111,25 @@ def deploy(
     if failed := gate.failures(report):
         raise GateError(lm.name, failed)
     known = data_fingerprints(data)
-    with _room(folder), ExitStack() as living:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"):
-            _sweep(folder)
-            aside = Path(tempfile.mkdtemp(prefix=".deploying-", dir=folder))
-            living.callback(shutil.rmtree, aside, ignore_errors=True)
-            living.enter_context(_alone(aside / "lock"))  # held before anybody else can sweep
-        written = save(lm, aside / "version", card=model_card(lm, report, gate, known, license, base))
+    record = dict(gate=asdict(gate), data=known, license=license, base=base, weights=report.weights)
+    card = model_card(lm, report, gate.rules(), known, license, base)
+    with new_version(folder) as aside:
+        written = save(lm, aside / "version", card=card)
         report.save(written / "report.json")
-        with _alone(folder / ".lock"):
-            return _arrive(
-                folder,
-                written,
-                dict(gate=asdict(gate), data=known, license=license, base=base, weights=report.weights),
-            )
+        return put_in_service(folder, written, record)
 
 
-def _measured_here(report, lm):
-    "ValueError unless the report measured these weights; one without a fingerprint is taken at its number of parameters."
-    from ftguide.evaluate import weights_fingerprint
+def _check_measured(lm: LM, report: Report):
+    """ValueError unless the report measured these weights.
 
+    An older report without a fingerprint is taken at its number of parameters."""
     if report.parameters != lm.parameters:
         raise ValueError(
-            f"the report measured {report.name} ({report.parameters:,} parameters), not {lm.name} ({lm.parameters:,})"
+            f"the report measured {report.name} ({report.parameters:,} parameters), "
+            f"not {lm.name} ({lm.parameters:,})"
         )
     if report.weights and report.weights != weights_fingerprint(lm):
         raise ValueError(
-            f"the report measured other weights: {report.name}, as large as {lm.name} but not the same fine-tune; evaluate {lm.name} again"
+            f"the report measured other weights: {report.name}, as large as {lm.name} "
+            f"but not the same fine-tune; evaluate {lm.name} again"
         )
-
-
-def _arrive(folder: Path, written: Path, record: dict) -> Path:
-    "Give a written version its number and put it into service; the caller holds the lock."
-    record = dict(
-        replaces=_serving(folder), deployed=datetime.now(UTC).isoformat(timespec="seconds"), **record
-    )
-    (written / "deployment.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    for file in written.iterdir():
-        with open(file, "rb") as f:
-            os.fsync(f.fileno())  # on the disk before the name says so
-    version = written.rename(folder / f"v{1 + max(map(_number, folder.iterdir()), default=0)}")
-    _point(folder, version.name)
-    return version
-
-# %% ../nbs/08_deploy.ipynb #deploy-rollback
-def rollback(
-    folder: str | Path,
-    to: str | None = None,  # a version's name; by default the one that the current version replaced
-) -> Path:  # folder of the version that is current now
-    "Put an earlier version back into service; ValueError when there is none. No version is deleted."
-    folder = Path(folder)
-    if not versions(folder):
-        current(folder)  # which says that there is nothing
-    with _alone(folder / ".lock"):
-        return _back(folder, to)
-
-
-def _back(folder: Path, to: str | None) -> Path:
-    there = versions(folder)
-    if to is None:
-        to = _replaced(folder, there)
-    if to not in there:
-        raise ValueError(f"{folder} has no complete version {to!r}; there are {', '.join(there)}")
-    _point(folder, to)
-    return folder / to
-
-
-def _replaced(folder: Path, there: list[str]) -> str:
-    "What the version in service replaced; its record says so, also where its weights are gone."
-    if (name := _named(folder)) is None:
-        current(folder)  # which says that there is no link
-    record = folder / name / "deployment.json"
-    try:
-        to = json.loads(record.read_text(encoding="utf-8"))["replaces"]
-    except (OSError, ValueError, KeyError, TypeError):
-        if name not in there:
-            current(folder)  # which says that the link leads nowhere
-        raise ValueError(
-            f"{record} does not say what {name} replaced; name a version with to= (--to): {', '.join(there)}"
-        ) from None
-    if to is None:
-        raise ValueError(
-            f"{name} replaced nothing, so there is no way back from it; name a version with to= (--to): {', '.join(there)}"
-        )
-    return to

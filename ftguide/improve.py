@@ -208,9 +208,9 @@ class ImproveResult:
 @contextmanager
 def _one_month(folder: Path):
     "A lock that ends with the process; ValueError when another process holds it."
-    from ftguide.deploy import _alone
+    from ftguide.engine.files import file_lock
 
-    with _alone(folder / ".improving.lock", wait=False) as mine:
+    with file_lock(folder / ".improving.lock", wait=False) as mine:
         if not mine:
             raise ValueError(f"another `improve` is at work in {folder}; wait for it to end")
         yield

@@ -1,7 +1,8 @@
 """What is refused before gradio reads it.
 
-A page that listens on this machine can still be reached by other pages in the same browser: any site may tell the
-browser to send a form to 127.0.0.1. And gradio has more addresses than the page needs: uploads, files, a proxy."""
+A page that listens on this machine can still be reached by other pages in the same browser: any site may
+tell the browser to send a form to 127.0.0.1. And gradio has more addresses than the page needs: uploads,
+files, a proxy."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ SECURITY_HEADERS = [
 
 
 class RequestGuard:
-    "ASGI middleware: refuses requests the page does not need, and sends the headers that restrict the browser."
+    """ASGI middleware.
+
+    Refuses requests the page does not need, and sends the headers that restrict the browser."""
 
     def __init__(
         self,

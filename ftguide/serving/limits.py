@@ -1,4 +1,6 @@
-"What the page accepts, and how often: every limit is checked on the server, because a script skips the browser's checks."
+"""What the page accepts, and how often.
+
+Every limit is checked on the server, because a script skips the browser's checks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Answers while they are written, many at the same time.
 
-A step of the model for sixteen rows costs little more than for one, so whoever asks while the model writes is answered
-together with all others who wait, in the next batch."""
+A step of the model for sixteen rows costs little more than for one, so whoever asks while the model writes
+is answered together with all others who wait, in the next batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import zip_longest
 
 import torch
@@ -100,7 +101,9 @@ class Writer:
         self.busy = False
 
     def __call__(self, prompt: str | list) -> Iterator[str]:  # each text is the answer so far
-        "An answer while it is written; closing the iterator stops the model. ModelError: the prompt does not fit."
+        """An answer while it is written; closing the iterator stops the model. ModelError.
+
+        The prompt does not fit."""
         tokenizer, limit = self.lm.tokenizer, context_length(self.lm)
         ids = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False).input_ids
         if len(ids) >= limit:
@@ -140,8 +143,8 @@ class Writer:
     def _next_batch(self) -> list[PendingAnswer]:  # the caller holds the lock
         """Who is answered next: the first in line, and those after it who fit beside it.
 
-        Rows are padded to the longest prompt, which takes room in the context from all of them: a prompt that would
-        cut the others' answers stays in line for a batch of its own."""
+        Rows are padded to the longest prompt, which takes room in the context from all of them: a prompt
+        that would cut the others' answers stays in line for a batch of its own."""
         limit, batch, late = context_length(self.lm), [], deque()
         while self.waiting and len(batch) < self.rows:
             answer = self.waiting.popleft()
@@ -161,7 +164,7 @@ class Writer:
             sampling = dict(do_sample=True, temperature=self.temperature, top_k=0, top_p=1.0)
         else:
             sampling = dict(do_sample=False)
-        try:
+        with suppress(InterruptedError):  # every reader has gone
             model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -169,15 +172,13 @@ class Writer:
                 streamer=BatchStreamer(answers, model.generation_config.eos_token_id),
                 **sampling,
             )
-        except InterruptedError:
-            pass  # every reader has gone
 
 
 def in_lockstep(one: Iterable[str], other: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Two growing answers at one pace: equally many characters of both, until both are whole.
 
-    A faster model would be recognised by its speed. Taking a piece of each in turn is not enough, because a fast
-    model's piece holds more tokens."""
+    A faster model would be recognised by its speed. Taking a piece of each in turn is not enough, because a
+    fast model's piece holds more tokens."""
     a = b = ""
     for x, y in zip_longest(one, other):
         a, b = a if x is None else x, b if y is None else y

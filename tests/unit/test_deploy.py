@@ -17,11 +17,14 @@ from killed import KILLS
 from typer.testing import CliRunner
 
 from ftguide.data import DataError
-from ftguide.deploy import Gate, current, data_fingerprints, deploy, model_card, rollback, versions
+from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report, evaluate, weights_fingerprint
 from ftguide.journey import app
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
+from ftguide.serving import versions as store
+from ftguide.serving.card import data_fingerprints, model_card
+from ftguide.serving.versions import current, rollback, versions
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)
@@ -158,23 +161,21 @@ def work(at, folder, lm, report, n):
     "Deploy n times, or die at a point; in a forked process, so that torch need not be imported again."
     import torch
 
-    import ftguide.models
-
     torch.set_num_threads(1)  # no thread of the parent's pool is here
 
     def die(*a, **k):
         os.kill(os.getpid(), signal.SIGKILL)
 
     if at == "save":
-        ftguide.models.save = die
+        module.save = die
     elif at == "weights":
         lm.model.save_pretrained = die
     elif at == "tokenizer":
         lm.tokenizer.save_pretrained = die
     elif at == "replace":
-        module.os.replace = die
+        os.replace = die
     elif at:
-        setattr(module, at, die)
+        setattr(store, at, die)
     for _ in range(n):
         module.deploy(lm, folder, report, OPEN)
 
@@ -199,28 +200,30 @@ def test_three_processes_deploy_at_once(lm, report, tmp_path):
 
 def test_a_deployment_that_has_just_begun_is_not_swept(lm, report, tmp_path, monkeypatch):
     "Another one sweeps at the first moment it can, and finds folders that are going away."
-    alone = module._alone
+    alone = store.file_lock
 
     @contextmanager
     def nosy(file, wait=True):
         with alone(file, wait) as held:
             yield held
         if file.name == ".lock":
-            module._sweep(file.parent)
+            store._sweep(file.parent)
 
-    monkeypatch.setattr(module, "_alone", nosy)
+    monkeypatch.setattr(store, "file_lock", nosy)
     assert deploy(lm, tmp_path / "ads", report, OPEN).name == "v1" and not list(
         (tmp_path / "ads").glob(".deploying-*")
     )
     gone = tmp_path / "ads/.deploying-gone"
     gone.mkdir()
     (gone / "lock").touch()
-    monkeypatch.setattr(module, "_alone", lambda file, wait=True: (shutil.rmtree(gone), alone(file, wait))[1])
-    module._sweep(tmp_path / "ads")
+    monkeypatch.setattr(
+        store, "file_lock", lambda file, wait=True: (shutil.rmtree(gone), alone(file, wait))[1]
+    )
+    store._sweep(tmp_path / "ads")
     assert not gone.exists()
 
 
-@pytest.mark.parametrize("at", ["save", "weights", "tokenizer", "_arrive", "_point", "replace"])
+@pytest.mark.parametrize("at", ["save", "weights", "tokenizer", "_write_record", "_point", "replace"])
 def test_killed_at_a_point_leaves_the_old_version_in_service(lm, report, tmp_path, at):
     ads = tmp_path / "ads"
     deploy(lm, ads, report, OPEN)
@@ -275,16 +278,14 @@ def test_killed_at_random_moments(lm, report, tmp_path, seed):
 
 
 def test_a_living_deployment_is_not_swept_away(lm, report, tmp_path, monkeypatch):
-    import ftguide.models
-
-    real = ftguide.models.save
+    real = module.save
 
     def while_saving(*a, **k):
-        monkeypatch.setattr(ftguide.models, "save", real)
+        monkeypatch.setattr(module, "save", real)
         deploy(lm, tmp_path, report, OPEN)
         return real(*a, **k)
 
-    monkeypatch.setattr(ftguide.models, "save", while_saving)
+    monkeypatch.setattr(module, "save", while_saving)
     assert deploy(lm, tmp_path, report, OPEN).name == "v2" and versions(tmp_path) == ["v1", "v2"]
 
 
@@ -402,7 +403,7 @@ def test_the_card_is_one_that_the_hub_reads(lm, report, tmp_path):
 def test_a_card_says_what_is_not_known(lm, report, tmp_path):
     from huggingface_hub import ModelCard
 
-    card = model_card(lm, report, OPEN, base=str(tmp_path))
+    card = model_card(lm, report, OPEN.rules(), base=str(tmp_path))
     assert (
         ModelCard(card).data.base_model is None
         and ModelCard(card).data.license is None
