@@ -4,7 +4,6 @@ from .data import read as read
 from .data import split as split
 from .data import streamed as streamed
 from .decide import choose_technique as choose_technique
-from .decide import estimate as estimate
 from .decide import roi as roi
 from .deploy import Gate as Gate
 from .deploy import deploy as deploy
@@ -26,6 +25,7 @@ from .models import load as load
 from .models import reply as reply
 from .models import save as save
 from .page import serve as serve
+from .scale import estimate as estimate
 from .sft import finetune_sft as finetune_sft
 
 __version__: str

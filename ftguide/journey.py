@@ -1165,7 +1165,8 @@ def estimate_command(
     mfu: float = typer.Option(0.3, help="Share of the device's peak that is reached; an assumption."),
 ):
     "Memory by part, hours and money of a training run. Reads the model's config alone."
-    from ftguide.decide import estimate, prices
+    from ftguide.engine.prices import prices
+    from ftguide.scale import estimate
 
     typer.echo(
         estimate(

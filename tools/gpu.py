@@ -289,7 +289,7 @@ def folder_lock(job):  # measured in a process of its own, or why not
 def device(name, peak_tflops, usd_per_hour):  # what it is called, operations a second at its best, price
     import torch
 
-    from ftguide.decide import prices
+    from ftguide.engine.prices import prices
 
     lines = prices()["gpus"]
     if name == "cpu":

@@ -72,7 +72,7 @@ def random_tokenizer(
 def random_model(
     config: dict,  # values of a transformers config; a Llama unless model_type says otherwise
 ) -> torch.nn.Module:
-    "A causal LM with random bfloat16 weights: one stretch of random numbers, repeated (drawing all takes long)."
+    "A causal LM with random bfloat16 weights: one stretch of numbers, repeated, as drawing all takes long."
     defaults = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(

@@ -163,8 +163,7 @@ def test_code_in_a_model_folder_never_runs(folder, tmp_path, model_type, monkeyp
             load(folder)
         code, said = cli("reply", "--model", folder, "Hi")
         assert code == 2 and "needs Python files" in said and "\n" not in said
-        from ftguide.decide import estimate
-        from ftguide.scale import parameter_count
+        from ftguide.scale import estimate, parameter_count
 
         for ask in (estimate, parameter_count):
             with pytest.raises(ValueError):

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+import yaml
 from book import NBS, anchor, cells, headings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,15 +159,12 @@ def as_quarto_would(nb):
     kept, alts = [], []
     for cell in nb.cells:
         if cell.cell_type == "code":
-            options = dict(re.findall(r"^#\|\s*([\w-]+):\s*(.*)$", cell.source, re.M))
-            if options.get("include") == "false":
+            options = yaml.safe_load("\n".join(re.findall(r"^#\| ?(.*)$", cell.source, re.M))) or {}
+            if options.get("include") is False:
                 continue
-            cell.source = re.sub(r"^#\|\s*[\w-]+:.*\n?", "", cell.source, flags=re.M)
-            alts += [
-                options.get("fig-alt", "").strip('"')
-                for o in cell.outputs
-                if "image/png" in o.get("data", {})
-            ]
+            cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
+            pictures = sum("image/png" in o.get("data", {}) for o in cell.outputs)
+            alts += [options.get("fig-alt", "")] * pictures
             if not cell.source.strip() and not cell.outputs:
                 continue
         kept.append(cell)

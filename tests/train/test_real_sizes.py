@@ -1,4 +1,4 @@
-"""The true architectures and sizes with random weights, on a CPU: load, two steps, save, reply, and the peak beside `estimate`.
+"""The true architectures and sizes with random weights, on a CPU: load, two steps, save, reply, and the peak.
 
 `pytest --long` adds the 1.7B shape and longer rows: eight minutes on two cores, 14 GB of memory, 6 GB of
 disk."""
@@ -7,16 +7,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
-from ftguide.decide import estimate
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
 from ftguide.models import encode, load, reply, save
-from ftguide.scale import _measured, parameter_count
+from ftguide.scale import estimate, measure_training, parameter_count
 from ftguide.sft import finetune_sft
 
+ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = {"135M": 134_515_008, "360M": 361_821_120, "1.7B": 1_711_376_384}
 
 
@@ -65,7 +66,7 @@ ALL_CASES = [
 @pytest.mark.timeout(3600)
 def test_load_train_save_reply(tmp_path, shapes, cases, seconds):
     try:
-        made, *seen = _measured(tmp_path, [dict(models=shapes), *cases], seconds)
+        made, *seen = measure_training(tmp_path, shapes, cases, seconds)
         assert {name: parameter_count(tmp_path / name) for name in shapes} == {
             name: PARAMETERS[name] for name in shapes
         }
@@ -91,22 +92,15 @@ def test_load_train_save_reply(tmp_path, shapes, cases, seconds):
         assert isinstance(m["answer"], str) and 0 < m["loss"] < 15
 
 
-def test_the_small_profile_starts_no_measurement(tmp_path, monkeypatch):
+def test_the_small_profile_starts_no_measurement(tmp_path):
     "settings.ini leaves the chapter's list of methods empty there: then no process is started."
-    import nbformat
-
-    import ftguide.scale
 
     def started(*args, **kw):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(ftguide.scale, "_measured", started)
-    cell = next(
-        c.source
-        for c in nbformat.read(Path(__file__).parents[2] / "nbs/11_scale.ipynb", 4).cells
-        if c.id == "scale-real"
-    )
-    space = dict(real_methods=[], smollm2=SHAPES, there=tmp_path, shutil=shutil)
+    cells = nbformat.read(ROOT / "nbs/11_scale.ipynb", 4).cells
+    cell = next(c.source for c in cells if c.id == "scale-real")
+    space = dict(real_methods=[], smollm2=SHAPES, there=tmp_path, shutil=shutil, measure_training=started)
     exec(cell, space)
     assert space["made"] is None and space["seen"] == []
     with pytest.raises(AssertionError, match="a process was started"):
@@ -140,7 +134,9 @@ FAMILIES = {
 
 
 def family(name):
-    "A small random model of the family; the tokenizer of Llama 3 has no padding token, Qwen's template writes an empty thought before an answer."
+    """A small random model of the family.
+
+    The tokenizer of Llama 3 has no padding token; Qwen's template writes an empty thought before an answer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import chat_template_utils
@@ -207,7 +203,7 @@ def test_families_with_their_own_templates(name, tmp_path):
     lm = family(name)
     tok, before = lm.tokenizer, [p.detach().clone() for p in lm.model.parameters()]
     ids, labels = encode(tok, ROWS[0]["prompt"], ROWS[0]["completion"])
-    said = tok.decode([i for i, l in zip(ids, labels) if l != -100])
+    said = tok.decode([i for i, label in zip(ids, labels) if label != -100])
     assert (
         said.strip().endswith(f"It is 1.{tok.eos_token}")
         and ("<think>" in said) == (name == "qwen3")
