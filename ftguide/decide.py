@@ -20,6 +20,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from .engine.arguments import is_flag, is_number, is_whole_number, require
 from .engine.prices import api_usd, prices  # noqa: F401, RUF100
+from .engine.statistics import Score, required_sample_size
 from .scale import METHODS, estimate  # noqa: F401
 
 # %% auto #0
@@ -195,10 +196,8 @@ def _scored(score: Any, good_enough: float) -> dict:  # what the reasons say of 
     said = "no interval given, so it is taken as exact"
     if not exact:
         said = f"the whole interval lies on one side of good_enough {good_enough:g}"
-    needed = math.inf
-    if rows and value != good_enough:
-        needed = math.ceil(rows * (max(high - value, value - low) / (value - good_enough)) ** 2)
-    few = needed < 50 * (rows or 0)
+    needed = required_sample_size(Score(value, low, high, rows), good_enough) if rows else None
+    few = needed is not None and needed < 50 * rows
     return dict(
         value=value,
         certain=exact or not low <= good_enough < high,

@@ -11,7 +11,6 @@ import html
 import io
 import json
 import math
-import os
 import random
 import re
 import warnings
@@ -22,15 +21,16 @@ from datetime import date
 from pathlib import Path
 
 from .engine.rows import Row, answer_text, conversation_text, question_key, request_key
+from .engine.statistics import Score, bootstrap, wilson, win_rate
+from .serving.endpoint import Endpoint, ask
 
 # %% auto #0
 __all__ = ['SPEED', 'LIMITS', 'SHEET_PAGE', 'JUDGE', 'exact_match', 'rouge_l', 'bleu', 'attribute_accuracy',
-           'perplexity_per_byte', 'distinct', 'score_row', 'Score', 'bootstrap', 'wilson', 'usd_per_million_tokens',
-           'latency', 'api_price_ratio', 'Report', 'table', 'markdown', 'plot_reports', 'evaluate',
-           'weights_fingerprint', 'degeneration_metrics', 'text_scores', 'Difference', 'difference', 'few_shot',
-           'Endpoint', 'ask', 'prompting_baseline', 'teacher_forced_scores', 'log_metrics', 'health_metrics', 'Limit',
-           'limit_of', 'Symptom', 'check_limits', 'diagnose', 'HealthCallback', 'human_sheet', 'win_rate', 'Judged',
-           'read_sheet', 'judge']
+           'perplexity_per_byte', 'distinct', 'score_row', 'usd_per_million_tokens', 'latency', 'api_price_ratio',
+           'Report', 'table', 'markdown', 'plot_reports', 'evaluate', 'weights_fingerprint', 'degeneration_metrics',
+           'text_scores', 'Difference', 'difference', 'few_shot', 'prompting_baseline', 'teacher_forced_scores',
+           'log_metrics', 'health_metrics', 'Limit', 'limit_of', 'Symptom', 'check_limits', 'diagnose',
+           'HealthCallback', 'human_sheet', 'Judged', 'read_sheet', 'judge']
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-exact
 def exact_match(answer: str, reference: str) -> float:
@@ -127,65 +127,6 @@ def score_row(row: dict, answer: str) -> dict:  # metric -> (numerator, denomina
     if "task" in row:
         return {row["task"]: exact}
     return {"exact match": exact, "ROUGE-L": (rouge_l(answer, row["completion"]), 1)}
-
-# %% ../nbs/04_evaluate.ipynb #evaluate-bootstrap
-@dataclass
-class Score:
-    "A measured share with its 95 % interval."
-
-    value: float
-    low: float
-    high: float
-    n: int  # rows it rests on
-
-    def __str__(self):
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-_COMPARE = {"ratio": lambda x, y: x / y.clip(1e-12), "difference": lambda x, y: x - y}
-
-
-def bootstrap(
-    pairs: list[tuple],  # (numerator, denominator) of each row
-    against: list[tuple] | None = None,  # the same rows under another model: then the two are compared
-    n: int = 1000,  # resamples
-    seed: int = 0,
-    how: str = "ratio",  # or "difference", with `against`
-) -> Score:  # of sum(numerators) / sum(denominators), or of the ratio or difference of two; nan for a ratio to a score that is 0 in 2.5 % of the resamples or more
-    "95 % bootstrap interval over rows (Efron 1979); paired, when another model answered the same rows."
-    import numpy as np
-
-    a = np.asarray(pairs, float)
-    b = None if against is None else np.asarray(against, float)
-    if not len(a):
-        raise ValueError("no rows to resample: the test set is empty, or no row has this metric")
-    if how not in _COMPARE:
-        raise ValueError(f"how must be {' or '.join(_COMPARE)}, not {how!r}")
-    if b is not None and len(a) != len(b):
-        raise ValueError(f"a paired interval needs the same rows: {len(a)} against {len(b)}")
-    share = lambda x: x[..., 0].sum(-1) / np.maximum(x[..., 1].sum(-1), 1e-12)
-    value = lambda i: share(a[i]) if b is None else _COMPARE[how](share(a[i]), share(b[i]))
-    again = np.random.default_rng(seed).integers(0, len(a), (n, len(a)))
-    if b is not None and how == "ratio" and np.mean(share(b[again]) <= 0) >= 0.025:
-        return Score(math.nan, math.nan, math.nan, len(a))  # an interval without an upper end (Fieller 1954)
-    draws = value(again)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Score(float(value(np.arange(len(a)))), float(low), float(high), len(a))
-
-# %% ../nbs/04_evaluate.ipynb #evaluate-wilson
-def wilson(
-    right: float,
-    n: int,  # how many of how many; half a point for a tie is fine
-) -> Score:
-    "A share with its 95 % interval in closed form (Wilson 1927); also honest when all rows are right."
-    if not 0 <= right <= n or n < 1:
-        raise ValueError(f"{right} right of {n} rows is no share")
-    z, p = 1.959964, right / n
-    middle, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
-    )
-    return Score(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-cost
 def usd_per_million_tokens(
@@ -715,95 +656,6 @@ def _shot_pairs(who, rows, examples, max_new_tokens, score) -> list[tuple]:
         answers = ask(who, [_shot_turns(r, examples) for r in rows], max_new_tokens)
     score = score or (lambda row, answer: (exact_match(answer, Row(row).reference), 1))
     return [score(r, a) for r, a in zip(rows, answers)]
-
-# %% ../nbs/04_evaluate.ipynb #evaluate-endpoint
-@dataclass(frozen=True)
-class Endpoint:
-    "A model behind a server that speaks OpenAI's chat format."
-
-    url: str  # such as http://localhost:8000/v1
-    model: str  # its name there
-    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; may be unset for a local server
-    timeout_s: float = 60.0
-    retries: int = 2  # after a failed request
-    at_once: int = 8  # requests in flight
-
-    def __post_init__(self):
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"an endpoint's url starts with http:// or https://, not {self.url!r}")
-
-    def client(self):  # -> openai.OpenAI
-        "A client that asks again after 429, 5xx and lost connections, waiting longer each time."
-        from ftguide.models import ModelError
-
-        try:
-            import openai
-        except ImportError as e:
-            raise ModelError("an endpoint needs the openai package: pip install 'ftguide[serve]'") from e
-        return openai.OpenAI(
-            base_url=self.url,
-            api_key=os.environ.get(self.key_variable) or "none",
-            timeout=self.timeout_s,
-            max_retries=self.retries,
-        )
-
-    def say(
-        self, client, messages: list[dict], max_new_tokens: int
-    ) -> tuple[str, int, int]:  # answer, tokens read, tokens written
-        "One answer at temperature 0; ModelError says why there is none, and never shows the key."
-        import openai
-
-        from ftguide.models import ModelError
-
-        try:
-            got = client.chat.completions.create(
-                model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0
-            )
-            usage = getattr(got, "usage", None)
-            return (
-                (got.choices[0].message.content or "").strip(),
-                getattr(usage, "prompt_tokens", None) or 0,
-                getattr(usage, "completion_tokens", None) or 0,
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
-            raise ModelError(
-                f"{self.url} refuses the key ({e.status_code}): set {self.key_variable} to one that may use {self.model}"
-            ) from None
-        except openai.OpenAIError as e:
-            raise ModelError(
-                f"{self.model} at {self.url} does not answer: {(str(e) or type(e).__name__).splitlines()[0].replace(client.api_key, '(the key)')}"
-            ) from None
-        except (AttributeError, IndexError, TypeError, ValueError) as e:
-            raise ModelError(
-                f"{self.url} answers something that is no chat completion; is it the address of an OpenAI-compatible API, with /v1?"
-            ) from e
-
-    def ask(self, prompts: list, max_new_tokens: int = 96) -> list[str]:
-        "Answers in the order of the prompts, temperature 0; ModelError when the server does not answer."
-        from concurrent.futures import ThreadPoolExecutor
-
-        from ftguide.models import as_messages
-
-        with self.client() as client, ThreadPoolExecutor(self.at_once) as pool:
-            return [
-                said
-                for said, _, _ in pool.map(
-                    lambda p: self.say(client, as_messages(p), max_new_tokens), prompts
-                )
-            ]
-
-
-def ask(
-    who,  # LM, folder or hub name; Endpoint; or a function from prompts to answers
-    prompts: list,  # text or messages
-    max_new_tokens: int = 96,
-) -> list[str]:
-    "Answers of whoever can answer."
-    from ftguide.models import load, reply
-
-    if isinstance(who, Endpoint):
-        return who.ask(prompts, max_new_tokens)
-    return list(who(prompts)) if callable(who) else reply(load(who), prompts, max_new_tokens)
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-baseline
 def prompting_baseline(
@@ -1379,11 +1231,6 @@ def human_sheet(
     return _write_sheet(items, folder / "for_raters")
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-read-sheet
-def win_rate(verdicts: list) -> Score:  # 0..1
-    "Share of comparisons won, ties counting half: 1 won, -1 lost, 0 tie; numbers between for several raters."
-    return bootstrap([((v + 1) / 2, 1) for v in verdicts])
-
-
 @dataclass
 class Judged:
     "What people, or a judge, think of two models."

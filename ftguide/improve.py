@@ -15,21 +15,10 @@ from pathlib import Path
 
 from .deploy import Gate
 from .engine.rows import question_key, question_spellings
+from .engine.statistics import bootstrap, required_sample_size
 
 # %% auto #0
-__all__ = ['STATE', 'required_sample_size', 'NonInferiorityGate', 'ImproveResult', 'improve']
-
-# %% ../nbs/08c_improve.ipynb #improve-rows
-def required_sample_size(
-    s,  # Score of a difference
-    bound: float,  # its lower end is to lie above this
-) -> int | None:  # rows, if the difference stays as it is; None when no number of rows helps
-    "How many rows a hold-out needs before its interval tells."
-    if s.low > bound:
-        return s.n
-    if not s.value > bound:
-        return None
-    return math.ceil(s.n * ((s.value - s.low) / (s.value - bound)) ** 2)
+__all__ = ['STATE', 'NonInferiorityGate', 'ImproveResult', 'improve']
 
 # %% ../nbs/08c_improve.ipynb #improve-gate
 @dataclass(frozen=True)
@@ -80,8 +69,6 @@ class NonInferiorityGate:
 
 # %% ../nbs/08c_improve.ipynb #improve-gate-parts
 def _compared(new, old, metrics) -> dict:  # metric -> Score of the paired difference
-    from ftguide.evaluate import bootstrap
-
     return {m: bootstrap(new.rows[m], old.rows[m], how="difference") for m in metrics}
 
 
@@ -108,7 +95,7 @@ def _kept_out(metric: str, s, bound: float) -> str:  # empty when the lower end 
                 else f"but {s.n} rows are too few to tell"
             )
         )
-    rows = required_sample_size(s, bound)
+    rows = required_sample_size(s, bound) if s.value > bound else None
     return f"{says}: " + (
         f"if the difference stays, {rows:,} rows would tell"
         if rows

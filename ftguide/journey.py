@@ -21,14 +21,15 @@ from pathlib import Path
 import typer
 
 from .engine.rows import question_key, without_questions
+from .engine.statistics import bootstrap, mean_over_seeds, required_sample_size
 
 # %% auto #0
-__all__ = ['FOLDERS', 'NEEDS', 'FOUR_OF_FIVE', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR',
-           'FOUR_BITS', 'Material', 'example_material', 'load_material', 'Stage', 'stages_of', 'journey', 'Verdict',
-           'check_stage', 'verdict', 'results_table', 'over_seeds', 'run', 'watching', 'machine', 'html',
-           'report_errors', 'run_command', 'sft_command', 'dpo_command', 'distill_command', 'decide_command',
-           'estimate_command', 'check_command', 'evaluate_command', 'reply_command', 'main', 'serve_command',
-           'votes_command', 'deploy_command', 'versions_command', 'rollback_command', 'improve_command']
+__all__ = ['FOLDERS', 'NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR', 'FOUR_BITS',
+           'Material', 'example_material', 'load_material', 'Stage', 'stages_of', 'journey', 'Verdict', 'check_stage',
+           'verdict', 'results_table', 'run', 'watching', 'machine', 'html', 'report_errors', 'run_command',
+           'sft_command', 'dpo_command', 'distill_command', 'decide_command', 'estimate_command', 'check_command',
+           'evaluate_command', 'reply_command', 'main', 'serve_command', 'votes_command', 'deploy_command',
+           'versions_command', 'rollback_command', 'improve_command']
 
 # %% ../nbs/09_journey.ipynb #journey-material
 @dataclass
@@ -357,22 +358,6 @@ class Verdict:
         return f"**{self}**"
 
 
-FOUR_OF_FIVE = ((1.96 + 0.84) / 1.96) ** 2  # where the interval just touches, chance decides: one of two
-
-
-def _rows_that_tell(gain, asked: float) -> int | None:  # more rows; None where none would
-    "So many that a gain which really is as measured would be shown in four of five tries: an interval halves with four times the rows."
-    gap, half = (
-        abs(gain.value - asked),
-        (gain.value - gain.low if gain.value > asked else gain.high - gain.value),
-    )
-    return (
-        max(math.ceil(gain.n * FOUR_OF_FIVE * (half / gap) ** 2) - gain.n, 1)
-        if gap > 1e-9 and half > 0
-        else None
-    )
-
-
 def check_stage(
     after,
     before,  # Reports on the same rows; ValueError otherwise
@@ -384,7 +369,7 @@ def check_stage(
     rows: int = 10,  # fewer say nothing
 ) -> Verdict:
     "Go on when the whole interval is above what is asked and nothing else has clearly fallen; otherwise, how many rows would tell."
-    from ftguide.evaluate import bootstrap, difference
+    from ftguide.evaluate import difference
 
     for m in (metric, *(watch or ())):
         after.score(m), before.score(m)
@@ -435,7 +420,8 @@ def check_stage(
         return Verdict(True, f"{said}; asked was {asked}, and nothing watched has clearly fallen.", gain)
     if gain.high < floor:
         return Verdict(False, f"{said}; asked was {asked}, and the whole interval lies below.", gain)
-    more = _rows_that_tell(gain, floor)
+    needed = required_sample_size(gain, floor)
+    more = needed and needed - gain.n
     return Verdict(
         False,
         f"{said}; asked was {asked}, which the interval holds. "
@@ -505,19 +491,6 @@ def results_table(
     ]
     first, *rest = [" | ".join(cells) for cells in zip(*shown)]
     return "\n".join([f"| {first} |", "|---" * len(shown) + "|", *[f"| {r} |" for r in rest]])
-
-# %% ../nbs/09_journey.ipynb #journey-over
-def over_seeds(values: list[float]):  # -> Score
-    "Mean of independent runs with its 95 % interval (Student's t)."
-    import statistics
-
-    from scipy.stats import t
-
-    from ftguide.evaluate import Score
-
-    n, mean = len(values), statistics.mean(values)
-    half = t.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
-    return Score(mean, mean - half, mean + half, n)
 
 # %% ../nbs/09_journey.ipynb #journey-run
 def run(

@@ -21,7 +21,6 @@ from ftguide.journey import (
     example_material,
     journey,
     load_material,
-    over_seeds,
     results_table,
     run,
     stages_of,
@@ -367,8 +366,6 @@ def test_without_labelled_rows_the_teacher_is_the_reference():
 def test_stages_follow_the_material():
     assert stages_of(example_material("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
     assert stages_of(load_material(corpus=[dict(prompt="Hi")])) == ["distilled"]
-    assert str(over_seeds([1.0, 2.0, 3.0])) == "2.000 [-0.484, 4.484]"  # 2 ± 4.303 · 1 / √3
-    assert over_seeds(list(range(11))).high == pytest.approx(5 + 2.228 * 11**0.5 / 11**0.5, abs=0.001)
 
 
 # a run that is killed, and the same run left alone, in Portuguese

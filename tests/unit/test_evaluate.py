@@ -4,12 +4,8 @@ import csv
 import json
 import math
 import random
-import sys
-import threading
 import warnings
-from contextlib import contextmanager
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -19,12 +15,10 @@ from ftguide.data import DataError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.evaluate import (
     LIMITS,
-    Endpoint,
     HealthCallback,
     Limit,
     Report,
     api_price_ratio,
-    ask,
     attribute_accuracy,
     bleu,
     bootstrap,
@@ -77,30 +71,6 @@ def test_bleu_is_sacrebleu_on_random_texts():
         assert bleu(said, wanted, n=10).value == pytest.approx(sacrebleu.corpus_bleu(said, [wanted]).score)
     perfect = bleu(["one two three four five"] * 3, ["one two three four five"] * 3)
     assert (round(perfect.low), round(perfect.high)) == (100, 100)
-
-
-def test_wilson_is_scipys():
-    from scipy.stats import binomtest
-
-    for k, n in ((0, 1), (1, 1), (0, 20), (20, 20), (3, 7), (800, 1000)):
-        theirs = binomtest(k, n).proportion_ci(method="wilson")
-        assert (wilson(k, n).low, wilson(k, n).high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
-    with pytest.raises(ValueError, match="no share"):
-        wilson(3, 2)
-
-
-def test_a_paired_difference_is_narrower_than_two_intervals():
-    rng = random.Random(0)
-    level = [rng.random() for _ in range(200)]
-    a, b = [(x, 1) for x in level], [(min(x + 0.05, 1), 1) for x in level]
-    d = bootstrap(b, a, how="difference")
-    assert 0 < d.low <= d.value <= d.high < 0.06 and d.high - d.low < 0.2 * (
-        bootstrap(a).high - bootstrap(a).low
-    )
-    with pytest.raises(ValueError, match="how must be"):
-        bootstrap(a, b, how="quotient")
-    with pytest.raises(ValueError, match="no rows"):
-        bootstrap([])
 
 
 def test_per_byte_does_not_depend_on_the_tokenizer(small):
@@ -918,82 +888,3 @@ def test_a_verdict_must_survive_the_swap():
 )
 def test_what_counts_as_a_verdict(text, verdict):
     assert chapter._verdict(text) == verdict
-
-
-@contextmanager
-def server(lm):
-    "A real HTTP server that answers OpenAI's chat format with a model."
-    seen, lock = [], threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                seen.append((self.path, body))
-                text = (
-                    reply(lm, [body["messages"]], body["max_tokens"])[0]
-                    if body["model"] == "tiny-small"
-                    else None
-                )
-            done = json.dumps(
-                dict(
-                    id="c",
-                    object="chat.completion",
-                    created=0,
-                    model=body["model"],
-                    choices=[
-                        dict(index=0, finish_reason="stop", message=dict(role="assistant", content=text))
-                    ],
-                )
-                if text is not None
-                else dict(error=dict(message=f"no model {body['model']}"))
-            ).encode()
-            self.send_response(200 if text is not None else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(done)))
-            self.end_headers()
-            self.wfile.write(done)
-
-        def log_message(self, *a):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}/v1", seen
-    finally:
-        http.shutdown()
-        http.server_close()
-
-
-def test_a_server_is_asked_as_a_model_is(tuned, monkeypatch):
-    pytest.importorskip("openai", reason="the extra serve is not installed: no openai client")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    test = load_tasks("test", 6, tasks=("sentiment",), seed=2)
-    examples = load_tasks("train", 2, tasks=("sentiment",), seed=2)
-    with server(tuned) as (url, seen):
-        there = Endpoint(url, "tiny-small", retries=0)
-        assert ask(there, [r["prompt"] for r in test], 8) == reply(tuned, [r["prompt"] for r in test], 8)
-        assert {p for p, _ in seen} == {"/v1/chat/completions"} and all(
-            b["temperature"] == 0 for _, b in seen
-        )
-        found = prompting_baseline(there, test, examples, shots=(0, 2), max_new_tokens=8)
-        assert (
-            set(found) == {0, 2}
-            and found[0].value
-            == sum(a == r["completion"] for a, r in zip(reply(tuned, [r["prompt"] for r in test], 8), test))
-            / 6
-        )
-        assert len(judge(there, rows, good, bad).verdicts) == 12
-        with pytest.raises(ModelError, match="no model"):
-            ask(Endpoint(url, "other", retries=0), ["Hi"])
-    with pytest.raises(ModelError, match="does not answer"):
-        ask(Endpoint(url, "tiny-small", retries=0, timeout_s=2), ["Hi"])
-    with pytest.raises(ValueError, match="http"):
-        Endpoint("localhost:8000", "x")
-
-
-def test_without_the_client_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ModelError, match=r"ftguide\[serve\]"):
-        ask(Endpoint("http://localhost:1/v1", "x"), ["Hi"])

@@ -1,0 +1,91 @@
+"A model behind a server that speaks OpenAI's chat format, and one way to ask whoever can answer."
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ftguide.models import LM, ModelError, as_messages, load, reply
+
+__all__ = ["Endpoint", "ask"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    "A model behind a server that speaks OpenAI's chat format; needs the extra `serve`."
+
+    url: str  # such as http://localhost:8000/v1
+    model: str  # its name there
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; may be unset for a local server
+    timeout_s: float = 60.0
+    retries: int = 2  # after a failed request
+    at_once: int = 8  # requests in flight
+
+    def __post_init__(self):
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"an endpoint's url starts with http:// or https://, not {self.url!r}")
+
+    def client(self):  # -> openai.OpenAI
+        "A client that asks again after 429, 5xx and lost connections, waiting longer each time."
+        try:
+            import openai
+        except ImportError as e:
+            raise ModelError("an endpoint needs the openai package: pip install 'ftguide[serve]'") from e
+        return openai.OpenAI(
+            base_url=self.url,
+            api_key=os.environ.get(self.key_variable) or "none",
+            timeout=self.timeout_s,
+            max_retries=self.retries,
+        )
+
+    def say(
+        self,
+        client,  # of `client()`
+        messages: list[dict],
+        max_new_tokens: int,
+    ) -> tuple[str, int, int]:  # answer, tokens read, tokens written
+        "One answer at temperature 0; ModelError says why there is none, and never shows the key."
+        import openai
+
+        try:
+            response = client.chat.completions.create(
+                model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0
+            )
+            text = (response.choices[0].message.content or "").strip()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
+            raise ModelError(
+                f"{self.url} refuses the key ({e.status_code}): "
+                f"set {self.key_variable} to one that may use {self.model}"
+            ) from None
+        except openai.OpenAIError as e:
+            reason = (str(e) or type(e).__name__).splitlines()[0].replace(client.api_key, "(the key)")
+            raise ModelError(f"{self.model} at {self.url} does not answer: {reason}") from None
+        except (AttributeError, IndexError, TypeError, ValueError) as e:
+            raise ModelError(
+                f"{self.url} answers something that is no chat completion; "
+                "is it the address of an OpenAI-compatible API, with /v1?"
+            ) from e
+        usage = getattr(response, "usage", None)
+        counts = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
+        return (text, *counts)
+
+    def ask(
+        self,
+        prompts: list,  # text or messages
+        max_new_tokens: int = 96,
+    ) -> list[str]:
+        "Answers in the order of the prompts, temperature 0; ModelError when the server does not answer."
+        with self.client() as client, ThreadPoolExecutor(self.at_once) as pool:
+            answer = lambda prompt: self.say(client, as_messages(prompt), max_new_tokens)[0]
+            return list(pool.map(answer, prompts))
+
+
+def ask(
+    who: LM | str | Endpoint | Callable,  # model, folder or hub name; server; or prompts -> answers
+    prompts: list,  # text or messages
+    max_new_tokens: int = 96,
+) -> list[str]:
+    "Answers of whoever can answer."
+    if isinstance(who, Endpoint):
+        return who.ask(prompts, max_new_tokens)
+    return list(who(prompts)) if callable(who) else reply(load(who), prompts, max_new_tokens)
