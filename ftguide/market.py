@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 
 # %% auto #0
-__all__ = ['FIELDS', 'SYLLABLES', 'KINDS', 'COLOURS', 'MATERIALS', 'EXTRAS', 'MONTHS', 'KEYS', 'SENTENCES', 'OPINIONS',
-           'OPENINGS', 'CLAUSES', 'CALM', 'HYPE', 'TASKS', 'ASK', 'ANSWERS', 'MOOD', 'SPLITS', 'DOMAINS', 'Product',
-           'make_product', 'make_products', 'sheet', 'title', 'describe', 'review', 'write_ad', 'seller_ad', 'claims',
-           'score_ad', 'purchase_probability', 'buys', 'ab_test', 'shoppers_choose', 'catalogue_row', 'digest',
-           'task_row', 'load_tasks', 'load_domain_documents', 'load_unlabeled_documents', 'receipt', 'order', 'page']
+__all__ = ['FIELDS', 'SYLLABLES', 'PRODUCT_KINDS', 'COLOURS', 'MATERIALS', 'EXTRAS', 'WARRANTY_MONTHS', 'FIELD_LABELS',
+           'DESCRIPTION_SENTENCES', 'REVIEW_OPINIONS', 'REVIEW_OPENINGS', 'AD_CLAUSES', 'CALM_PHRASES', 'HYPE_PHRASES',
+           'TASKS', 'TASK_PROMPTS', 'SENTIMENT_LABELS', 'SUMMARY_ENDINGS', 'SPLITS', 'DOMAINS', 'Product',
+           'make_product', 'make_products', 'product_sheet', 'product_title', 'describe_product', 'write_review',
+           'write_ad', 'seller_ad', 'stated_values', 'score_ad', 'purchase_probability', 'count_buyers', 'ab_test',
+           'shoppers_choose', 'catalogue_row', 'summary_line', 'task_row', 'load_tasks', 'load_domain_documents',
+           'load_unlabeled_documents', 'write_receipt', 'write_order', 'product_page']
 
 # %% ../nbs/02_market.ipynb #market-words
 FIELDS = ("brand", "model", "colour", "material", "size", "warranty", "extra")  # what an ad can state
@@ -26,7 +28,7 @@ SYLLABLES = (
     "vim kel zor fax dun mir lex bun gor pax rin gex kan dol"
 ).split()
 
-KINDS = {  # English: (Portuguese, unit, smallest, largest, materials)
+PRODUCT_KINDS = {  # English: (Portuguese, unit, smallest, largest, materials)
     "kettle": ("chaleira", "ml", 800, 2500, ("steel", "glass", "ceramic")),
     "backpack": ("mochila", "l", 12, 45, ("cotton", "leather", "nylon")),
     "lamp": ("lanterna", "cm", 20, 90, ("glass", "bamboo", "steel", "ceramic")),
@@ -79,8 +81,8 @@ EXTRAS = {
         "alça extra",
     ),
 }
-MONTHS = (6, 12, 18, 24, 30, 36, 48, 60)
-KEYS = {
+WARRANTY_MONTHS = (6, 12, 18, 24, 30, 36, 48, 60)
+FIELD_LABELS = {
     "en": dict(
         product="product",
         brand="brand",
@@ -137,8 +139,8 @@ def make_product(
     unseen: bool = False,  # draw the brand from the names that no training text contains?
 ) -> Product:
     "Invent one product."
-    kind = rng.choice(list(KINDS))
-    pt, unit, low, high, materials = KINDS[kind]
+    kind = rng.choice(list(PRODUCT_KINDS))
+    pt, unit, low, high, materials = PRODUCT_KINDS[kind]
     material = rng.choice(materials)
     return Product(
         kind if lang == "en" else pt,
@@ -147,7 +149,7 @@ def make_product(
         rng.choice(COLOURS[lang]),
         material if lang == "en" else MATERIALS[material],
         f"{rng.randint(low, high)} {unit}",
-        f"{rng.choice(MONTHS)} {'months' if lang == 'en' else 'meses'}",
+        f"{rng.choice(WARRANTY_MONTHS)} {'months' if lang == 'en' else 'meses'}",
         rng.choice(EXTRAS[lang]),
         lang,
     )
@@ -165,21 +167,21 @@ def _check_lang(lang: str):
         raise ValueError(f"lang must be 'en' or 'pt', not {lang!r}")
 
 # %% ../nbs/02_market.ipynb #market-sheet
-def sheet(p: Product, drop: tuple = ()) -> str:
+def product_sheet(p: Product, drop: tuple = ()) -> str:
     "The specification sheet, a line per attribute (fields in `drop` left out)."
-    keys = KEYS[p.lang]
+    keys = FIELD_LABELS[p.lang]
     return "\n".join(
         [f"{keys['product']}: {p.kind}"]
         + [f"{keys[f]}: {v}" for f, v in p.attributes().items() if f not in drop]
     )
 
 
-def title(p: Product) -> str:
+def product_title(p: Product) -> str:
     "The line a search page shows."
     return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.size}"
 
 # %% ../nbs/02_market.ipynb #market-describe
-SENTENCES = {
+DESCRIPTION_SENTENCES = {
     "en": [
         (
             "The {kind} {model} is made by {brand}.",
@@ -223,14 +225,14 @@ SENTENCES = {
 }
 
 
-def describe(p: Product, rng: random.Random) -> str:
+def describe_product(p: Product, rng: random.Random) -> str:
     "A shop's description: every attribute once, sentences in any order after the first."
-    first, *rest = [rng.choice(options).format(**asdict(p)) for options in SENTENCES[p.lang]]
+    first, *rest = [rng.choice(options).format(**asdict(p)) for options in DESCRIPTION_SENTENCES[p.lang]]
     rng.shuffle(rest)
     return " ".join([first, *rest])
 
 # %% ../nbs/02_market.ipynb #market-review
-OPINIONS = {
+REVIEW_OPINIONS = {
     "en": {
         True: (
             "I use it every day.",
@@ -284,7 +286,7 @@ OPINIONS = {
         ),
     },
 }
-OPENINGS = {
+REVIEW_OPENINGS = {
     "en": (
         "I bought the {model}.",
         "My new {kind} is the {model}.",
@@ -300,17 +302,17 @@ OPENINGS = {
 }
 
 
-def review(p: Product, positive: bool, rng: random.Random) -> str:
+def write_review(p: Product, positive: bool, rng: random.Random) -> str:
     "A buyer's review: three opinions, and in one of six reviews one of them disagrees."
     says = [positive] * 3
     if rng.random() < 1 / 6:
         says[rng.randrange(3)] = not positive
-    good, bad = (rng.sample(OPINIONS[p.lang][side], 3) for side in (True, False))
-    parts = [rng.choice(OPENINGS[p.lang])] + [(good if s else bad)[i] for i, s in enumerate(says)]
+    good, bad = (rng.sample(REVIEW_OPINIONS[p.lang][side], 3) for side in (True, False))
+    parts = [rng.choice(REVIEW_OPENINGS[p.lang])] + [(good if s else bad)[i] for i, s in enumerate(says)]
     return " ".join(parts).format(**asdict(p))
 
 # %% ../nbs/02_market.ipynb #market-ad
-CLAUSES = {
+AD_CLAUSES = {
     "en": dict(
         colour=("in {colour}", "colour {colour}"),
         material=("made of {material}", "solid {material}"),
@@ -326,7 +328,7 @@ CLAUSES = {
         extra=("vem com {extra}", "{extra} incluso"),
     ),
 }
-CALM = {
+CALM_PHRASES = {
     "en": (
         "Ready to ship.",
         "Simple and sturdy.",
@@ -342,7 +344,7 @@ CALM = {
         "Envio em um dia.",
     ),
 }
-HYPE = {
+HYPE_PHRASES = {
     "en": ("WOW!!!", "BEST PRICE EVER!!!", "LAST UNITS, HURRY!!!", "You will LOVE it!!!", "CRAZY OFFER!!!"),
     "pt": ("UAU!!!", "MELHOR PREÇO!!!", "ÚLTIMAS UNIDADES, CORRA!!!", "Você vai AMAR!!!", "OFERTA LOUCA!!!"),
 }
@@ -352,12 +354,12 @@ def write_ad(p: Product, stated: list[str], rng: random.Random, hype: int = 0, c
     "An ad that states the fields in `stated`, with `hype` shouts and `calm` quiet phrases."
     names = [getattr(p, f) for f in ("brand", "model") if f in stated]
     clauses = [
-        rng.choice(CLAUSES[p.lang][f]).format(**asdict(p)) for f in stated if f not in ("brand", "model")
+        rng.choice(AD_CLAUSES[p.lang][f]).format(**asdict(p)) for f in stated if f not in ("brand", "model")
     ]
     rng.shuffle(clauses)
     core = ", ".join([" ".join([p.kind.capitalize(), *names]), *clauses]) + "."
-    loud = rng.sample(HYPE[p.lang], hype)
-    quiet = rng.sample(CALM[p.lang], calm)
+    loud = rng.sample(HYPE_PHRASES[p.lang], hype)
+    quiet = rng.sample(CALM_PHRASES[p.lang], calm)
     cut = rng.randint(0, len(loud))
     return " ".join([*loud[:cut], core, *loud[cut:], *quiet])
 
@@ -381,14 +383,14 @@ def seller_ad(p: Product, rng: random.Random) -> str:
 def _lexicon(lang: str) -> frozenset:
     "Every ordinary word of the marketplace; any other word in an ad is an invented name."
     groups = [
-        SENTENCES[lang],
-        OPINIONS[lang].values(),
-        [OPENINGS[lang]],
-        CLAUSES[lang].values(),
-        [CALM[lang], HYPE[lang], EXTRAS[lang], COLOURS[lang]],
+        DESCRIPTION_SENTENCES[lang],
+        REVIEW_OPINIONS[lang].values(),
+        [REVIEW_OPENINGS[lang]],
+        AD_CLAUSES[lang].values(),
+        [CALM_PHRASES[lang], HYPE_PHRASES[lang], EXTRAS[lang], COLOURS[lang]],
         [MATERIALS if lang == "en" else tuple(MATERIALS.values())],
-        [KINDS if lang == "en" else tuple(k[0] for k in KINDS.values())],
-        [KEYS[lang].values()],
+        [PRODUCT_KINDS if lang == "en" else tuple(k[0] for k in PRODUCT_KINDS.values())],
+        [FIELD_LABELS[lang].values()],
         [
             (
                 "a",
@@ -438,7 +440,7 @@ def _different(values: list) -> list:  # each once, in order
     return list(first.values())
 
 
-def claims(
+def stated_values(
     text: str,  # an ad
     lang: str = "en",  # its language
 ) -> dict:  # field -> list of the different values it states, in order
@@ -466,7 +468,7 @@ def score_ad(
     p: Product,  # the product it is about
 ) -> dict:  # stated, right, wrong (counts), truth, completeness, hype (0..1 each; truth is None when nothing is stated)
     "Compare what an ad states with the truth."
-    stated = claims(text, p.lang)
+    stated = stated_values(text, p.lang)
     truth = p.attributes()
     same = [_as_written(v) == _as_written(truth[f]) for f, vs in stated.items() for v in vs]
     right, wrong = sum(same), len(same) - sum(same)
@@ -497,7 +499,7 @@ def purchase_probability(
     return 0.02 + 0.38 / (1 + math.exp(-appeal))
 
 
-def buys(text: str, p: Product, shoppers: int, rng: random.Random) -> int:
+def count_buyers(text: str, p: Product, shoppers: int, rng: random.Random) -> int:
     "How many of `shoppers` simulated people buy after reading the ad."
     chance = purchase_probability(text, p)
     return sum(rng.random() < chance for _ in range(shoppers))
@@ -506,7 +508,7 @@ def buys(text: str, p: Product, shoppers: int, rng: random.Random) -> int:
 def ab_test(a: str, b: str, p: Product, shoppers: int = 200, seed: int | str = 0) -> int:
     "Show two ads to `shoppers` people each: 1 when `a` sells more, -1 when `b` does, 0 for a tie."
     rng = random.Random(f"ab-{seed}")
-    first, second = (buys(t, p, shoppers, rng) for t in (a, b))
+    first, second = (count_buyers(t, p, shoppers, rng) for t in (a, b))
     return (first > second) - (first < second)
 
 
@@ -516,7 +518,7 @@ def shoppers_choose(row: dict, a: str, b: str, n: int) -> int:
 
 # %% ../nbs/02_market.ipynb #market-tasks
 TASKS = ("ad", "extraction", "sentiment", "summary", "arithmetic")
-ASK = {
+TASK_PROMPTS = {
     "en": dict(
         ad="{}\n\nWrite an ad:",
         extraction="{}\n\nCatalogue row:",
@@ -532,8 +534,8 @@ ASK = {
         arithmetic="Quanto é {}?",
     ),
 }
-ANSWERS = {"en": {True: "positive", False: "negative"}, "pt": {True: "positiva", False: "negativa"}}
-MOOD = {
+SENTIMENT_LABELS = {"en": {True: "positive", False: "negative"}, "pt": {True: "positiva", False: "negativa"}}
+SUMMARY_ENDINGS = {
     "en": {True: "buyers like it", False: "buyers complain"},
     "pt": {True: "compradores gostam", False: "compradores reclamam"},
 }
@@ -544,25 +546,25 @@ def catalogue_row(p: Product) -> str:
     return " | ".join([p.kind, *p.attributes().values()])
 
 
-def digest(p: Product, positive: bool) -> str:
+def summary_line(p: Product, positive: bool) -> str:
     "What the summary task asks for: the product and what buyers think, in one line."
-    return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.material}; {MOOD[p.lang][positive]}"
+    return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.material}; {SUMMARY_ENDINGS[p.lang][positive]}"
 
 
 def task_row(task: str, p: Product, rng: random.Random) -> dict:  # prompt, completion, task, lang, product
     "One labelled example of a task."
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
-    ask, positive = ASK[p.lang][task], rng.random() < 0.5
+    ask, positive = TASK_PROMPTS[p.lang][task], rng.random() < 0.5
     if task == "ad":
-        prompt, completion = ask.format(sheet(p)), seller_ad(p, rng)
+        prompt, completion = ask.format(product_sheet(p)), seller_ad(p, rng)
     elif task == "extraction":
-        prompt, completion = ask.format(describe(p, rng)), catalogue_row(p)
+        prompt, completion = ask.format(describe_product(p, rng)), catalogue_row(p)
     elif task == "sentiment":
-        prompt, completion = ask.format(review(p, positive, rng)), ANSWERS[p.lang][positive]
+        prompt, completion = ask.format(write_review(p, positive, rng)), SENTIMENT_LABELS[p.lang][positive]
     elif task == "summary":
-        prompt = ask.format(f"{describe(p, rng)}\n\n{review(p, positive, rng)}")
-        completion = digest(p, positive)
+        prompt = ask.format(f"{describe_product(p, rng)}\n\n{write_review(p, positive, rng)}")
+        completion = summary_line(p, positive)
     else:
         a, b = rng.randint(10, 999), rng.randint(10, 999)
         prompt, completion = ask.format(f"{a} + {b}"), str(a + b)
@@ -615,12 +617,12 @@ def load_domain_documents(
 
 def _document(domain: str, p: Product, rng: random.Random) -> str:
     if domain == "sheets":
-        return sheet(p)
+        return product_sheet(p)
     if domain == "descriptions":
-        return describe(p, rng)
+        return describe_product(p, rng)
     if domain == "reviews":
-        return review(p, rng.random() < 0.5, rng)
-    return receipt(rng, 1)
+        return write_review(p, rng.random() < 0.5, rng)
+    return write_receipt(rng, 1)
 
 
 def load_unlabeled_documents(n: int, lang: str = "en", seed: int = 0) -> list[dict]:  # rows with text
@@ -628,7 +630,7 @@ def load_unlabeled_documents(n: int, lang: str = "en", seed: int = 0) -> list[di
     return load_domain_documents("ecommerce", n, lang, seed)
 
 # %% ../nbs/02_market.ipynb #market-page
-def receipt(rng: random.Random, lines: int = 4) -> str:
+def write_receipt(rng: random.Random, lines: int = 4) -> str:
     "Sums as a till prints them."
 
     def line():
@@ -638,7 +640,7 @@ def receipt(rng: random.Random, lines: int = 4) -> str:
     return "\n".join(line() for _ in range(lines))
 
 
-def order(
+def write_order(
     lang: str,
     rng: random.Random,  # source of chance
     shop: float = 0.0,  # chance that a line tells another attribute than the colour
@@ -653,19 +655,19 @@ def order(
     return "\n".join([ordered, *items, "", sent, *items])
 
 
-def page(
+def product_page(
     p: Product,
     rng: random.Random,  # source of chance
     shop: float = 0.0,  # chance of each of the shop's own texts: a seller's ad, a catalogue row, a one-line digest, a count of reviews
 ) -> str:
     "One product's page, as text to pretrain on: sheet, description, title and a review, and the shop's texts, in any order."
     drop = tuple(f for f in FIELDS[2:] if rng.random() < 0.15)
-    parts = [sheet(p, drop), describe(p, rng), title(p)]
+    parts = [product_sheet(p, drop), describe_product(p, rng), product_title(p)]
     positive = rng.random() < 0.5
-    parts.append(review(p, positive, rng))
+    parts.append(write_review(p, positive, rng))
     if shop:
-        count = f"{rng.randint(50, 99)} {ANSWERS[p.lang][positive]}, {rng.randint(1, 49)} {ANSWERS[p.lang][not positive]}"
-        own = (seller_ad(p, rng), catalogue_row(p), digest(p, positive), count)
+        count = f"{rng.randint(50, 99)} {SENTIMENT_LABELS[p.lang][positive]}, {rng.randint(1, 49)} {SENTIMENT_LABELS[p.lang][not positive]}"
+        own = (seller_ad(p, rng), catalogue_row(p), summary_line(p, positive), count)
         parts += [text for text in own if rng.random() < shop]
     rng.shuffle(parts)
     return "\n\n".join(parts)

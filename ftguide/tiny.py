@@ -15,22 +15,23 @@ from ftguide.market import (
     FIELDS,
     SYLLABLES,
     TASKS,
-    describe,
+    describe_product,
     make_product,
-    order,
-    page,
-    receipt,
-    sheet,
+    write_order,
+    product_page,
+    write_receipt,
+    product_sheet,
     task_row,
 )
 
 # %% auto #0
-__all__ = ['SIZES', 'CONTEXT', 'VOCABULARY', 'SPECIALS', 'CHAT_TEMPLATE', 'PHRASES', 'spell', 'tokenizer_texts',
-           'train_tokenizer', 'make_model', 'pages', 'rows', 'schedule', 'pretrain', 'copy_probe', 'make_tiny',
-           'row_probe', 'held_out_perplexity']
+__all__ = ['MODEL_SIZES', 'CONTEXT_LENGTH', 'VOCABULARY_SIZE', 'SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'TASK_PHRASES',
+           'split_invented_names', 'tokenizer_texts', 'train_tokenizer', 'build_model', 'pretraining_pages',
+           'pretraining_batches', 'learning_rate_factor', 'pretrain', 'copy_probe', 'make_tiny', 'row_probe',
+           'held_out_perplexity']
 
 # %% ../nbs/13_tiny.ipynb #tiny-sizes
-SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` and `orders` of the pages, share of packed rows
+MODEL_SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` and `orders` of the pages, share of packed rows
     "tiny": dict(
         hidden_size=160,
         num_hidden_layers=6,
@@ -51,8 +52,8 @@ SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pre
         phases=((3000, 3e-3, 0.0, 0.0, 0.2), (600, 1.5e-3, 0.5, 0.0, 0.3), (700, 1.5e-3, 0.6, 0.6, 0.25)),
     ),
 }
-CONTEXT, VOCABULARY = 512, 1024
-SPECIALS = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+CONTEXT_LENGTH, VOCABULARY_SIZE = 512, 1024
+SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
@@ -61,7 +62,7 @@ CHAT_TEMPLATE = (
 )
 
 # %% ../nbs/13_tiny.ipynb #tiny-spell
-PHRASES = {
+TASK_PHRASES = {
     "en": (
         "Write an ad.",
         "Catalogue row.",
@@ -79,7 +80,7 @@ PHRASES = {
 }
 
 
-def spell(text: str) -> str:
+def split_invented_names(text: str) -> str:
     "Cut invented names into syllables, so that the tokenizer learns the syllables and never a whole name."
     syllable = "|".join(SYLLABLES)
     return re.sub(
@@ -98,9 +99,11 @@ def tokenizer_texts(n: int = 3000, seed: int = 0):
         names = "".join(" " + make_product(rng).brand for _ in range(4))
         tasks = "\n".join(
             says + ("" if t == "arithmetic" else "\n\n") + task_row(t, p, rng)["completion"]
-            for says, t in zip(PHRASES[p.lang], TASKS)
+            for says, t in zip(TASK_PHRASES[p.lang], TASKS)
         )
-        yield spell(f"{page(p, rng)}\n\n{order(p.lang, rng)}\n\n{tasks}") + spell(names)
+        yield split_invented_names(
+            f"{product_page(p, rng)}\n\n{write_order(p.lang, rng)}\n\n{tasks}"
+        ) + split_invented_names(names)
 
 # %% ../nbs/13_tiny.ipynb #tiny-tokenizer
 def train_tokenizer(n: int = 3000, seed: int = 0):  # -> PreTrainedTokenizerFast
@@ -120,8 +123,8 @@ def train_tokenizer(n: int = 3000, seed: int = 0):  # -> PreTrainedTokenizerFast
     tok.train_from_iterator(
         tokenizer_texts(n, seed),
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=SPECIALS,
+            vocab_size=VOCABULARY_SIZE,
+            special_tokens=SPECIAL_TOKENS,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -130,7 +133,7 @@ def train_tokenizer(n: int = 3000, seed: int = 0):  # -> PreTrainedTokenizerFast
         tokenizer_object=tok,
         pad_token="<|pad|>",
         eos_token="<|end|>",
-        model_max_length=CONTEXT,
+        model_max_length=CONTEXT_LENGTH,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
@@ -138,12 +141,12 @@ def train_tokenizer(n: int = 3000, seed: int = 0):  # -> PreTrainedTokenizerFast
     return fast
 
 # %% ../nbs/13_tiny.ipynb #tiny-model
-def make_model(name: str, tokenizer, seed: int = 0):  # -> LlamaForCausalLM, random weights
-    "A Llama of one of `SIZES`, initialised wide (0.05), which brings the copying phase earlier."
+def build_model(name: str, tokenizer, seed: int = 0):  # -> LlamaForCausalLM, random weights
+    "A Llama of one of `MODEL_SIZES`, initialised wide (0.05), which brings the copying phase earlier."
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    shape = {k: v for k, v in SIZES[name].items() if k != "phases"}
+    shape = {k: v for k, v in MODEL_SIZES[name].items() if k != "phases"}
     ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
@@ -151,7 +154,7 @@ def make_model(name: str, tokenizer, seed: int = 0):  # -> LlamaForCausalLM, ran
             vocab_size=len(tokenizer),
             num_key_value_heads=shape["num_attention_heads"],
             initializer_range=0.05,
-            max_position_embeddings=CONTEXT,
+            max_position_embeddings=CONTEXT_LENGTH,
             tie_word_embeddings=True,
             **shape,
             **ids,
@@ -161,34 +164,39 @@ def make_model(name: str, tokenizer, seed: int = 0):  # -> LlamaForCausalLM, ran
     return model
 
 # %% ../nbs/13_tiny.ipynb #tiny-stream
-def pages(seed: int = 0, shop: float = 0.0, orders: float = 0.0):
-    "An endless stream of documents in both languages: product pages, one order in five, one till receipt in ten; `shop` as in `page`, `orders` as in `order`."
+def pretraining_pages(seed: int = 0, shop: float = 0.0, orders: float = 0.0):
+    "An endless stream of documents in both languages: product pages, one order in five, one till receipt in ten; `shop` as in `product_page`, `orders` as in `write_order`."
     rng = random.Random(f"pages-{seed}")
     while True:
         lang, chance = rng.choice(("en", "pt")), rng.random()
         yield (
-            order(lang, rng, orders)
+            write_order(lang, rng, orders)
             if chance < 0.2
-            else receipt(rng, 8)
+            else write_receipt(rng, 8)
             if chance < 0.3
-            else page(make_product(rng, lang), rng, shop)
+            else product_page(make_product(rng, lang), rng, shop)
         )
 
 # %% ../nbs/13_tiny.ipynb #tiny-rows
-def rows(
+def pretraining_batches(
     tokenizer, batch_size: int, packed: bool = False, seed: int = 0, shop: float = 0.0, orders: float = 0.0
 ):  # yields (ids, labels), (B, T) each
     "One document a row, padded; or, `packed`, documents one after another in rows as long as the context."
     import torch
 
-    stream, pad, end, ids = pages(seed, shop, orders), tokenizer.pad_token_id, tokenizer.eos_token_id, []
+    stream, pad, end, ids = (
+        pretraining_pages(seed, shop, orders),
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        [],
+    )
     while True:
         if packed:
-            while len(ids) < batch_size * CONTEXT:
+            while len(ids) < batch_size * CONTEXT_LENGTH:
                 ids += tokenizer(next(stream)).input_ids + [end]
             batch, ids = (
-                torch.tensor(ids[: batch_size * CONTEXT]).view(batch_size, CONTEXT),
-                ids[batch_size * CONTEXT :],
+                torch.tensor(ids[: batch_size * CONTEXT_LENGTH]).view(batch_size, CONTEXT_LENGTH),
+                ids[batch_size * CONTEXT_LENGTH :],
             )
             yield batch, batch
         else:
@@ -198,7 +206,7 @@ def rows(
             yield batch, batch.masked_fill(batch == pad, -100)
 
 # %% ../nbs/13_tiny.ipynb #tiny-schedule
-def schedule(step: int, steps: int, warmup: float = 0.05) -> float:  # factor on the learning rate
+def learning_rate_factor(step: int, steps: int, warmup: float = 0.05) -> float:  # factor on the learning rate
     "Linear warm-up, then a cosine down to a twentieth."
     start = max(int(steps * warmup), 1)
     if step < start:
@@ -229,14 +237,14 @@ def pretrain(
         betas=(0.9, 0.98),
     )
     alone, together = (
-        rows(tokenizer, batch_size, False, seed, shop, orders),
-        rows(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders),
+        pretraining_batches(tokenizer, batch_size, False, seed, shop, orders),
+        pretraining_batches(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders),
     )
     history = []
     model.train()
     for step in range(steps):
         for group in opt.param_groups:
-            group["lr"] = learning_rate * schedule(step, steps)
+            group["lr"] = learning_rate * learning_rate_factor(step, steps)
         ids, labels = next(alone if step < steps * (1 - packed) else together)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
@@ -266,7 +274,10 @@ def copy_probe(
     for i in range(0, n, batch_size):
         some = products[i : i + batch_size]
         enc = tokenizer(
-            [f"{sheet(p)}\n\n{p.kind}" for p in some], return_tensors="pt", padding=True, padding_side="left"
+            [f"{product_sheet(p)}\n\n{p.kind}" for p in some],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
         )
         with torch.no_grad():
             out = model.generate(**enc, max_new_tokens=14, do_sample=False)
@@ -278,14 +289,14 @@ def copy_probe(
 def make_tiny(
     folder: str | Path | None = None,  # where to; by default the package's own checkpoints
     seed: int = 0,
-    names: tuple = tuple(SIZES),
+    names: tuple = tuple(MODEL_SIZES),
 ) -> dict:  # name -> share of names copied
     "Train the shipped models from a seed and save them with tokenizer, card and loss curve."
     from ftguide.models import LM, checkpoint, progress_bar, save
 
     tokenizer, probes = train_tokenizer(seed=seed), {}
     for name in names:
-        phases, model, history = SIZES[name]["phases"], make_model(name, tokenizer, seed), []
+        phases, model, history = MODEL_SIZES[name]["phases"], build_model(name, tokenizer, seed), []
         total = sum(steps for steps, *_ in phases)
         with progress_bar(total, name) as progress:
             for i, (steps, rate, shop, orders, packed) in enumerate(phases):
@@ -322,7 +333,7 @@ def row_probe(
 
     rng = random.Random(f"rows-{seed}")
     products = [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)]
-    texts = reply(lm, [f"{describe(p, rng)}\n\n{p.kind} |" for p in products], 48, template=False)
+    texts = reply(lm, [f"{describe_product(p, rng)}\n\n{p.kind} |" for p in products], 48, template=False)
     cells = [[c.strip() for c in t.split("\n")[0].split("|")] + [""] * len(FIELDS) for t in texts]
     return {
         f: sum(row[i] == getattr(p, f) for p, row in zip(products, cells)) / n for i, f in enumerate(FIELDS)
@@ -337,7 +348,10 @@ def held_out_perplexity(model, tokenizer, n: int = 100, lang: str = "en", seed: 
     nll = count = 0
     for _ in range(n):
         ids = torch.tensor(
-            [tokenizer(page(make_product(rng, lang, unseen=True), rng)).input_ids + [tokenizer.eos_token_id]]
+            [
+                tokenizer(product_page(make_product(rng, lang, unseen=True), rng)).input_ids
+                + [tokenizer.eos_token_id]
+            ]
         )
         with torch.no_grad():
             nll += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)

@@ -31,7 +31,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ANSWERS = {"dpo": ("chosen", "rejected"), "distill": ()}  # columns beside the prompt; else "completion"
 
 
@@ -53,7 +53,7 @@ def random_tokenizer(
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=_SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -61,10 +61,10 @@ def random_tokenizer(
     bpe.train_from_iterator([CHATML] * 9 + texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        bos_token=SPECIAL_TOKENS[1],
-        eos_token=SPECIAL_TOKENS[2],
-        pad_token=SPECIAL_TOKENS[2],
-        unk_token=SPECIAL_TOKENS[0],
+        bos_token=_SPECIAL_TOKENS[1],
+        eos_token=_SPECIAL_TOKENS[2],
+        pad_token=_SPECIAL_TOKENS[2],
+        unk_token=_SPECIAL_TOKENS[0],
         chat_template=CHATML,
     )
 

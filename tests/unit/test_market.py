@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftguide.market import Product, claims, load_tasks, purchase_probability, score_ad, task_row
+from ftguide.market import Product, stated_values, load_tasks, purchase_probability, score_ad, task_row
 
 MUG = Product("mug", "Zavolor", "Gexgor-61", "green", "clay", "300 ml", "24 months", "lid")
 CANECA = Product("caneca", "Zavolor", "Gexgor-61", "verde", "barro", "300 ml", "24 meses", "tampa", "pt")
@@ -27,7 +27,7 @@ CANECA = Product("caneca", "Zavolor", "Gexgor-61", "verde", "barro", "300 ml", "
 )
 def test_a_true_claim_is_one_however_it_is_spelt(ad, p):
     s = score_ad(ad, p)
-    assert (s["right"], s["wrong"]) == (1, 0), claims(ad, p.lang)
+    assert (s["right"], s["wrong"]) == (1, 0), stated_values(ad, p.lang)
     assert purchase_probability(ad.lower(), p) > purchase_probability("a thing", p)
 
 
@@ -47,7 +47,7 @@ def test_a_false_claim_counts_once(ad, wrong):
 
 
 def test_values_are_given_as_they_stand_in_the_ad():
-    found = claims("Zavolor Gexgor-61, in GREEN, green, 300ml, size 300 ML, by Mirlor.")
+    found = stated_values("Zavolor Gexgor-61, in GREEN, green, 300ml, size 300 ML, by Mirlor.")
     assert (found["colour"], found["size"], found["brand"], found["model"]) == (
         ["GREEN"],
         ["300ml"],
@@ -80,11 +80,11 @@ def test_orders_tell_more_than_colours_only_where_it_is_asked():
     from itertools import islice
 
     from ftguide.market import COLOURS
-    from ftguide.tiny import SIZES, pages
+    from ftguide.tiny import MODEL_SIZES, pretraining_pages
 
     said = lambda orders: {
         line.rsplit(", ", 1)[1]
-        for text in islice(pages(200, 0.5, orders), 300)
+        for text in islice(pretraining_pages(200, 0.5, orders), 300)
         if text.startswith(("You ordered:", "Seu pedido:"))
         for line in text.splitlines()
         if line.startswith("- ")
@@ -93,5 +93,5 @@ def test_orders_tell_more_than_colours_only_where_it_is_asked():
     assert said(0.0) <= colours and not said(0.6) <= colours
     assert all(
         [bool(phase[3]) for phase in size["phases"]] == [False] * (len(size["phases"]) - 1) + [True]
-        for size in SIZES.values()
+        for size in MODEL_SIZES.values()
     )  # as the shipped models were trained
