@@ -8,7 +8,7 @@ from .decide import roi as roi
 from .deploy import Gate as Gate
 from .deploy import deploy as deploy
 from .deploy import rollback as rollback
-from .distill import TextTeacher as TextTeacher
+from .engine.teachers import TextTeacher as TextTeacher
 from .distill import distill as distill
 from .dpo import align_dpo as align_dpo
 from .dpo import align_kto as align_kto

@@ -5,176 +5,185 @@
 # %% ../nbs/07_distill.ipynb #distill-imports
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import re
 import tempfile
-import threading
-import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
-from .engine.rows import Row, request_key
-from .evaluate import Endpoint, Report
-from .models import LM, ModelError
+import torch
+import torch.nn.functional as F
+
+from .data import different_tokens, is_streamed, preflight, read, stream_rows
+from .engine.cache import CachedTeacher, likely_and_drawn_tokens, write_cache
+from .engine.labelling import validated
+from ftguide.engine.teachers import (
+    LogitTeacher,
+    Teacher,
+    TextTeacher,
+    as_teacher,
+    vocabulary_fingerprint,
+)
+from .evaluate import Endpoint, Report, evaluate
+from ftguide.models import (
+    LM,
+    ModelError,
+    copy_for_training,
+    default_learning_rate,
+    save,
+)
 
 # %% auto #0
-__all__ = ['DIVERGENCES', 'NEEDS_MODEL', 'LEARNING_RATES', 'scaled_jsd', 'dense_targets', 'sparse_targets', 'distillation_loss',
-           'LogitTeacher', 'write_cache', 'CachedTeacher', 'validated', 'Journal', 'Throttle', 'TextTeacher',
-           'distill_trainer', 'distill', 'DistillationPipeline']
+__all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',
+           'sparse_targets', 'log_softmax', 'distillation_loss', 'ChunkedLoss', 'soft_labels', 'distill_trainer',
+           'distill', 'AnsweredStream', 'DistillationPipeline']
 
 # %% ../nbs/07_distill.ipynb #distill-jsd
 DIVERGENCES = dict(forward_kl=0.0, jsd=0.5, reverse_kl=1.0)
-NEEDS_MODEL = "a cache holds the tokens the teacher likes; reverse_kl and jsd ask about those the student likes. Use forward_kl, or the model itself"
 
 
 def scaled_jsd(
-    teacher,
-    student,  # (N, V) log-probabilities
+    teacher: torch.Tensor,  # (N, V) log-probabilities
+    student: torch.Tensor,  # (N, V) log-probabilities
     beta: float = 0.5,  # 0 is KL(teacher || student), 1 is KL(student || teacher)
-):  # (N,) nats
-    "Generalised Jensen-Shannon divergence (Agarwal et al. 2024, eq. 1) over beta (1 - beta), which gives every beta one scale."
-    import torch
-
+) -> torch.Tensor:  # (N,) nats
+    "Generalised Jensen-Shannon divergence (Agarwal et al. 2024, eq. 1) over beta (1 - beta): one scale for all."
     kl = lambda p, q: (p.exp() * (p - q)).sum(-1)
-    if beta in (0, 1):
-        return kl(student, teacher) if beta else kl(teacher, student)
+    if beta == 0:
+        return kl(teacher, student)
+    if beta == 1:
+        return kl(student, teacher)
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log(1 - beta))
     return kl(teacher, mixture) / (1 - beta) + kl(student, mixture) / beta
 
 
-def _beta(divergence) -> float:
+def divergence_beta(
+    divergence: str | float,  # a name of `DIVERGENCES`, or a number from 0 (forward) to 1 (reverse)
+) -> float:
+    "The beta of `scaled_jsd`; ValueError when there is none."
     beta = DIVERGENCES.get(divergence, divergence)
     if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta <= 1:
+        names = ", ".join(DIVERGENCES)
         raise ValueError(
-            f"divergence must be {', '.join(DIVERGENCES)} or a number from 0 (forward) to 1 (reverse), not {divergence!r}"
+            f"divergence must be {names} or a number from 0 (forward) to 1 (reverse), not {divergence!r}"
         )
     return beta
 
 # %% ../nbs/07_distill.ipynb #distill-soft-kinds
 def dense_targets(
-    states,  # (N, H) teacher's hidden states; its (N, V) scores when there is no head
+    states: torch.Tensor,  # (N, H) teacher's hidden states; its (N, V) scores when there is no head
     head=None,  # its output layer
 ):  # function of (slice, temperature) -> (n, V) log-probabilities, None, None
     "Soft labels over the whole vocabulary, computed a part at a time."
-    import torch
 
-    def at(part: slice, temperature: float):
-        with torch.no_grad():
-            return _log_softmax(states[part] if head is None else head(states[part]), temperature), None, None
+    @torch.no_grad()
+    def labels(part: slice, temperature: float):
+        scores = states[part] if head is None else head(states[part])
+        return log_softmax(scores, temperature), None, None
 
-    return at
+    return labels
 
 
 def sparse_targets(
-    ids,  # (N, k + m) the k likeliest tokens, and m drawn from the others
-    logps,  # (N, k + m) their log-probabilities at one temperature
-    rest,  # (N,) log of what the others weigh together there
+    ids: torch.Tensor,  # (N, k + m) the k likeliest tokens, and m drawn from the others
+    logps: torch.Tensor,  # (N, k + m) their log-probabilities at one temperature
+    rest: torch.Tensor,  # (N,) log of what the others weigh together there
     k: int,
 ):  # function of (slice, temperature) -> (n, k + m) log-probabilities, token ids, weights
-    "Soft labels over a few tokens whose weighted sum has the right mean (Anshumann et al. 2025)."
-    import torch
+    "Soft labels over a few tokens with the right mean: a variant of Anshumann et al. 2025, who draw every token."
+    drawn = ids.shape[1] - k
 
-    def at(part: slice, temperature: float):
+    def labels(part: slice, temperature: float):
         theirs = logps[part].float()
-        drawn = (rest[part].float().exp() / max(ids.shape[1] - k, 1))[:, None].expand(-1, ids.shape[1] - k)
-        return theirs, ids[part].long(), torch.cat([theirs[:, :k].exp(), drawn], 1)
+        weight_of_drawn = (rest[part].float().exp() / max(drawn, 1))[:, None].expand(-1, drawn)
+        return theirs, ids[part].long(), torch.cat([theirs[:, :k].exp(), weight_of_drawn], 1)
 
-    return at
+    return labels
 
 
-def _log_softmax(scores, temperature: float = 1.0):
-    return (scores if scores.dtype.itemsize > 4 else scores.float()).div(temperature).log_softmax(-1)
+def log_softmax(scores: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    "Log-probabilities at a temperature, in float32 or better."
+    precise = scores if scores.dtype.itemsize > 4 else scores.float()
+    return precise.div(temperature).log_softmax(-1)
 
 # %% ../nbs/07_distill.ipynb #distill-loss
+NEEDS_EVERY_TOKEN = (
+    "a cache holds the tokens the teacher likes; reverse_kl and jsd ask about those the student likes. "
+    "Use forward_kl, or the model itself"
+)
+
+
 def distillation_loss(
-    states,  # (N, H) student's hidden states at the scored positions; its (N, V) scores when there is no head
+    states: torch.Tensor,  # (N, H) student's hidden states where tokens are scored; (N, V) scores without a head
     head,  # its output layer, or None
-    targets,  # (N,) written tokens: the hard labels
+    targets: torch.Tensor,  # (N,) written tokens: the hard labels
     teacher,  # soft labels, as `dense_targets` and `sparse_targets` give them; not asked when alpha is 0
     *,
-    divergence: str
-    | float = "forward_kl",  # forward_kl, reverse_kl, jsd, or a number between 0 and 1: `scaled_jsd`'s beta
+    divergence: str | float = "forward_kl",  # forward_kl, reverse_kl, jsd, or a number: `scaled_jsd`'s beta
     temperature: float = 2.0,  # above 0
     alpha: float = 0.7,  # share of the soft labels, 0..1
     count=None,  # divide by this many tokens (all of an accumulated batch); N by default
-):  # (loss, soft term, hard term), nats per token; the terms as they enter the loss, weights included
+) -> tuple:  # loss, soft term, hard term, nats per token; the terms as they enter the loss, weights included
     "alpha T^2 D(teacher, student) + (1 - alpha) CE (Hinton et al. 2015), in chunks: no (N, V) tensor."
-    import torch
-    import torch.nn.functional as F
-
-    beta, count = _beta(divergence), max(len(targets), 1) if count is None else count
+    beta = divergence_beta(divergence)
     if head is not None and not isinstance(head, torch.nn.Linear):
-        states, head = head(states), None
+        states, head = head(states), None  # it does more than multiply
+    weight, bias = (None, None) if head is None else (head.weight, head.bias)
+    tokens = max(len(targets), 1) if count is None else count
 
-    def terms(part, scores):
+    def terms(part: slice, scores: torch.Tensor):
         soft = hard = scores.new_zeros(())
         if alpha > 0:
-            (theirs, ids, weights), mine = teacher(part, temperature), _log_softmax(scores, temperature)
-            if ids is not None and beta:
-                raise ValueError(NEEDS_MODEL)
-            soft = (
-                alpha
-                * temperature**2
-                * (
-                    scaled_jsd(theirs, mine, beta)
-                    if ids is None
-                    else weights * (theirs - mine.gather(1, ids))
-                ).sum()
-            )
+            soft = alpha * temperature**2 * _soft_term(scores, teacher(part, temperature), temperature, beta)
         if alpha < 1:
-            hard = (1 - alpha) * F.nll_loss(_log_softmax(scores), targets[part], reduction="sum")
-        return soft / count, hard / count
+            hard = (1 - alpha) * F.nll_loss(log_softmax(scores), targets[part], reduction="sum")
+        return soft / tokens, hard / tokens
 
-    return _chunked().apply(states, *((head.weight, head.bias) if head is not None else (None, None)), terms)
+    return ChunkedLoss.apply(states, weight, bias, terms)
+
+
+def _soft_term(scores, soft_labels: tuple, temperature: float, beta: float):  # nats, summed over the tokens
+    theirs, ids, weights = soft_labels
+    mine = log_softmax(scores, temperature)
+    if ids is None:
+        return scaled_jsd(theirs, mine, beta).sum()
+    if beta:
+        raise ValueError(NEEDS_EVERY_TOKEN)
+    return (weights * (theirs - mine.gather(1, ids))).sum()
 
 # %% ../nbs/07_distill.ipynb #distill-chunks
-@lru_cache
-def _chunked():  # -> a torch.autograd.Function of (states, weight, bias, terms)
-    "Loss and gradient of each chunk of positions together, so that its scores can be thrown away before the next."
-    import torch
-    import torch.nn.functional as F
+class ChunkedLoss(torch.autograd.Function):
+    "Loss and gradient of one chunk of positions after the other; a chunk's scores are thrown away."
 
-    class Chunked(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, states, weight, bias, terms):
-            wanted = any(ctx.needs_input_grad)
-            grads = [
-                torch.zeros_like(x) if x is not None and need else None
-                for x, need in zip((states, weight, bias), ctx.needs_input_grad)
-            ]
-            size = max(2**21 // (weight.shape[0] if weight is not None else states.shape[1]), 1)
-            soft, hard = states.new_zeros(()), states.new_zeros(())
-            for start in range(0, len(states), size):
-                part = slice(start, start + size)
-                scores = (
-                    (F.linear(states[part], weight, bias) if weight is not None else states[part])
-                    .detach()
-                    .requires_grad_(wanted)
-                )
-                with torch.set_grad_enabled(wanted):
-                    one, other = terms(part, scores)
-                    both = one + other
-                if wanted:
-                    _add(grads, part, states[part], weight, torch.autograd.grad(both, scores)[0])
-                soft, hard = soft + one.detach(), hard + other.detach()
-            ctx.save_for_backward(*grads)
-            ctx.mark_non_differentiable(soft, hard)
-            return soft + hard, soft, hard
+    @staticmethod
+    def forward(ctx, states, weight, bias, terms):
+        wanted = any(ctx.needs_input_grad)
+        inputs = zip((states, weight, bias), ctx.needs_input_grad)
+        grads = [torch.zeros_like(x) if x is not None and need else None for x, need in inputs]
+        vocabulary = states.shape[1] if weight is None else weight.shape[0]
+        size = max(2**21 // vocabulary, 1)  # two million scores
+        soft, hard = states.new_zeros(()), states.new_zeros(())
+        for start in range(0, len(states), size):
+            part = slice(start, start + size)
+            scores = states[part] if weight is None else F.linear(states[part], weight, bias)
+            scores = scores.detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                soft_part, hard_part = terms(part, scores)
+                both = soft_part + hard_part
+            if wanted:
+                _add_gradient(grads, part, states[part], weight, torch.autograd.grad(both, scores)[0])
+            soft, hard = soft + soft_part.detach(), hard + hard_part.detach()
+        ctx.save_for_backward(*grads)
+        ctx.mark_non_differentiable(soft, hard)
+        return soft + hard, soft, hard
 
-        @staticmethod
-        def backward(ctx, grad, *_):
-            return *(g if g is None else g * grad for g in ctx.saved_tensors), None
-
-    return Chunked
+    @staticmethod
+    def backward(ctx, grad, *_):
+        return *(g if g is None else g * grad for g in ctx.saved_tensors), None
 
 
-def _add(grads: list, part: slice, states, weight, by_score):
+def _add_gradient(grads: list, part: slice, states, weight, by_score):
     "Carry a chunk's gradient from its scores to the states and the output layer."
     to_states, to_weight, to_bias = grads
     if to_states is not None:
@@ -184,612 +193,15 @@ def _add(grads: list, part: slice, states, weight, by_score):
     if to_bias is not None:
         to_bias += by_score.sum(0)
 
-# %% ../nbs/07_distill.ipynb #distill-same
-from .data import different_tokens
-
-# %% ../nbs/07_distill.ipynb #distill-logit-teacher
-class LogitTeacher:
-    "A local model with the student's tokenizer: its exact distribution at every scored token, read once while that fits."
-
-    def __init__(self, lm, keep_bytes: float = 2e9):  # hidden states kept in memory
-        from ftguide.models import load, plain_head, to_device
-
-        self.lm, self.keep_bytes, self.rows, self.room, self.states = (
-            to_device(load(lm)),
-            keep_bytes,
-            None,
-            None,
-            {},
-        )
-        self.keeps = plain_head(self.lm.model)
-
-    def begin(self, rows: list):
-        "Forget what was kept for other rows; for the same ones it serves the next student too."
-        if self.room is None or rows != self.rows:
-            self.rows, self.room, self.states = rows, (self.keep_bytes if self.keeps else 0), {}
-        self.lm.model.eval()
-
-    def soft(self, rows: list[int], batch: dict):  # -> soft labels of the scored tokens
-        "Soft labels of these rows, which `batch` holds."
-        import torch
-
-        from ftguide.models import scored_states
-
-        if all(i in self.states for i in rows):
-            return dense_targets(torch.cat([self.states[i] for i in rows]), self.lm.model.lm_head)
-        with torch.no_grad():
-            states, head, _ = scored_states(self.lm.model, batch)
-        if self.room > 0:
-            self._keep(rows, states.split((batch["labels"][:, 1:] != -100).sum(1).tolist()))
-        return dense_targets(states, head)
-
-    def _keep(self, rows, states):
-        self.states |= {i: s.clone() for i, s in zip(rows, states)}
-        self.room -= sum(s.nbytes for s in states)
-        if self.room <= 0:
-            self.states = {}
-
-# %% ../nbs/07_distill.ipynb #distill-kept
-def _kept(
-    scores, k: int, samples: int, temperature: float
-) -> tuple:  # (N, k + samples) ids and log-probabilities, (N,) log of the others' mass
-    "The likeliest tokens, and some of the others, each drawn as often as it is probable."
-    import torch
-
-    logps = _log_softmax(scores, temperature)
-    top = logps.topk(k).indices
-    others = logps.scatter(1, top, float("-inf"))
-    drawn = torch.multinomial(others.softmax(-1), samples, replacement=True)
-    ids = torch.cat([top, drawn], 1)
-    return ids, logps.gather(1, ids), others.logsumexp(1).clamp(min=-6e4)
-
-# %% ../nbs/07_distill.ipynb #distill-answers
-def _answers(teacher, rows: list[dict], max_new_tokens: int) -> list[dict]:  # prompt and completion, or text
-    "The corpus with the teacher's answers; rows it answers with nothing are left out."
-    from ftguide.models import progress_bar, reply
-
-    asked = [r for r in rows if "prompt" in r and "completion" not in r]
-    with progress_bar(len(asked), "teacher answers") as progress:
-        answers = (
-            reply(
-                teacher,
-                [r["prompt"] for r in asked],
-                max_new_tokens,
-                progress=lambda n: progress.update(n - progress.n),
-            )
-            if asked
-            else []
-        )
-    answers = iter(answers)
-    done = [
-        {**r, "completion": next(answers)} if "prompt" in r and "completion" not in r else r for r in rows
-    ]
-    return [
-        r
-        for r in done
-        if "prompt" not in r or not isinstance(r["completion"], str) or r["completion"].strip()
-    ]
-
-
-def _encoded(tokenizer, row: dict) -> tuple[list, list]:  # ids, labels
-    from ftguide.models import encode
-
-    if "prompt" in row:
-        return encode(tokenizer, row["prompt"], row["completion"])
-    ids = tokenizer(row["text"]).input_ids + [tokenizer.eos_token_id]
-    return ids, [-100] + ids[1:]
-
-# %% ../nbs/07_distill.ipynb #distill-cache-write
-def write_cache(
-    teacher,  # LM, folder or hub name
-    corpus,  # rows (or a file) with prompt, or text
-    folder: str | Path,  # where to; what is there of the same cache is kept
-    *,
-    temperature: float = 2.0,  # at which it will be used
-    k: int = 32,  # likeliest tokens kept at each position
-    samples: int = 32,  # tokens drawn from the others
-    max_new_tokens: int = 96,  # of the teacher's answers
-    shard_rows: int = 256,  # rows a file
-):  # -> CachedTeacher
-    "Let the teacher answer and score a corpus once, and keep the tokens that matter; ValueError when the folder holds another cache."
-    from ftguide.data import read
-    from ftguide.models import fingerprint, load, processes, progress_bar, to_device
-
-    lm, rows, folder = to_device(load(teacher)), read(corpus, "corpus"), Path(folder)
-    if not 1 <= k < len(lm.tokenizer) or samples < 1 or not temperature > 0:
-        raise ValueError(
-            f"k must lie between 1 and the vocabulary's {len(lm.tokenizer):,} tokens, samples be 1 or more, and temperature above 0; not {k}, {samples}, {temperature}"
-        )
-    about = dict(
-        teacher=_weights(lm),
-        corpus=fingerprint(rows),
-        vocabulary=_vocabulary(lm.tokenizer),
-        k=k,
-        samples=samples,
-        temperature=float(temperature),
-        max_new_tokens=max_new_tokens,
-        shard_rows=shard_rows,
-        shards=math.ceil(len(rows) / shard_rows),
-    )
-    _claim(folder, about)
-    rank, world = processes()  # several processes take turns, one file each
-    with progress_bar(about["shards"], "caching the teacher") as progress:
-        for n in range(about["shards"]):
-            if n % world == rank and not _shard(folder, n).exists():
-                _write_shard(
-                    lm,
-                    [
-                        {**rows[i], "row": i}
-                        for i in range(n * shard_rows, min((n + 1) * shard_rows, len(rows)))
-                    ],
-                    _shard(folder, n),
-                    about,
-                )
-            progress.update(1)
-    while not all(_shard(folder, n).exists() for n in range(about["shards"])):
-        time.sleep(0.2)  # the other processes' files
-    return CachedTeacher(folder)
-
-
-def _shard(folder, n: int) -> Path:
-    return Path(folder) / f"shard-{n:05d}.safetensors"
-
-
-def _weights(lm) -> str:
-    from trl.trainer.utils import hash_module
-
-    return hash_module(lm.model)[:16]
-
-
-def _vocabulary(tokenizer) -> str:
-    from ftguide.models import fingerprint
-
-    return fingerprint([tokenizer.chat_template, *sorted(tokenizer.get_vocab().items())])
-
-
-def _claim(folder: Path, about: dict):
-    "Begin a cache, or go on with one that was made in the same way."
-    file = folder / "cache.json"
-    if file.exists():
-        made = json.loads(file.read_text(encoding="utf-8"))
-        if other := [
-            f"{key} was {made.get(key)} and is {v}" for key, v in about.items() if made.get(key) != v
-        ]:
-            raise ValueError(
-                f"{folder} holds another cache ({'; '.join(other)}); choose another folder, or delete this one"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    _whole(file, lambda aside: aside.write_text(json.dumps(about), encoding="utf-8"))
-
-
-def _whole(file: Path, write):
-    "A file appears when it is complete; on a full disk what was there before stays."
-    aside = file.with_name(f".{os.getpid()}-{file.name}")
-    try:
-        write(aside)
-        os.replace(aside, file)
-    except OSError as e:
-        raise OSError(
-            f"{file} could not be written ({e}). The files before it are whole; mend this, and the same call goes on from there"
-        ) from e
-    finally:
-        aside.unlink(missing_ok=True)
-
-# %% ../nbs/07_distill.ipynb #distill-cache-shard
-def _write_shard(
-    lm, rows: list[dict], file: Path, about: dict, batch_size: int = 16
-):  # rows with their number in the corpus, `row`
-    "Answers of some rows, and what the teacher thought of every scored token."
-    import torch
-    from safetensors.torch import save_file
-
-    from ftguide.models import collate, scored_logits
-
-    rows, found = _answers(lm, rows, about["max_new_tokens"]), []
-    encoded = [_encoded(lm.tokenizer, r) for r in rows]
-    lm.model.eval()
-    torch.manual_seed(int(file.stem.split("-")[1]))
-    for start in range(0, len(encoded), batch_size):
-        batch = {
-            key: v.to(lm.model.device)
-            for key, v in collate(encoded[start : start + batch_size], lm.tokenizer.pad_token_id).items()
-        }
-        with torch.no_grad():
-            found.append(
-                _kept(scored_logits(lm.model, batch)[0], about["k"], about["samples"], about["temperature"])
-            )
-    ids, logps, rest = (
-        (torch.cat(x) for x in zip(*found))
-        if found
-        else (torch.zeros(0, about["k"] + about["samples"]),) * 2 + (torch.zeros(0),)
-    )
-    short = torch.int16 if len(lm.tokenizer) <= 2**16 else torch.int32
-    flat = lambda k: torch.tensor([x for row in encoded for x in row[k]], dtype=torch.int32)
-    tensors = dict(
-        ids=ids.to(short),
-        logps=logps.half(),
-        rest=rest.half(),
-        tokens=flat(0),
-        labels=flat(1),
-        lengths=torch.tensor([len(r[0]) for r in encoded], dtype=torch.int32),
-        numbers=torch.tensor([r["row"] for r in rows], dtype=torch.int32),
-    )
-
-    def write(aside):
-        try:
-            save_file({key: v.contiguous().cpu() for key, v in tensors.items()}, aside)
-        except Exception as e:
-            raise OSError(str(e)) from e  # safetensors has an error of its own for a full disk
-
-    _whole(file, write)
-
-# %% ../nbs/07_distill.ipynb #distill-cache-read
-class CachedTeacher:
-    "What `write_cache` kept of a teacher: its answers and the tokens that matter; the model itself is not needed any more."
-
-    def __init__(self, folder: str | Path):
-        from safetensors import safe_open
-
-        self.folder = Path(folder)
-        if not (self.folder / "cache.json").exists():
-            raise FileNotFoundError(f"{folder} holds no cache: it has no cache.json. write_cache makes one")
-        self.about = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
-        if missing := [
-            _shard(folder, n).name for n in range(self.about["shards"]) if not _shard(folder, n).exists()
-        ]:
-            raise FileNotFoundError(
-                f"{folder} is incomplete: {len(missing)} of {self.about['shards']} files are missing, the first is {missing[0]}; write_cache with the same arguments goes on from there"
-            )
-        self.shards = [safe_open(_shard(folder, n), "pt") for n in range(self.about["shards"])]
-        self.rows, self.places, self.numbers = (
-            [],
-            [],
-            [],
-        )  # (ids, labels); (shard, its scored tokens from, to); number in the corpus
-        for n, shard in enumerate(self.shards):
-            lengths, at = shard.get_tensor("lengths").tolist(), 0
-            self.numbers += shard.get_tensor("numbers").tolist()
-            for ids, labels in zip(*(shard.get_tensor(name).split(lengths) for name in ("tokens", "labels"))):
-                scored = int((labels[1:] != -100).sum())
-                self.rows.append((ids.tolist(), labels.tolist()))
-                self.places.append((n, at, at + scored))
-                at += scored
-
-    @property
-    def bytes_per_token(self) -> float:  # of a scored token
-        "What the cache takes on disk."
-        return sum(f.stat().st_size for f in self.folder.glob("shard-*")) / max(
-            sum(b - a for _, a, b in self.places), 1
-        )
-
-    def begin(self, rows: list):
-        "ValueError when the rows are not the cache's."
-        if rows != self.rows:
-            raise ValueError(f"{self.folder} was made of other rows than these")
-
-    def soft(self, rows: list[int], batch: dict):  # -> soft labels of the scored tokens
-        "Soft labels of these rows, read from the files."
-        import torch
-
-        def part(name):
-            return torch.cat(
-                [self.shards[n].get_slice(name)[a:b] for n, a, b in (self.places[i] for i in rows)]
-            ).to(batch["labels"].device)
-
-        ids = part("ids")
-        return sparse_targets(
-            ids.int() & 0xFFFF if ids.dtype == torch.int16 else ids,
-            part("logps"),
-            part("rest"),
-            self.about["k"],
-        )
-
-# %% ../nbs/07_distill.ipynb #distill-format
-def validated(
-    text: str,  # an answer
-    output_format=None,  # None: any text; a dict: JSON schema; a string: regular expression the whole answer must match
-) -> str:  # the answer, without a code fence around JSON
-    "An answer that keeps the format; ValueError says what is wrong with it."
-    text = text.strip()
-    if not text:
-        raise ValueError("it is empty")
-    if isinstance(output_format, str) and not re.fullmatch(output_format, text, re.S):
-        raise ValueError(f"it does not match {output_format}")
-    if not isinstance(output_format, dict):
-        return text
-    from jsonschema import ValidationError, validate
-
-    text = re.sub(r"^```\w*\n(.*)\n```$", r"\1", text, flags=re.S)
-    try:
-        validate(json.loads(text), output_format)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"it is no JSON: {e}") from e
-    except ValidationError as e:
-        raise ValueError(f"{e.json_path}: {e.message}") from e
-    return text
-
-
-def _readable(output_format):
-    "TypeError or ValueError when a format is none."
-    if isinstance(output_format, str):
-        try:
-            re.compile(output_format)
-        except re.error as e:
-            raise ValueError(f"output_format is no regular expression: {e}") from e
-    elif isinstance(output_format, dict):
-        from jsonschema.validators import validator_for
-
-        validator_for(output_format).check_schema(output_format)
-    elif output_format is not None:
-        raise TypeError(
-            f"output_format must be None, a regular expression or a JSON schema, not {type(output_format).__name__}"
-        )
-
-# %% ../nbs/07_distill.ipynb #distill-journal
-class Journal:
-    "Answers by question, one JSON line each, written the moment they arrive; a torn last line is dropped."
-
-    def __init__(self, file=None):  # None keeps them in memory only
-        self.file, self.lock, self.found = file and Path(file), threading.Lock(), {}
-        if self.file and self.file.exists():
-            self._read()
-
-    def _read(self):
-        whole = 0
-        for n, line in enumerate(self.file.read_bytes().splitlines(keepends=True), 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-                self.found[entry["key"]] = entry
-            except (ValueError, KeyError, TypeError) as e:
-                raise ValueError(
-                    f"{self.file}, line {n}: no answer of a teacher; choose another file, or delete this one"
-                ) from e
-            whole += len(line)
-        if whole < self.file.stat().st_size:
-            with self.file.open("rb+") as f:
-                f.truncate(whole)
-
-    def add(self, entry: dict):  # with key
-        "Keep an answer."
-        with self.lock:
-            self.found[entry["key"]] = entry
-            if self.file:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                with self.file.open("a", encoding="utf-8") as f:
-                    f.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-class Throttle:
-    "Lets a thread through every 60 / `per_minute` seconds."
-
-    def __init__(self, per_minute: float | None):
-        self.gap, self.next, self.lock = 60 / per_minute if per_minute else 0, 0.0, threading.Lock()
-
-    def wait(self):
-        with self.lock:
-            now = time.monotonic()
-            at = max(self.next, now)
-            self.next = at + self.gap
-        time.sleep(at - now)
-
-# %% ../nbs/07_distill.ipynb #distill-text-teacher
-@dataclass
-class TextTeacher:
-    "A teacher of which only the text is seen: a model behind an endpoint, or a local one with another tokenizer."
-
-    who: object  # Endpoint; or LM, folder or hub name
-    usd_per_million_input_tokens: float = 0.0  # price of a million tokens read
-    usd_per_million_output_tokens: float = 0.0  # price of a million tokens written
-    per_minute: float | None = None  # requests a minute, at most
-    tries: int = 3  # answers to one question, until one keeps the format
-    bill: dict = field(
-        default_factory=dict
-    )  # of the last `label`: requests, input_tokens, output_tokens, usd
-    rejected: float | None = (
-        None  # share of the last `label`'s questions without an answer that keeps the format, 0..1
-    )
-
-    def estimate(
-        self,
-        rows: list[dict],  # rows (or a file) with prompt
-        max_new_tokens: int = 96,
-        output_format=None,  # as in `label`
-        bytes_per_token: float = 4,  # of what is read: four suit English; no tokenizer makes more tokens than bytes
-    ) -> dict:  # requests, input_tokens, output_tokens, usd: each question asked once, without a chat template; usd_at_most: each asked `tries` times with all that was said before, and a template of 50 tokens a request
-        "What labelling may cost, before it does, if every answer is as long as allowed."
-        from ftguide.data import read
-
-        size = lambda text: math.ceil(len(text.encode()) / bytes_per_token)
-        asked, again = (
-            [size(q) for q in {request_key(Row(r).request) for r in read(rows, "corpus")}],
-            2 * max_new_tokens + size(200 * " " + json.dumps(output_format)),
-        )  # again: a refused answer, and what was wrong with it
-        most = sum(self.tries * (q + 50) + self.tries * (self.tries - 1) // 2 * again for q in asked)
-        return dict(
-            self._priced(len(asked), sum(asked), len(asked) * max_new_tokens),
-            usd_at_most=self._priced(0, most, len(asked) * self.tries * max_new_tokens)["usd"],
-        )
-
-    def _priced(self, requests, read, written):
-        return dict(
-            requests=requests,
-            input_tokens=read,
-            output_tokens=written,
-            usd=(read * self.usd_per_million_input_tokens + written * self.usd_per_million_output_tokens)
-            / 1e6,
-        )
-
-    def label(
-        self,
-        rows,  # rows (or a file) with prompt; all are asked, also those that have a completion
-        file=None,  # JSON lines of answers: what this teacher answered there is not asked again
-        max_new_tokens: int = 96,
-        output_format=None,  # as in `validated`
-    ) -> list[dict]:  # the rows with a completion; without those whose answers never kept the format
-        "Let the teacher answer; ModelError when it cannot go on, and then everything answered is in the file."
-        from ftguide.data import read
-        from ftguide.models import load, progress_bar
-
-        _readable(output_format)
-        if not self.tries >= 1:
-            raise ValueError(f"tries must be 1 or more, not {self.tries}")
-        rows, journal, lm = (
-            read(rows, "corpus"),
-            Journal(file),
-            None if isinstance(self.who, Endpoint) else load(self.who),
-        )
-        if text := sum("prompt" not in r for r in rows):
-            raise ValueError(f"{text} of {len(rows)} rows have no prompt to answer")
-        who = (
-            [self.who.url.rstrip("/"), self.who.model]
-            if lm is None
-            else [_weights(lm), _vocabulary(lm.tokenizer)]
-            if file
-            else []
-        )
-        setting = json.dumps([who, max_new_tokens, output_format], sort_keys=True)
-        key = lambda row: hashlib.sha256(f"{setting}\n{request_key(Row(row).request)}".encode()).hexdigest()[
-            :24
-        ]
-        entry = lambda k, row: (
-            journal.found.get(k)
-            or dict(
-                key=k,
-                prompt=row["prompt"],
-                completion=None,
-                refused=[],
-                requests=0,
-                input_tokens=0,
-                output_tokens=0,
-            )
-        )
-        missing = {
-            k: e
-            for r in rows
-            if (e := entry(k := key(r), r))["completion"] is None and e["requests"] < self.tries
-        }
-        with progress_bar(len(missing), "teacher answers") as progress:
-            self._answer(lm, missing, journal, max_new_tokens, output_format, progress)
-        mine = {k: journal.found[k] for k in map(key, rows)}
-        self.bill = self._priced(
-            *(sum(e[what] for e in mine.values()) for what in ("requests", "input_tokens", "output_tokens"))
-        )
-        self.rejected = sum(e["completion"] is None for e in mine.values()) / max(len(mine), 1)
-        return [
-            {**r, "completion": mine[key(r)]["completion"]}
-            for r in rows
-            if mine[key(r)]["completion"] is not None
-        ]
-
-    def _answer(
-        self, lm, missing: dict, journal: Journal, max_new_tokens: int, output_format, progress
-    ):  # missing: journal entries by key
-        if not missing:
-            return
-        if lm is not None:
-            return self._answer_here(lm, missing, journal, max_new_tokens, output_format, progress)
-        pace = Throttle(self.per_minute)
-        with self.who.client() as client:
-
-            def say(messages):
-                pace.wait()
-                return self.who.say(client, messages, max_new_tokens)
-
-            def one(entry):
-                journal.add(_until_valid(say, entry, output_format, self.tries))
-
-            pool = ThreadPoolExecutor(self.who.at_once)
-            try:
-                for done in as_completed([pool.submit(one, entry) for entry in missing.values()]):
-                    done.result()
-                    progress.update(1)
-            except BaseException as e:
-                pool.shutdown(wait=True, cancel_futures=True)
-                if not isinstance(e, ModelError):
-                    raise
-                raise ModelError(
-                    f"{e}. {sum(journal.found.get(k, old) is not old for k, old in missing.items())} of {len(missing)} questions were answered"
-                    + (
-                        f" and are kept in {journal.file}; the same call goes on from there"
-                        if journal.file
-                        else "; give label a file, and it will go on where it stopped"
-                    )
-                ) from None
-            pool.shutdown()
-
-    def _answer_here(
-        self, lm, missing, journal, max_new_tokens, output_format, progress, batch_size: int = 64
-    ):
-        "A local model, a batch at a time, as `reply` sorts them: greedy first, then sampled for those that did not keep the format."
-        from ftguide.models import context_length, prompt_text, reply
-
-        size = lambda text: len(lm.tokenizer(text, add_special_tokens=False).input_ids)
-        texts = {k: prompt_text(lm.tokenizer, e["prompt"]) for k, e in missing.items()}
-        read = {k: size(text) for k, text in texts.items()}
-        order = sorted(missing, key=lambda k: (read[k] > context_length(lm) - max_new_tokens, len(texts[k])))
-        for n in range(self.tries):
-            left = [k for k in order if missing[k]["completion"] is None and missing[k]["requests"] == n]
-            for part in (left[i : i + batch_size] for i in range(0, len(left), batch_size)):
-                for k, text in zip(
-                    part,
-                    reply(
-                        lm,
-                        [missing[k]["prompt"] for k in part],
-                        max_new_tokens,
-                        0.7 if n else 0.0,
-                        batch_size,
-                        seed=n,
-                    ),
-                ):
-                    missing[k] = _after(
-                        missing[k], text, read[k], min(size(text) + 1, max_new_tokens), output_format
-                    )  # and the end token
-                    if missing[k]["completion"] is not None or n + 1 == self.tries:
-                        journal.add(missing[k])
-                        progress.update(1)
-
-# %% ../nbs/07_distill.ipynb #distill-ask-again
-def _until_valid(say, entry: dict, output_format, tries: int) -> dict:  # a journal entry, before and after
-    "Ask, and ask again with what was wrong, until an answer keeps the format; where an earlier call gave up, go on from there."
-    from ftguide.models import as_messages
-
-    while entry["completion"] is None and entry["requests"] < tries:
-        said = [m for text in entry["refused"] for m in _complaint(text, output_format)]
-        entry = _after(entry, *say(as_messages(entry["prompt"]) + said), output_format)
-    return entry
-
-
-def _after(
-    entry: dict, text: str, read: int, written: int, output_format
-) -> dict:  # completion (None: there is none yet), refused (answers), requests, input_tokens, output_tokens
-    "A journal entry after one more answer."
-    entry = dict(
-        entry,
-        requests=entry["requests"] + 1,
-        input_tokens=entry["input_tokens"] + read,
-        output_tokens=entry["output_tokens"] + written,
-    )
-    try:
-        return dict(entry, completion=validated(text, output_format))
-    except ValueError:
-        return dict(entry, refused=[*entry["refused"], text])
-
-
-def _complaint(text: str, output_format) -> list[dict]:  # messages
-    "A refused answer, and what was wrong with it."
-    try:
-        validated(text, output_format)
-        return []
-    except ValueError as e:
-        return [
-            dict(role="assistant", content=text or "(nothing)"),
-            dict(
-                role="user",
-                content=f"This answer cannot be used: {e}. Give the answer again, and nothing else.",
-            ),
-        ]
+# %% ../nbs/07_distill.ipynb #distill-soft-labels
+def soft_labels(
+    teacher: Teacher,  # one that gives scores
+    rows: list[int],  # numbers of the rows, as `teacher.begin` counted them
+    batch: dict,  # the same rows: input_ids, attention_mask, labels
+):  # as `distillation_loss` takes them
+    "A teacher's scores of some rows, as soft labels."
+    targets = dense_targets if teacher.covers_vocabulary else sparse_targets
+    return targets(*teacher.scores(rows, batch))
 
 # %% ../nbs/07_distill.ipynb #distill-trainer
 @lru_cache
@@ -801,7 +213,7 @@ def distill_trainer():  # -> a subclass of transformers.Trainer
     from ftguide.models import collate, guarded, scored_states
 
     class DistillTrainer(guarded(Trainer)):
-        def __init__(self, teacher, loss: dict, pad: int, **knobs):
+        def __init__(self, loss, labels, pad: int, **knobs):
             super().__init__(
                 data_collator=lambda rows: {
                     **collate([(r["input_ids"], r["labels"]) for r in rows], pad),
@@ -809,15 +221,13 @@ def distill_trainer():  # -> a subclass of transformers.Trainer
                 },
                 **knobs,
             )
-            self.teacher, self.loss, self.terms, self.model_accepts_loss_kwargs = teacher, loss, [], True
+            self.loss, self.labels, self.terms, self.model_accepts_loss_kwargs = loss, labels, [], True
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             batch = {k: v for k, v in inputs.items() if k != "row"}
             states, head, targets = scored_states(model, batch)
-            labels = self.teacher.soft(inputs["row"].tolist(), batch) if self.loss["alpha"] > 0 else None
-            loss, *terms = distillation_loss(
-                states, head, targets, labels, **self.loss, count=num_items_in_batch
-            )
+            labels = self.labels(inputs["row"].tolist(), batch) if self.labels else None
+            loss, *terms = self.loss(states, head, targets, labels, count=num_items_in_batch)
             share = (
                 self.accelerator.num_processes
                 if model.training
@@ -880,21 +290,12 @@ def distill(
     **config,  # anything else of transformers.TrainingArguments (trl.DistillationConfig when on_policy)
 ):  # -> LM
     "Distillation with soft and hard labels; ValueError or DataError before anything is computed."
-    from ftguide.data import is_streamed
-    from ftguide.models import LM, copy_for_training, default_learning_rate
-
-    if cross_tokenizer not in (None, "gold"):
-        raise ValueError(f"cross_tokenizer must be None or 'gold', not {cross_tokenizer!r}")
-    if cross_tokenizer and (
-        on_policy
-        or cache is not None
-        or alpha is not None
-        or isinstance(teacher, (CachedTeacher, TextTeacher))
-    ):
-        raise ValueError(
-            "cross_tokenizer='gold' takes a local model as its teacher, and no alpha, on_policy or cache"
-        )
-    loss = _settled(teacher, on_policy, temperature, 0.0 if cross_tokenizer else alpha, divergence)
+    teacher = as_teacher(teacher)
+    _check_mode(
+        teacher, corpus, data, alpha, on_policy=on_policy, cross_tokenizer=cross_tokenizer, cache=cache
+    )
+    teacher.check_rows(corpus, data, eval_data)
+    loss = _loss_settings(teacher, temperature, alpha, divergence, on_policy, cross_tokenizer, cache)
     start = copy_for_training(
         student,
         name,
@@ -904,20 +305,20 @@ def distill(
         learning_rate=learning_rate,
         batch_size=batch_size,
     )
+    teacher.check_student(start)
     learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
     pace = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
-    teacher = (
-        teacher if isinstance(teacher, (LogitTeacher, CachedTeacher, TextTeacher)) else LogitTeacher(teacher)
+    parts = _checked_rows(
+        start,
+        corpus,
+        data,
+        eval_data,
+        teacher=teacher.lm,
+        alpha=loss["alpha"],
+        config=config,
+        force=force,
+        **pace,
     )
-    if on_policy and data is not None:
-        raise ValueError(
-            "on_policy reads no written answers, so data would teach nothing: the student writes its own. Leave data out, or train on it first (finetune_sft, or distill without on_policy)"
-        )
-    if is_streamed(corpus) and (on_policy or cross_tokenizer or cache is not None or data is not None):
-        raise ValueError(
-            "a stream of prompts goes with the teacher's own answers: leave on_policy, cross_tokenizer, cache and data out, or give rows instead of a stream"
-        )
-    parts = _corpus(teacher, start, corpus, data, eval_data, loss, pace | dict(config=config), force)
     run = dict(method="on-policy" if on_policy else "distill", **pace, **loss, seed=seed)
     knobs = dict(
         patience=patience, lora=lora, output_dir=output_dir, resume=resume, callbacks=callbacks, config=config
@@ -927,194 +328,133 @@ def distill(
     if cross_tokenizer:
         return _gold(teacher, start, parts, run, max_new_tokens, **knobs)
     if is_streamed(corpus):
-        return _offline(*_flowing(teacher, start, corpus, parts, max_new_tokens), start, loss, run, **knobs)
-    return _offline(
-        *_labelled(teacher, start.tokenizer, parts, loss, max_new_tokens, cache), start, loss, run, **knobs
-    )
+        teacher, *rows = _streamed_answers(teacher, start, corpus, parts, max_new_tokens)
+    else:
+        teacher, *rows = _written_answers(teacher, start, parts, loss, max_new_tokens, cache)
+    return _offline(teacher, *rows, start, loss, run, **knobs)
 
 # %% ../nbs/07_distill.ipynb #distill-settled
-def _settled(teacher, on_policy: bool, temperature, alpha, divergence) -> dict:  # the loss's settings
+def _check_mode(teacher, corpus, data, alpha, *, on_policy, cross_tokenizer, cache):
+    "ValueError when two ways of distilling exclude each other."
+    if cross_tokenizer not in (None, "gold"):
+        raise ValueError(f"cross_tokenizer must be None or 'gold', not {cross_tokenizer!r}")
+    if cross_tokenizer and (on_policy or cache is not None or alpha is not None or teacher.lm is None):
+        raise ValueError(
+            "cross_tokenizer='gold' takes a local model as its teacher, and no alpha, on_policy or cache"
+        )
+    if on_policy and data is not None:
+        raise ValueError(
+            "on_policy reads no written answers, so data would teach nothing: the student writes its own. "
+            "Leave data out, or train on it first (finetune_sft, or distill without on_policy)"
+        )
+    if is_streamed(corpus) and (on_policy or cross_tokenizer or cache is not None or data is not None):
+        raise ValueError(
+            "a stream of prompts goes with the teacher's own answers: leave on_policy, cross_tokenizer, "
+            "cache and data out, or give rows instead of a stream"
+        )
+
+
+def _loss_settings(teacher, temperature, alpha, divergence, on_policy, cross_tokenizer, cache) -> dict:
     "Defaults, after what cannot be meant has been refused."
-    if isinstance(teacher, TextTeacher):
-        if on_policy:
-            raise ValueError(
-                "on_policy needs a teacher that scores the student's tokens, and a TextTeacher only writes; use a local model"
-            )
-        if asked := [
-            k
-            for k, v in dict(temperature=temperature, alpha=alpha, divergence=divergence).items()
-            if v is not None
-        ]:
-            raise ValueError(
-                f"a TextTeacher gives text and no probabilities, so {' and '.join(asked)} would have nothing to act on; leave them out (the student learns the text), or use a local model with the student's tokenizer"
-            )
-        return dict(temperature=1.0, alpha=0.0, divergence=0.0)
+    teacher.check_settings(
+        on_policy=on_policy, cache=cache, temperature=temperature, alpha=alpha, divergence=divergence
+    )
     if on_policy and alpha is not None:
         raise ValueError(
             "alpha mixes in written tokens, and on_policy has none: the student writes. Leave it out"
         )
-    if on_policy and isinstance(teacher, CachedTeacher):
-        raise ValueError(
-            "on_policy asks the teacher about answers it has never seen; a cache cannot answer, so give the model"
-        )
-    usual = teacher.about["temperature"] if isinstance(teacher, CachedTeacher) else 1.0 if on_policy else 2.0
-    alpha, temperature = (0.7 if alpha is None else alpha), (usual if temperature is None else temperature)
-    if not 0 <= alpha <= 1:
+    if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie between 0 and 1, not {alpha}: it is the share of the soft labels")
-    return dict(
-        temperature=float(temperature),
-        alpha=1.0 if on_policy else alpha,
-        divergence=_beta(("reverse_kl" if on_policy else "forward_kl") if divergence is None else divergence),
+    if temperature is None:
+        temperature = 1.0 if on_policy else teacher.default_temperature
+    if on_policy:
+        alpha = 1.0
+    elif cross_tokenizer or not teacher.gives_scores:
+        alpha = 0.0
+    elif alpha is None:
+        alpha = 0.7
+    beta = divergence_beta(
+        ("reverse_kl" if on_policy else "forward_kl") if divergence is None else divergence
     )
+    if alpha > 0 and beta and (cache is not None or not teacher.covers_vocabulary):
+        raise ValueError(NEEDS_EVERY_TOKEN)
+    return dict(temperature=float(temperature), alpha=alpha, divergence=beta)
 
 
-def _corpus(
-    teacher, start, corpus, data, eval_data, loss: dict, pace: dict, force: bool
-) -> tuple:  # rows to train on, rows to validate on
-    "The rows, after `preflight`; a cache brings its own."
-    from ftguide.data import preflight, read
-
-    if isinstance(teacher, CachedTeacher):
-        if corpus is not None or data is not None or eval_data is not None:
-            raise ValueError(
-                f"the rows are those of the cache {teacher.folder}; leave corpus, data and eval_data out, or give the model and cache="
-            )
-        if loss["alpha"] > 0 and loss["temperature"] != teacher.about["temperature"]:
-            raise ValueError(
-                f"{teacher.folder} was written for temperature {teacher.about['temperature']:g}, not {loss['temperature']:g}; write another with write_cache"
-            )
-        if loss["alpha"] > 0 and loss["divergence"]:
-            raise ValueError(NEEDS_MODEL)
-        if teacher.about["vocabulary"] != _vocabulary(start.tokenizer):
-            raise ValueError(
-                f"{teacher.folder} was made with other tokens or another chat template than {start.name}'s, so its numbers would teach the wrong tokens"
-            )
-        return teacher.rows, []
-    if corpus is None and data is None:
-        raise ValueError("corpus is missing: rows with prompt, or text")
-    lm = getattr(teacher, "lm", None)
-    if lm is not None and lm.parameters < start.parameters:
-        warnings.warn(
-            f"the teacher has {lm.parameters:,} parameters and the student {start.parameters:,}: distilling into a larger model saves nothing",
-            stacklevel=3,
-        )
-    check = lambda rows, kind: preflight(
-        start,
-        rows,
-        kind,
-        **pace,
-        **(dict(teacher=lm, alpha=loss["alpha"]) if lm is not None else {}),
-        force=force,
-    )
-    rows = ([] if corpus is None else check(corpus, "distill")) + (
-        [] if data is None else [_turns(r) for r in check(data, "sft")]
-    )
+def _checked_rows(start, corpus, data, eval_data, **settings) -> tuple:  # rows to train on, to validate on
+    "The rows, after `preflight`."
+    rows = [] if corpus is None else preflight(start, corpus, "distill", **settings)
+    if data is not None:
+        rows = rows + [_prompt_and_completion(r) for r in preflight(start, data, "sft", **settings)]
     return rows, [] if eval_data is None else read(eval_data, "corpus")
 
 
-def _turns(row: dict) -> dict:  # prompt and completion
-    return (
-        dict(prompt=row["messages"][:-1], completion=row["messages"][-1:])
-        if "messages" in row
-        else dict(prompt=row["prompt"], completion=row["completion"])
-    )
+def _prompt_and_completion(row: dict) -> dict:
+    if "messages" in row:
+        return dict(prompt=row["messages"][:-1], completion=row["messages"][-1:])
+    return dict(prompt=row["prompt"], completion=row["completion"])
 
 
-def _labelled(
-    teacher, tokenizer, parts: tuple, loss: dict, max_new_tokens: int, cache
-) -> tuple:  # teacher, rows to train on, rows to validate on
-    "The teacher's answers, as token ids."
-    teacher, rows, n_train = _answered(teacher, tokenizer, parts, loss, max_new_tokens, cache)
+def _written_answers(teacher, start, parts, loss, max_new_tokens, cache) -> tuple:
+    "Who scores the rows, the rows to train on and those to validate on, as token ids with the answers."
+    if cache is not None:
+        teacher = _cached(teacher, start, parts, loss, max_new_tokens, cache)
+        encoded = teacher.split(len(parts[0]))
+    else:
+        encoded = teacher.encoded_answers(start.tokenizer, *parts, max_new_tokens=max_new_tokens)
+    rows = encoded[0] + encoded[1]
     if not rows:
         raise ValueError(
             "the teacher's answers are all empty; ask it a few of the prompts with reply() and look"
         )
     if loss["alpha"] > 0:
         teacher.begin(rows)
-    table = [dict(input_ids=ids, labels=labels, row=i) for i, (ids, labels) in enumerate(rows)]
-    return teacher, table[:n_train], table[n_train:]
+    return teacher, _numbered(encoded[0], 0), _numbered(encoded[1], len(encoded[0]))
 
 
-def _answered(
-    teacher, tokenizer, parts: tuple, loss: dict, max_new_tokens: int, cache
-) -> tuple:  # teacher, encoded rows, how many of them train
-    train, valid = parts
-    if isinstance(teacher, CachedTeacher):
-        return teacher, train, len(train)
-    if cache is not None:
-        if loss["alpha"] > 0 and loss["divergence"]:
-            raise ValueError(NEEDS_MODEL)
-        if isinstance(teacher, TextTeacher):
-            raise ValueError(
-                "cache keeps probabilities, and a TextTeacher gives none; its label(rows, file) keeps the text"
-            )
-        kept = write_cache(
-            teacher.lm, train + valid, cache, temperature=loss["temperature"], max_new_tokens=max_new_tokens
+def _numbered(encoded: list[tuple], first: int) -> list[dict]:
+    return [dict(input_ids=ids, labels=labels, row=n) for n, (ids, labels) in enumerate(encoded, first)]
+
+
+def _cached(teacher, start, parts, loss, max_new_tokens, cache) -> CachedTeacher:
+    "The teacher's cache for these rows, written where it is not there yet."
+    if vocabulary_fingerprint(teacher.lm.tokenizer) != vocabulary_fingerprint(start.tokenizer):
+        raise ValueError(
+            "cache needs one chat template for teacher and student; give the student the teacher's "
+            "(tokenizer.chat_template)"
         )
-        if kept.about["vocabulary"] != _vocabulary(tokenizer):
-            raise ValueError(
-                "cache needs one chat template for teacher and student; give the student the teacher's (tokenizer.chat_template)"
+    return write_cache(
+        teacher.lm,
+        parts[0] + parts[1],
+        cache,
+        temperature=loss["temperature"],
+        max_new_tokens=max_new_tokens,
+    )
+
+
+class AnsweredStream(torch.utils.data.IterableDataset):
+    "A stream of prompts: the teacher answers as many as a chunk holds when their turn comes; nothing is kept."
+
+    def __init__(self, teacher, student: LM, corpus, first: list, max_new_tokens: int, number: int):
+        self.teacher, self.student, self.corpus, self.first = teacher, student, corpus, first
+        self.max_new_tokens, self.number, self.chunk = max_new_tokens, number, 64
+
+    def __iter__(self):
+        prompts, number = stream_rows(self.student, self.corpus, "corpus"), self.number
+        while some := list(islice(prompts, self.chunk)):
+            (answered,) = self.teacher.encoded_answers(
+                self.student.tokenizer, some, max_new_tokens=self.max_new_tokens
             )
-        return kept, kept.rows, sum(n < len(train) for n in kept.numbers)
-    train, valid = ([_encoded(tokenizer, r) for r in rows] for rows in _said(teacher, parts, max_new_tokens))
-    return teacher, train + valid, len(train)
+            yield from _numbered(answered, number)
+            number += len(answered)
 
 
-def _said(
-    teacher, parts: tuple, max_new_tokens: int
-) -> tuple:  # the same parts, rows with completion or text
-    "What the teacher says; rows that have a completion keep it, and rows it answers with nothing are left out."
-    if not isinstance(teacher, TextTeacher):
-        return tuple(_answers(teacher.lm, rows, max_new_tokens) for rows in parts)
-    asked = [r for rows in parts for r in rows if "completion" not in r]
-    said = (
-        {
-            request_key(Row(r).request): r["completion"]
-            for r in teacher.label(asked, max_new_tokens=max_new_tokens)
-        }
-        if asked
-        else {}
-    )
-    return tuple(
-        [
-            r if "completion" in r else {**r, "completion": said[request_key(Row(r).request)]}
-            for r in rows
-            if "completion" in r or request_key(Row(r).request) in said
-        ]
-        for rows in parts
-    )
-
-
-def _flowing(
-    teacher, start, corpus, parts: tuple, max_new_tokens: int, chunk: int = 64
-) -> tuple:  # teacher, a stream of rows to train on, rows to validate on
-    "A stream of prompts: the teacher answers as many as a chunk holds when their turn comes, and nothing is kept."
-    from itertools import islice
-
-    from torch.utils.data import IterableDataset
-
-    from ftguide.data import stream_rows
-
-    table = lambda rows, at: [
-        dict(zip(("input_ids", "labels"), _encoded(start.tokenizer, r)), row=at + i)
-        for i, r in enumerate(rows)
-    ]
-    valid = table(_said(teacher, parts[1:], max_new_tokens)[0], 0)
-    if isinstance(teacher, LogitTeacher):
-        teacher.begin([])
-        teacher.room = 0  # a row comes once: nothing of it is worth keeping
-
-    class Flow(IterableDataset):
-        first = parts[0]
-
-        def __iter__(self):
-            rows, n = stream_rows(start, corpus, "corpus"), len(valid)
-            while some := list(islice(rows, chunk)):
-                found = table(_said(teacher, (some,), max_new_tokens)[0], n)
-                n += len(found)
-                yield from found
-
-    return teacher, Flow(), valid
+def _streamed_answers(teacher, start, corpus, parts, max_new_tokens) -> tuple:
+    "Who scores the rows, a stream of rows to train on, and rows to validate on."
+    (valid,) = teacher.encoded_answers(start.tokenizer, parts[1], max_new_tokens=max_new_tokens)
+    teacher.begin([], keep=False)  # a row comes once: nothing of it is worth keeping
+    stream = AnsweredStream(teacher, start, corpus, parts[0], max_new_tokens, len(valid))
+    return teacher, stream, _numbered(valid, 0)
 
 # %% ../nbs/07_distill.ipynb #distill-offline
 def _warm(rows: int, run: dict, config: dict) -> dict:
@@ -1179,8 +519,8 @@ def _offline(
             torch.manual_seed(run["seed"])
             model = get_peft_model(model, adapter(lora))
         trainer = distill_trainer()(
-            teacher,
-            loss,
+            partial(distillation_loss, **loss),
+            partial(soft_labels, teacher) if loss["alpha"] > 0 else None,
             start.tokenizer.pad_token_id,
             model=model,
             args=TrainingArguments(**settings),
@@ -1316,8 +656,8 @@ def _gold(
     )
     talk = lambda r: dict(messages=as_messages(r["prompt"]) + said(r["completion"]))
     table, valid = (
-        Dataset.from_list([talk(r) for r in _answers(teacher.lm, rows, max_new_tokens)]) if rows else None
-        for rows in parts
+        Dataset.from_list([talk(r) for r in rows]) if rows else None
+        for rows in teacher.answers(*parts, max_new_tokens=max_new_tokens)
     )
     run |= dict(method="gold", rows=fingerprint(parts[0]))
     checkpoint = last_checkpoint(output_dir, resume, run)
@@ -1371,23 +711,14 @@ class DistillationPipeline:
         student,  # LM, folder or hub name
         task: str = "{prompt}",  # the question put to the teacher, with the name of a column in braces, such as "{text}\n\nIn one line:"
     ):
-        self.teacher, self.student, self.task, self.result, self.report = teacher, student, task, None, None
+        self.teacher, self.student, self.task = as_teacher(teacher), student, task
+        self.result, self.report = None, None
 
     def teacher_label(
         self, corpus, output_format=None, file=None, max_new_tokens: int = 96
     ) -> list[dict]:  # prompt, completion
         "The teacher's answers to a corpus; `rejected` of the labeller says how many never kept the format."
-        from ftguide.data import read
-
-        if isinstance(self.teacher, CachedTeacher):
-            raise ValueError(
-                f"the rows of the cache {self.teacher.folder} are answered already: leave teacher_label out, and call distill without data"
-            )
-        self.labeller = (
-            self.teacher
-            if isinstance(self.teacher, TextTeacher)
-            else TextTeacher(getattr(self.teacher, "lm", self.teacher))
-        )
+        self.labeller = self.teacher.labeller()
         rows = [dict(prompt=self._asked(r, n)) for n, r in enumerate(read(corpus, "corpus"), 1)]
         return self.labeller.label(rows, file, max_new_tokens, output_format)
 
@@ -1417,19 +748,11 @@ class DistillationPipeline:
 
     def evaluate(self, test_set, metrics: tuple = ("quality", "latency", "cost"), **knobs) -> Report:
         "The student's report; relative to the teacher's, on the same rows, where the teacher can be run here."
-        from ftguide.evaluate import evaluate
-
         if self.result is None:
             raise ValueError("there is no student yet: call distill first")
-        lm = getattr(self.teacher, "lm", self.teacher)
-        self.teacher_report = (
-            None
-            if isinstance(lm, (TextTeacher, CachedTeacher))
-            else evaluate(lm, test_set, metrics=tuple(metrics), **knobs)
-        )
-        self.report = evaluate(
-            self.result, test_set, against=self.teacher_report, metrics=tuple(metrics), **knobs
-        )
+        metrics, lm = tuple(metrics), self.teacher.lm
+        self.teacher_report = None if lm is None else evaluate(lm, test_set, metrics=metrics, **knobs)
+        self.report = evaluate(self.result, test_set, against=self.teacher_report, metrics=metrics, **knobs)
         return self.report
 
     @property
@@ -1453,8 +776,6 @@ class DistillationPipeline:
         self, folder, quality: float = 0.75, cost_reduction: float = 20.0
     ) -> Path:  # quality: Report.quality; cost_reduction: ratio
         "Save the student when both are reached; ValueError names what falls short, and writes nothing."
-        from ftguide.models import save
-
         if self.report is None:
             raise ValueError("nothing was measured yet: call evaluate first")
         if not self.report.rows:

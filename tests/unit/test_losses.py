@@ -8,23 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from formulas import plain_distillation_loss
 from letters import TABLE, Bigram, Letters
 from trl.trainer.utils import FusedCausalLMOutput
 
 import ftguide.models
 from ftguide.distill import (
-    LogitTeacher,
-    _beta,
-    _chunked,
-    _encoded,
-    _kept,
-    _log_softmax,
+    ChunkedLoss,
     dense_targets,
     distillation_loss,
+    divergence_beta,
+    log_softmax,
     scaled_jsd,
     sparse_targets,
 )
 from ftguide.dpo import _one_sided, _smoothed, dpo_loss, kl_per_token, scored_only
+from ftguide.engine.cache import likely_and_drawn_tokens
 from ftguide.models import (
     LM,
     ModelError,
@@ -356,7 +355,7 @@ def test_divergences_of_two_coins(beta, wanted):
 
 
 def test_divergences_by_name_and_number():
-    assert [_beta(x) for x in ("forward_kl", "jsd", "reverse_kl", 0, 1, 0.3, 1.0)] == [
+    assert [divergence_beta(x) for x in ("forward_kl", "jsd", "reverse_kl", 0, 1, 0.3, 1.0)] == [
         0.0,
         0.5,
         1.0,
@@ -369,7 +368,7 @@ def test_divergences_by_name_and_number():
         with pytest.raises(
             ValueError, match="divergence must be forward_kl, jsd, reverse_kl or a number.*not"
         ):
-            _beta(wrong)
+            divergence_beta(wrong)
 
 
 def test_soft_labels():
@@ -401,11 +400,11 @@ def test_soft_labels():
         [0.5, 0.3, 0.05, 0.2], abs=1e-3
     )
     assert sparse_targets(ids, logps, rest, 4)(slice(0, 2), 1.0)[2].shape == (2, 4)  # none drawn
-    assert _log_softmax(torch.zeros(1, 2, dtype=torch.double)).dtype == torch.double
-    assert [_log_softmax(torch.zeros(1, 2, dtype=d)).dtype for d in (torch.half, torch.float)] == [
+    assert log_softmax(torch.zeros(1, 2, dtype=torch.double)).dtype == torch.double
+    assert [log_softmax(torch.zeros(1, 2, dtype=d)).dtype for d in (torch.half, torch.float)] == [
         torch.float
     ] * 2
-    assert _log_softmax(torch.tensor([[0.0, 2 * log(3)], [0.0, 0.0]]), 2.0).exp()[0].tolist() == close(
+    assert log_softmax(torch.tensor([[0.0, 2 * log(3)], [0.0, 0.0]]), 2.0).exp()[0].tolist() == close(
         [0.25, 0.75]
     )
 
@@ -544,7 +543,7 @@ def test_a_chunk_holds_two_million_scores(rows, width, parts, layer):
         else torch.ones(1, 1).expand(rows, width).clone()
     )
     states.requires_grad_()
-    loss, one, other = _chunked().apply(states, torch.ones(width, 1) if layer else None, None, terms)
+    loss, one, other = ChunkedLoss.apply(states, torch.ones(width, 1) if layer else None, None, terms)
     total = rows * (rows + 1) / 2 if layer else rows
     assert seen == parts and (loss.item(), one.item(), other.item()) == (4 * total, 2 * total, 2 * total)
     (found,) = torch.autograd.grad(loss, states)
@@ -560,7 +559,7 @@ def test_a_layer_of_another_precision():
         torch.ones(4, 3, dtype=torch.bfloat16, requires_grad=True),
         torch.zeros(4, dtype=torch.bfloat16, requires_grad=True),
     )
-    loss, _, _ = _chunked().apply(
+    loss, _, _ = ChunkedLoss.apply(
         states, weight, bias, lambda part, scores: (scores.float().sum(), scores.float()[:, 0].sum())
     )
     assert [(g.dtype, g.tolist()) for g in torch.autograd.grad(loss, (states, weight, bias))] == [
@@ -583,82 +582,131 @@ def test_gradients_under_autocast_have_the_type_of_the_weights():
         assert a.dtype == torch.float32
 
 
-def test_kept_tokens_are_the_likeliest_and_draws_from_the_others():
+SETTINGS = [
+    (d, t, a)
+    for d in ("forward_kl", "reverse_kl", "jsd", 0.1)
+    for t, a in ((1.0, 1.0), (2.0, 0.7), (4.0, 0.0))
+]
+
+
+def case(n=7, h=5, v=11, seed=0, dtype=torch.double):
+    torch.manual_seed(seed)
+    head = torch.nn.Linear(h, v, bias=True).to(dtype)
+    return (
+        torch.randn(n, h, dtype=dtype, requires_grad=True),
+        head,
+        torch.randint(0, v, (n,)),
+        torch.randn(n, v, dtype=dtype),
+    )
+
+
+@pytest.mark.parametrize("divergence,temperature,alpha", SETTINGS)
+def test_loss_and_gradients_are_the_formula(divergence, temperature, alpha):
+    states, head, targets, teacher = case()
+    loss, soft, hard = distillation_loss(
+        states,
+        head,
+        targets,
+        dense_targets(teacher),
+        divergence=divergence,
+        temperature=temperature,
+        alpha=alpha,
+    )
+    beta = dict(forward_kl=0, reverse_kl=1, jsd=0.5).get(divergence, divergence)
+    wanted = plain_distillation_loss(head(states), teacher, targets, beta, temperature, alpha)
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-12) and (soft + hard).item() == pytest.approx(
+        loss.item(), abs=1e-12
+    )
+    got, expected = (torch.autograd.grad(x, (states, head.weight, head.bias)) for x in (3 * loss, 3 * wanted))
+    for a, b in zip(got, expected):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_gradcheck_also_in_many_chunks(divergence):
+    states, head, targets, teacher = case(n=5, h=3, v=4)
+    weight = head.weight.detach().clone().requires_grad_()
+
+    def loss(s, w):
+        layer = torch.nn.Linear(3, 4, bias=False, dtype=torch.double)
+        del layer.weight
+        layer.weight = w
+        return distillation_loss(s, layer, targets, dense_targets(teacher), divergence=divergence)[0]
+
+    assert torch.autograd.gradcheck(loss, (states, weight))
+    assert torch.autograd.gradcheck(
+        lambda s: distillation_loss(s, None, targets, dense_targets(teacher), divergence=divergence)[0],
+        (torch.randn(5, 4, dtype=torch.double, requires_grad=True),),
+    )
+    big = case(n=9, h=2, v=2**19, dtype=torch.float)  # four positions a chunk
+    one = distillation_loss(big[0], big[1], big[2], dense_targets(big[3]), divergence=divergence)[0]
+    assert one.item() == pytest.approx(
+        plain_distillation_loss(
+            big[1](big[0]), big[3], big[2], dict(forward_kl=0, reverse_kl=1, jsd=0.5)[divergence], 2.0, 0.7
+        ).item(),
+        rel=1e-4,
+    )
+
+
+def test_autocast_to_bfloat16_stays_close():
+    "As on a GPU: half precision inside, float32 weights and gradients."
+    states, head, targets, teacher = case(n=40, h=32, v=64, dtype=torch.float)
+
+    def run():
+        loss, _, _ = distillation_loss(states, head, targets, dense_targets(teacher))
+        return loss.item(), torch.autograd.grad(loss, (states, head.weight))
+
+    whole, grads = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        half, rough = run()
+    assert half == pytest.approx(whole, rel=0.02) and all(g.dtype == torch.float for g in rough)
+    for a, b in zip(rough, grads):
+        assert (a - b).norm() / b.norm() < 0.05
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_trl_has_the_same_divergence(beta):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.gkd import GKDTrainer
+    _, _, _, s = case(seed=1)
+    _, _, targets, t = case(seed=2)
+    ours = scaled_jsd(t.log_softmax(-1), s.log_softmax(-1), beta).mean().item() * (beta * (1 - beta) or 1)
+    assert ours == pytest.approx(
+        GKDTrainer.generalized_jsd_loss(
+            s[None], t[None], labels=targets[None], beta=beta, temperature=1.0
+        ).item(),
+        abs=1e-6,
+    )
+
+
+def test_every_beta_has_one_scale():
+    "Near 0 and 1 the usual formula vanishes; divided by beta (1 - beta) it becomes the two KLs."
+    _, _, _, s = case(seed=1)
+    t = s + 0.01 * case(seed=2)[3]
+    values = [
+        scaled_jsd(t.log_softmax(-1), s.log_softmax(-1), b).mean().item()
+        for b in (0.0, 0.01, 0.3, 0.5, 0.99, 1.0)
+    ]
+    assert max(values) / min(values) < 1.05 and min(values) > 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_few_tokens_have_the_right_mean(temperature):
+    "The average over many draws is the exact loss and gradient; with the k likeliest alone it would not be."
+    states, head, targets, teacher = case(n=3)
+    many = lambda x, n=4000: x.repeat(n, *[1] * (x.dim() - 1))
     torch.manual_seed(0)
-    scores = torch.tensor([[0.4, 0.1, 0.3, 0.2], [0.1, 0.2, 0.3, 0.4]]).log() * 2
-    ids, logps, rest = _kept(scores, 2, 400, 2.0)
-    assert ids[:, :2].tolist() == [[0, 2], [3, 2]] and ids.shape == logps.shape == (2, 402)
-    assert rest.exp().tolist() == close([0.3, 0.3])
-    torch.testing.assert_close(logps, (scores / 2).gather(1, ids))
-    for row, likely, other in ((ids[0, 2:], 3, 1), (ids[1, 2:], 1, 0)):
-        assert set(row.tolist()) == {likely, other} and (
-            row == likely
-        ).float().mean().item() == pytest.approx(2 / 3, abs=0.1)
-    assert _kept(torch.tensor([[0.0, -1e5]]), 1, 1, 1.0)[2].tolist() == [-6e4]  # what float16 can hold
-
-
-def test_text_is_encoded_whole_and_answers_as_answers():
-    letters = Letters()
-    assert _encoded(letters, dict(text="hi")) == ([104, 105, 94, 46], [-100, 105, 94, 46])
-    assert _encoded(letters, dict(prompt="hi", completion="yo")) == encode(letters, "hi", "yo")
-
-
-def batch(*rows):
-    return dict(input_ids=IDS[list(rows)], attention_mask=torch.ones(len(rows), 4), labels=LABELS[list(rows)])
-
-
-def test_a_teacher_is_asked_once_for_a_row_while_there_is_room():
-    model = Bigram(TABLE)
-    model.train()
-    teacher = LogitTeacher(LM(model, None, "t"), keep_bytes=100)
-    teacher.begin([])  # a state has 16 bytes
-    assert not model.training
-    tables = lambda *rows: torch.tensor([TABLE[i] for i in rows])
-
-    def soft(rows, *which):
-        return teacher.soft(rows, batch(*which))(slice(0, 9), 1.0)[0].exp()
-
-    torch.testing.assert_close(soft([5, 7], 0, 1), tables(1, 2, 3))
-    assert len(model.asked) == 1 and teacher.room == 100 - 48
-    torch.testing.assert_close(soft([7, 5], 1, 0), tables(3, 1, 2))
-    torch.testing.assert_close(soft([5], 0), tables(1, 2))
-    assert len(model.asked) == 1
-    torch.testing.assert_close(soft([5, 8], 0, 1), tables(1, 2, 3))
-    assert len(model.asked) == 2 and teacher.room == 4
-    soft([9], 0)
-    assert (
-        len(model.asked) == 3 and teacher.room == -28 and teacher.states == {}
-    )  # no room: from now on it is asked every time
-    soft([9], 0)
-    soft([5], 0)
-    assert len(model.asked) == 5 and teacher.states == {}
-    one, other = [([5], [5])], [([7], [7])]
-    teacher.begin(one)
-    assert teacher.room == 100 and teacher.states == {}  # other rows
-    soft([5], 0)
-    teacher.begin(list(one))
-    soft([5], 0)
-    assert len(model.asked) == 6 and teacher.room == 100 - 32  # the same: the next student gets what is there
-    teacher.begin(other)
-    assert teacher.room == 100 and teacher.states == {}
-    new = LogitTeacher(LM(model, None, "t"), keep_bytes=50)
-    new.begin(None)
-    new.soft([0], batch(0))
-    assert new.room == 50 - 32 and list(new.states) == [0]  # rows nobody named
-    exactly = LogitTeacher(LM(model, None, "t"), keep_bytes=32)
-    exactly.begin([])
-    exactly.soft([0], batch(0))
-    assert exactly.room == 0 and exactly.states == {}
-    assert LogitTeacher(LM(model, None, "t")).keep_bytes == 2e9 and exactly.lm.model is model
-
-
-def test_a_teacher_whose_head_does_more_is_asked_every_time():
-    model = Bigram(TABLE, logit_scale=2.0)
-    teacher = LogitTeacher(LM(model, None, "t"))
-    teacher.begin([])
-    for n in (1, 2):
-        torch.testing.assert_close(
-            teacher.soft([5], batch(0))(slice(0, 9), 1.0)[0].exp(), torch.tensor([TABLE[1], TABLE[2]])
+    ids, logps, rest = likely_and_drawn_tokens(many(teacher), 3, 2, temperature)
+    a, b = (
+        distillation_loss(s, head, t, soft, temperature=temperature, alpha=1.0)[0]
+        for s, t, soft in (
+            (states, targets, dense_targets(teacher)),
+            (many(states), many(targets), sparse_targets(ids, logps, rest, 3)),
         )
-        assert len(model.asked) == n
-    assert teacher.room == 0 and teacher.states == {}
+    )
+    assert b.item() == pytest.approx(a.item(), rel=0.02)
+    for x, y in zip(*(torch.autograd.grad(loss, (head.weight, states)) for loss in (a, b))):
+        torch.testing.assert_close(x, y, rtol=0.1, atol=0.01)
+    with pytest.raises(ValueError, match="the student likes"):
+        distillation_loss(states, head, targets, sparse_targets(ids, logps, rest, 3), divergence="jsd")
