@@ -6,634 +6,25 @@
 from __future__ import annotations
 
 import random
-import re
 import warnings
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections import defaultdict
 from pathlib import Path
 
+from .engine import preflight as flight
+from .engine.checks import CHECKS, Finding, Findings, Sheet, require_libraries
+from .engine.duplicates import near_duplicates, rare_words, similarity
 from .engine.formats import KINDS, READERS, DataError
-from .engine.formats import addressed_rows as _addressed
-from .engine.rows import Row, normalised_text, question_key, read, stream, to_trl
+from .engine.personal_data import personal_data
+from .engine.preflight import different_tokens, read_for_training, updatable_share
+from .engine.rows import Row, normalised_text, question_key, read, same_question, stream, to_trl
 from .engine.spans import Span, check_lengths, lengths, spans
-from .engine.spans import too_long as _long
 from .engine.training_data import is_streamed, peek, prepare, stream_rows, streamed, train_dataset
-
-_question = question_key
-
-
-def _checked(where, row, kind):
-    return Row.read(row, kind, where).columns
-
-
-def _asked(row):
-    return Row(row).question
-
-
-def _answered(row, kind):
-    return Row(row, kind).answers
-
-
-def _turns(row, kind):
-    return Row(row, kind).turns
+from .models import context_length
 
 # %% auto #0
-__all__ = ['CHECKS', 'rare_words', 'similarity', 'near_duplicates', 'Finding', 'Findings', 'plot_lengths', 'personal_data',
-           'check', 'split', 'updatable_share', 'different_tokens', 'preflight']
+__all__ = ['check', 'plot_lengths', 'split', 'preflight']
 
-# %% ../nbs/03_data.ipynb #data-similar
-_WORD, _SEEN = re.compile(r"\w+(?:-\w+)*"), 4000  # of a text, so many characters are compared
-
-
-def rare_words(texts: list[str]) -> list[str]:
-    "Of each text, the words few other texts have (2 %, at most 100, at least 5 texts), sorted and joined; all words where every one is common."
-    words = lambda t: set(
-        _WORD.findall(t[:_SEEN])
-    )  # found twice and never kept: of a million texts they fill the memory
-    count = Counter(w for t in texts for w in words(t))
-    most = max(5, min(0.02 * len(texts), 100))
-    return [" ".join(sorted([w for w in ws if count[w] <= most] or ws)) for ws in map(words, texts)]
-
-
-def similarity(a: str, b: str, rare_a: str, rare_b: str) -> float:  # 0..100
-    "How much two texts agree: in all their characters, and in their rare words, whichever is less."
-    from rapidfuzz import fuzz
-
-    return min(fuzz.token_set_ratio(rare_a, rare_b), fuzz.ratio(a[:_SEEN], b[:_SEEN]))
-
-# %% ../nbs/03_data.ipynb #data-twins
-def _before(
-    marks,
-):  # (N, 64) MinHash values -> (N, 16) for each text and each four of its values: the number of the last text before with the same four, or -1
-    import numpy as np
-
-    bands = marks.reshape(len(marks), 16, 4)
-    before = np.full(bands.shape[:2], -1)
-    for b in range(16):
-        order = np.lexsort(bands[:, b].T)  # equal ones side by side, in their own order
-        same = (bands[order[1:], b] == bands[order[:-1], b]).all(1)
-        before[order[1:][same], b] = order[:-1][same]
-    return before
-
-
-def near_duplicates(
-    texts: list[str],
-    known: list[str] = (),  # compared with these instead of with one another
-    least: float = 90,  # similarity from which two texts count as the same
-    progress=None,  # called with the number of texts after each batch
-) -> dict:  # number of a text -> (number of the most similar earlier or known text, similarity)
-    "Near duplicates: MinHash and LSH propose pairs that share rare words, `similarity` decides."
-    import numpy as np
-    from datasketch import MinHash
-
-    every, first = [*known, *texts], len(known)
-    rare, marks, found = rare_words(every), np.empty((len(every), 64), np.uint32), {}
-    for start in range(0, len(every), 1000):
-        hashes = MinHash.bulk(
-            [[w.encode() for w in r.split()] for r in rare[start : start + 1000]], num_perm=64
-        )
-        for i, mark in enumerate(hashes, start):
-            marks[i] = mark.hashvalues
-        if progress:
-            progress(len(hashes))
-    before = _before(marks)
-    for i in range(first, len(every)):
-        proposed = set()
-        for b, j in enumerate(before[i].tolist()):
-            if known and j >= first:
-                j = before[i, b] = before[j, b]  # the known one that this text has
-            while j >= 0:
-                proposed.add(int(j))
-                j = before[j, b]
-        scores = [(similarity(every[i], every[j], rare[i], rare[j]), j) for j in proposed]
-        if scores and (best := max(scores))[0] >= least:
-            found[i - first] = (best[1], best[0])
-    return found
-
-# %% ../nbs/03_data.ipynb #data-findings
-@dataclass
-class Finding:
-    "One kind of trouble, the rows that have it, and what to do."
-
-    name: str
-    severity: str  # "error": training goes wrong; "warning": look at it; "note": know it
-    rows: list  # numbers of the rows, counted from 0 in the source
-    where: str  # addresses of the first ones
-    example: str
-    do: str
-
-
-@dataclass
-class Findings:
-    "What `check` found, the worst first."
-
-    found: list  # of Finding
-    n: int  # rows looked at
-    lengths: list = field(default_factory=list)  # tokens of each row; empty without a tokenizer
-    max_length: int | None = None  # tokens that training keeps
-
-    errors = property(lambda self: [f for f in self.found if f.severity == "error"])
-    warnings = property(lambda self: [f for f in self.found if f.severity == "warning"])
-
-    def __getitem__(self, name: str) -> Finding:
-        return next((f for f in self.found if f.name == name), Finding(name, "note", [], "", "", ""))
-
-    def __contains__(self, name: str) -> bool:
-        return any(f.name == name for f in self.found)
-
-    def flagged(self) -> set:  # numbers of the rows with an error or a warning
-        return {i for f in self.errors + self.warnings for i in f.rows}
-
-    def without(self, rows: list, *names: str) -> list:
-        "The rows that no finding (or none of those named) points at."
-        gone = {
-            i for f in self.found if f.severity != "note" and (not names or f.name in names) for i in f.rows
-        }
-        return [r for i, r in enumerate(rows) if i not in gone]
-
-    def _head(self):
-        return f"{self.n:,} row{'s' * (self.n != 1)}: " + (
-            ", ".join(
-                f"{k} {what}{'s' * (k > 1)}"
-                for k, what in ((len(self.errors), "error"), (len(self.warnings), "warning"))
-                if k
-            )
-            or "nothing to mend"
-        )
-
-    def _cells(self):
-        return [
-            (
-                f.severity,
-                f.name,
-                f"{len(f.rows):,} ({len(f.rows) / self.n:.1%})" if f.rows else "–",
-                f.where,
-                f.example,
-                f.do,
-            )
-            for f in self.found
-        ]
-
-    def markdown(self) -> str:
-        "The findings as a Markdown table."
-        clean = lambda c: re.sub(r"([|\\`*_<>\[\]$])", r"\\\1", " ".join(c.split()))
-        head = "| severity | finding | rows | where | example | what to do |\n|---|---|---|---|---|---|\n"
-        return (
-            self._head()
-            + "\n\n"
-            + (
-                head + "\n".join("| " + " | ".join(map(clean, c)) + " |" for c in self._cells())
-                if self.found
-                else ""
-            )
-        )
-
-    def __str__(self):
-        lines = [self._head()]
-        for severity, name, rows, where, example, do in self._cells():
-            lines += [
-                f"{severity:8} {name}: {rows}" + (f", {where}" if where else ""),
-                *([f"         {' '.join(example.split())}"] if example else []),
-                f"         {do}",
-            ]
-        return "\n".join(lines)
-
-    __repr__, _repr_markdown_ = __str__, markdown
-
-
-def plot_lengths(found: Findings, ax=None):
-    "How long the rows are, with the length at which training cuts."
-    import matplotlib.pyplot as plt
-
-    ax = ax or plt.subplots(figsize=(5, 2.4))[1]
-    ax.hist(found.lengths, bins=40, color="#2f6f8f")
-    if found.max_length:
-        cut = sum(n > found.max_length for n in found.lengths)
-        ax.axvline(found.max_length, color="black", lw=1, ls="--")
-        ax.text(
-            found.max_length,
-            ax.get_ylim()[1],
-            f"{cut:,} rows are cut here ",
-            ha="right",
-            va="top",
-            fontsize=8,
-        )
-    ax.set(xlabel="tokens per row", ylabel="rows", xlim=(0, None))
-    return ax
-
-# %% ../nbs/03_data.ipynb #data-check-copies
-def _copies(s: _Sheet):
-    "Exact duplicates, near duplicates, and different answers to one prompt."
-    first = {}
-    again = [i for i, t in enumerate(s.whole) if first.setdefault(t, i) != i]
-    yield from s.finding(
-        "exact duplicates",
-        "warning",
-        again,
-        "keep one of each: a copy counts twice, and leaks when it falls on the other side of a split",
-    )
-    once = list(first.values())
-    near = near_duplicates([s.whole[i] for i in once], least=s.near, progress=s.progress)
-    pairs = {once[i]: (once[j], score) for i, (j, score) in near.items()}
-    example = next(
-        (
-            f"{_short(s.whole[i])} ≈ {_short(s.whole[j])} ({score:.0f} % alike)"
-            for i, (j, score) in pairs.items()
-        ),
-        "",
-    )
-    yield from s.finding(
-        "near duplicates", "warning", pairs, "keep one of each, unless the difference is the point", example
-    )
-    if s.kind == "sft":
-        answers = defaultdict(lambda: defaultdict(list))
-        for r, a, i in zip(s.rows, s.said, range(len(s.rows))):
-            answers[" → ".join(normalised_text(t) for is_answer, t in _turns(r, s.kind) if not is_answer)][
-                tuple(a)
-            ].append(i)
-        against = [i for by in answers.values() if len(by) > 1 for rows in by.values() for i in rows]
-        example = next(
-            (
-                f"{_short(q)} → {' / '.join(_short(a[0], 30) for a in list(by)[:3])}"
-                for q, by in answers.items()
-                if len(by) > 1
-            ),
-            "",
-        )
-        yield from s.finding(
-            "contradictory answers",
-            "warning",
-            against,
-            "decide which answer is right; if all are, they belong in preference pairs",
-            example,
-        )
-
-
-def _leaks(s: _Sheet):
-    "Rows of the training data whose prompt is in the test data, word for word or nearly."
-    if not s.test:
-        return
-    held = list(dict.fromkeys(map(_question, s.test)))
-    same, asked = set(held), list(map(_question, s.rows))
-    exact = [i for i, q in enumerate(asked) if q in same]
-    yield from s.finding(
-        "train/test leakage",
-        "error",
-        exact,
-        "remove these rows from the training data, or the test measures memory",
-    )
-    rest = [i for i, q in enumerate(asked) if q not in same]
-    near = near_duplicates([asked[i] for i in rest], held, least=s.near)
-    example = next(
-        (
-            f"{_short(asked[rest[i]])} ≈ {_short(held[j])} ({score:.0f} % alike)"
-            for i, (j, score) in near.items()
-        ),
-        "",
-    )
-    yield from s.finding(
-        "near leakage",
-        "warning",
-        [rest[i] for i in near],
-        "the test has almost this prompt; remove the rows, or the test measures memory",
-        example,
-    )
-
-# %% ../nbs/03_data.ipynb #data-check-content
-_EMPTY = re.compile(
-    r"""summar\w*|resum\w*|classif\w*|translat\w*|traduz\w*|tradu[cç]\w*|rewrit\w*|reescrev\w*|explain|expliqu?\w*|anal[yi]s\w*|writ\w*|escrev\w*|improv\w*|melhor\w*|correct\w*|
-corrij\w*|corrig\w*|fix|describe|descrev\w*|answer|respond\w*|help|ajud\w*|generat\w*|ger[ae]r?|creat\w*|cri[ae]r?|extract|extra\w*|list\w*|make|fa[cç]a|do|tell|diga|
-this|that|it|these|those|isso|isto|este|esta|esse|essa|ele|ela|the|a|an|o|os|as|um|uma|me|for|to|of|de|em|in|please|por|favor|text\w*|article|artigo|following|seguinte|
-above|acima|below|abaixo|sentence|frase|document\w*|message|mensagem""",
-    re.X,
-)  # orders, and words that point at something which is not there
-_GAP = re.compile(
-    r"\[(?:\.{3}|…|[^\[\]\n]{1,60}(?:\.{3}|…)|(?:[^\W\d_]+ ){1,6}(?:\d+ )?[^\W\d_]+)\]|\{\{ ?\w+ ?\}\}|<(?:insert|your|seu|sua|texto?)\b[^<>\n]{0,40}>|\blorem ipsum\b",
-    re.I,
-)
-_CUT = re.compile(r"(?:\.{3}|…)\s*$")
-_STOP = re.compile(r"[.!?…:;)\]}\"'»”’|`]\s*$")
-
-
-def _content(s: _Sheet):
-    "Prompts that ask about nothing, templates nobody filled, answers that stop in the middle."
-    yield from s.finding(
-        "vague prompts",
-        "warning",
-        [
-            i
-            for i, q in enumerate(s.asked)
-            if len(q) < 200 and all(_EMPTY.fullmatch(w) for w in _WORD.findall(q))
-        ],
-        "write what the prompt is about into the prompt",
-    )
-    gaps = [i for i, t in enumerate(s.whole) if _GAP.search(t)]
-    yield from s.finding(
-        "unfilled templates",
-        "warning",
-        gaps,
-        "put the real text where the placeholder stands",
-        _GAP.search(s.whole[gaps[0]])[0] if gaps else "",
-    )
-    cut = [i for i, a in enumerate(s.said) if any(_CUT.search(t) for t in a)]
-    for rows in s.groups() if s.kind != "corpus" else ():
-        long = [i for i in rows if len(s.said[i][0].split()) >= 8]
-        open_end = [i for i in long if not _STOP.search(s.said[i][0])]
-        if len(long) >= 20 and len(open_end) <= 0.1 * len(long):
-            cut += open_end  # where nearly all end in a full stop, the others were cut
-    yield from s.finding(
-        "truncated answers",
-        "warning",
-        cut,
-        "finish the answer or remove the row; the model learns to stop there",
-    )
-
-
-def _labels(s: _Sheet):
-    "One label far more frequent than the others, and too few rows."
-    from scipy.stats import binomtest
-
-    for rows in s.groups() if s.kind == "sft" else ():
-        count = Counter(s.said[i][0] for i in rows)
-        if len(rows) < 20 or len(count) > min(20, len(rows) / 10):
-            continue
-        (label, most), *_ = count.most_common()
-        if most / len(rows) >= 0.8 and (
-            len(count) == 1
-            or binomtest(most, len(rows), 1 / len(count), alternative="greater").pvalue < 0.001
-        ):
-            rare = [i for i in rows if s.said[i][0] != label] or rows
-            yield from s.finding(
-                "unbalanced labels",
-                "warning",
-                rare,
-                "collect more of the others, and compare accuracy with that number",
-                f"always answering {_short(label, 30)!r} is right in {most / len(rows):.0%} of {len(rows):,} rows",
-            )
-
-
-def _few(s: _Sheet):
-    "A note when a test tenth would be too small to see a difference."
-    n = len(s.rows)
-    if n >= 1000:
-        return
-    folklore, half = (
-        dict(sft="“at least 500 rows”", pairs="“at least 1,000 pairs”", corpus="“100,000 documents”")[s.kind],
-        min(0.98 / max(n // 10, 1) ** 0.5, 0.5),
-    )
-    yield Finding(
-        "few rows",
-        "note",
-        [],
-        "",
-        f"a test of one tenth holds {n // 10} rows: an accuracy of 50 % is known to ±{100 * half:.0f} points",
-        f"{folklore} is folklore. Train on a quarter, a half and all of them; while the curve still rises, more rows pay",
-    )
-
-# %% ../nbs/03_data.ipynb #data-check-personal
-_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,4}[a-z]{2,24}\b", re.I)
-_DIGITS = re.compile(r"(?<![\w.,+(-])[+(]?\d[\d ().-]{6,22}\d(?![\w]|[.,-]\d)")
-_CARD = re.compile(r"3[47]\d{13}|4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|6(?:011|5\d\d)\d{12}")
-
-
-def personal_data(text: str, regions: tuple = ("BR", "US")) -> list[tuple]:  # (what, the characters)
-    "E-mail addresses, CPF and card numbers with a right checksum, phone numbers that a numbering plan knows."
-    found = [("e-mail", m[0]) for m in _MAIL.finditer(text)] if "@" in text else []
-    for n, m in enumerate(_DIGITS.finditer(text)):
-        if n == 100:
-            break
-        what = _number(m[0].strip(), regions)
-        if what:
-            found.append((what, m[0].strip()))
-    return found
-
-
-def _number(written: str, regions: tuple) -> str | None:
-    from stdnum import luhn
-    from stdnum.br import cpf
-
-    digits = re.sub(r"\D", "", written)
-    if re.fullmatch(r"\d{3}\.\d{3}\.\d{3}-\d\d|\d{11}", written) and cpf.is_valid(digits):
-        return "CPF"
-    if _CARD.fullmatch(digits) and luhn.is_valid(digits):
-        return "card number"
-    if digits == written or not 8 <= len(digits) <= 15 or re.match(r"\d{4}-\d\d-\d\d", written):
-        return None  # a plain number, or a date
-    import phonenumbers
-
-    for region in regions:
-        try:
-            number = phonenumbers.parse(written, region)
-            if phonenumbers.is_valid_number(number) and (written[0] == "+" or len(digits) >= 10):
-                return "phone number"
-        except phonenumbers.NumberParseException:
-            pass
-    return None
-
-
-def _personal(s: _Sheet):
-    kinds, rows = Counter(), []
-    for i, r in enumerate(s.rows):
-        found = personal_data("\n".join(t for _, t in _turns(r, s.kind)), s.regions)
-        kinds.update(what for what, _ in found)
-        if found:
-            rows.append(i)
-    yield from s.finding(
-        "personal data",
-        "warning",
-        rows,
-        "replace it by invented data; a model can repeat what it was trained on",
-        ", ".join(f"{k}: {n}" for k, n in kinds.most_common()),
-    )
-
-# %% ../nbs/03_data.ipynb #data-check-pairs
-def _pairs(s: _Sheet):
-    "Pairs without a preference, preferences in a circle, and answers preferred for their length."
-    from graphlib import CycleError, TopologicalSorter
-
-    from scipy.stats import binomtest
-
-    if s.kind != "pairs":
-        return
-    yield from s.finding(
-        "chosen equals rejected",
-        "error",
-        [i for i, (c, r) in enumerate(s.said) if c == r],
-        "they differ in case or spaces only; remove the pair",
-    )
-    better, circle, example = defaultdict(list), [], ""
-    for i, q in enumerate(s.asked):
-        better[q].append(i)
-    for q, rows in better.items():
-        graph = TopologicalSorter()
-        for i in rows:
-            s.said[i][0] == s.said[i][1] or graph.add(s.said[i][1], s.said[i][0])
-        try:
-            graph.prepare()
-        except CycleError as e:
-            ring = e.args[1]
-            circle += [i for i in rows if tuple(s.said[i]) in set(zip(ring, ring[1:]))]
-            example = example or " > ".join(_short(t, 24) for t in ring)
-    yield from s.finding(
-        "circular preferences",
-        "error",
-        circle,
-        "no model can satisfy them; keep the judgement you trust, or drop the prompt",
-        example,
-    )
-    longer, shorter = sum(len(c) > len(r) for c, r in s.said), sum(len(c) < len(r) for c, r in s.said)
-    decided = longer + shorter
-    most = max(longer, shorter)
-    if decided and most / decided >= 0.6 and (p := binomtest(most, decided, 0.5).pvalue) < 0.01:
-        side = "longer" if longer > shorter else "shorter"
-        yield from s.finding(
-            "length bias",
-            "warning",
-            [
-                i
-                for i, (c, r) in enumerate(s.said)
-                if (len(c) > len(r)) == (side == "longer") and len(c) != len(r)
-            ],
-            "DPO may learn length instead of quality; add pairs where the other side wins, or look at lengths after training",
-            f"the {side} answer is chosen in {most / decided:.0%} of {decided:,} pairs (sign test, p = {p:.0e})",
-        )
-
-
-def _tokenised(s: _Sheet):
-    "What only the tokens show: cut rows, missing end tokens, prompts that change, rows without a scored token."
-    if s.tokenizer is None:
-        return
-    s.spans = spans(s.tokenizer, s.rows, s.kind, progress=s.progress)
-    known = [(i, p) for i, p in enumerate(s.spans) if p is not None]
-    yield from s.finding(
-        "template refuses",
-        "error",
-        [i for i, p in enumerate(s.spans) if p is None],
-        "the chat template cannot write this conversation; look at the order of its roles",
-    )
-    answers = known if s.kind != "corpus" else []
-    yield from s.finding(
-        "no end token",
-        "error",
-        [i for i, p in answers if not p.ends],
-        "the model would never learn to stop; the chat template must end the answer with the tokenizer's end token",
-    )
-    yield from s.finding(
-        "prompt changes",
-        "error",
-        [i for i, p in answers if p.prompt - p.start > 1],
-        "the prompt's tokens are others once the answer follows, so the loss starts at the wrong token; mend the chat template",
-    )
-    yield from s.finding(
-        "prompt's end changes",
-        "warning",
-        [i for i, p in answers if p.prompt - p.start == 1],
-        "the prompt's last token joins the answer's first; begin the answer without spaces, or end the template's prompt with a special token",
-    )
-    if s.max_length is None:
-        return
-    blind = [i for i, p in answers if min(p.length, s.max_length) <= p.start]
-    yield from s.finding(
-        "no trained token",
-        "error",
-        blind,
-        "the prompt fills the whole length, so nothing is learnt; shorten it or raise max_length",
-    )
-    cut = [i for i, p in known if p.length > s.max_length]
-    yield from s.finding(
-        "cut answers",
-        "error",
-        cut,
-        "training cuts them before their end token; shorten them or raise max_length",
-        f"{len(cut) / len(s.rows):.1%} of the rows are longer than {s.max_length} tokens, the longest has {max(p.length for _, p in known):,}"
-        if known
-        else "",
-    )
-
-# %% ../nbs/03_data.ipynb #data-sheet
-@dataclass
-class _Sheet:
-    "Rows prepared once for all checks."
-
-    kind: str
-    tokenizer: object
-    max_length: int | None
-    test: list
-    near: float
-    regions: tuple
-    rows: list = field(default_factory=list)
-    number: list = field(default_factory=list)
-    where: list = field(default_factory=list)
-    asked: list = field(default_factory=list)
-    said: list = field(default_factory=list)
-    whole: list = field(default_factory=list)
-    bad: list = field(default_factory=list)
-    spans: list = field(default_factory=list)
-    progress: object = None
-
-    def take(self, n: int, where: str, row):
-        "Keep a row, or the reason why it cannot be used."
-        try:
-            row = _checked(where, row, self.kind)
-        except DataError as e:
-            self.bad.append((n, where, e))
-            return
-        said = _answered(row, self.kind)
-        self.rows.append(row)
-        self.number.append(n)
-        self.where.append(where)
-        self.asked.append(normalised_text(_asked(row)))
-        self.said.append([normalised_text(t) for t in said])
-        self.whole.append(" → ".join(normalised_text(t) for _, t in _turns(row, self.kind)))
-
-    def finding(
-        self, name: str, severity: str, rows, do: str, example=""
-    ) -> list:  # of one Finding, or of none
-        rows = sorted(set(rows))
-        if not rows:
-            return []
-        where = ", ".join(self.where[i].rsplit(", ", 1)[-1] for i in rows[:3]) + (
-            " …" if len(rows) > 3 else ""
-        )
-        return [
-            Finding(
-                name,
-                severity,
-                [self.number[i] for i in rows],
-                where,
-                example or _short(self.whole[rows[0]]),
-                do,
-            )
-        ]
-
-    def groups(self) -> list[list]:  # numbers of rows
-        "Rows by their task, where they have one."
-        by = defaultdict(list)
-        for i, r in enumerate(self.rows):
-            by[str(r.get("task"))].append(i)
-        return list(by.values())
-
-
-def _short(text: str, most: int = 70) -> str:
-    "The beginning and the end of a text, without personal data."
-    for _, found in personal_data(text[:_SEEN]):
-        text = text.replace(found, "•" * 6)
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
-
-
-def _libraries():
-    "ModuleNotFoundError that says how to install what `check` needs beyond the core."
-    from importlib.util import find_spec
-
-    if missing := [
-        m for m in ("datasketch", "phonenumbers", "rapidfuzz", "scipy", "stdnum") if find_spec(m) is None
-    ]:
-        raise ModuleNotFoundError(f"checking data needs {', '.join(missing)}: pip install 'ftguide[check]'")
-
-
-CHECKS = (_copies, _leaks, _content, _labels, _personal, _pairs, _tokenised, _few)
-
-
+# %% ../nbs/03_data.ipynb #data-check
 def check(
     data,  # as in `stream`
     tokenizer=None,  # or an LM; without it, what depends on tokens is not checked
@@ -642,247 +33,79 @@ def check(
     test=None,  # rows or a file that must not leak into the data
     max_length: int | None = None,  # tokens of a row that training keeps; by default the context
     near: float = 90,  # similarity of near duplicates, 0..100
-    regions: tuple = ("BR", "US"),  # whose phone numbers are known without a country code
+    regions: tuple[str, ...] = ("BR", "US"),  # whose phone numbers are known without a country code
 ) -> Findings:
     "Everything that can be wrong with data and be seen before training; DataError when no row can be used."
-    from ftguide.models import context_length, progress_bar
-
-    _libraries()
+    require_libraries()
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if hasattr(tokenizer, "tokenizer"):
         max_length, tokenizer = max_length or context_length(tokenizer), tokenizer.tokenizer
     if tokenizer is not None and max_length is None and tokenizer.model_max_length < 10**9:
         max_length = tokenizer.model_max_length
-    s, n = (
-        _Sheet(
-            kind,
-            tokenizer,
-            max_length,
-            list(stream(test, "corpus" if kind == "pairs" else kind)) if test is not None else [],
-            near,
-            regions,
-        ),
-        -1,
-    )
-    with progress_bar(None, "reading") as progress:
-        for n, (where, row) in enumerate(_addressed(data)):
-            s.take(n, where, row)
-            progress.update()
-    if not s.rows:
-        raise (
-            s.bad[0][2]
-            if s.bad
-            else DataError(f"{data if isinstance(data, (str, Path)) else 'the data'}: no rows")
-        )
-    found = (
-        [
-            Finding(
-                "unusable rows",
-                "error",
-                [i for i, _, _ in s.bad],
-                ", ".join(w.rsplit(", ", 1)[-1] for _, w, _ in s.bad[:3]),
-                str(s.bad[0][2])[:200],
-                "mend or remove them; training refuses the file",
-            )
-        ]
-        if s.bad
-        else []
-    )
-    with progress_bar(len(s.rows) * (1 if tokenizer is None else 2), "checking") as progress:
-        s.progress = progress.update
-        for one in CHECKS:
-            found += one(s)
-    found.sort(key=lambda f: ("error", "warning", "note").index(f.severity))
-    return Findings(found, n + 1, [p.length for p in s.spans if p], max_length)
+    test_rows = [] if test is None else read(test, "corpus" if kind == "pairs" else kind)
+    sheet = Sheet(kind, tokenizer, max_length, test_rows, near, regions)
+    sheet.read(data)
+    return sheet.findings(CHECKS)
+
+# %% ../nbs/03_data.ipynb #data-plot-lengths
+def plot_lengths(found: Findings, ax=None):
+    "How long the rows are, with the length at which training cuts."
+    import matplotlib.pyplot as plt
+
+    ax = ax or plt.subplots(figsize=(5, 2.4))[1]
+    ax.hist(found.lengths, bins=40, color="#2f6f8f")
+    if found.max_length:
+        cut = sum(n > found.max_length for n in found.lengths)
+        label = f"{cut:,} rows are cut here "
+        ax.axvline(found.max_length, color="black", lw=1, ls="--")
+        ax.text(found.max_length, ax.get_ylim()[1], label, ha="right", va="top", fontsize=8)
+    ax.set(xlabel="tokens per row", ylabel="rows", xlim=(0, None))
+    return ax
+
+# %% ../nbs/03_data.ipynb #data-mixed
+def _mixed(
+    task: dict[str, str],  # question -> its task
+    rng: random.Random,
+) -> list[str]:
+    "The questions in random order, each task spread evenly over the whole."
+    by_task, place = defaultdict(list), {}
+    for question, name in task.items():
+        by_task[name].append(question)
+    for name, questions in sorted(by_task.items()):
+        questions.sort()
+        rng.shuffle(questions)
+        for i, question in enumerate(questions):
+            place[question] = ((i + 0.5) / len(questions), i, name)
+    return sorted(task, key=place.get)
 
 # %% ../nbs/03_data.ipynb #data-split
 def split(
     rows: list[dict],
-    shares: tuple = (0.8, 0.1, 0.1),  # of the different prompts; must sum to 1
+    shares: tuple[float, ...] = (0.8, 0.1, 0.1),  # of the different questions; must sum to 1
     seed: int = 0,
-) -> tuple:  # one list of rows for each share
-    "Split rows at random: rows with the same prompt (but for case and spaces) stay together, and every `task` gets the same shares."
+) -> tuple[list[dict], ...]:  # one list of rows for each share
+    "Split at random: rows that ask the same stay together, and every `task` gets the same shares."
     if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:
         raise ValueError(f"shares must be 0 or more and sum to 1, not {shares}")
     task = {}
-    for r in rows:
-        task.setdefault(_question(r), str(r.get("task")))
-    rng, place = random.Random(seed), {}
-    for name in sorted(set(task.values())):
-        own = sorted(q for q, t in task.items() if t == name)
-        rng.shuffle(own)
-        place |= {
-            q: ((i + 0.5) / len(own), i, name) for i, q in enumerate(own)
-        }  # each task spread evenly over 0..1
-    order = sorted(task, key=place.get)
+    for row in rows:
+        task.setdefault(question_key(row), str(row.get("task")))
+    order = _mixed(task, random.Random(seed))
     cuts = [round(sum(shares[:i]) * len(order)) for i in range(len(shares) + 1)]
-    if (empty := [i for i, share in enumerate(shares) if share and cuts[i] == cuts[i + 1]]) and rows:
+    empty = [i for i, share in enumerate(shares) if share and cuts[i] == cuts[i + 1]]
+    if empty and rows:
         warnings.warn(
-            f"part {empty[0] + 1} of the split, of share {shares[empty[0]]:g}, is empty: the rows have {len(order)} different prompts"
+            f"part {empty[0] + 1} of the split, of share {shares[empty[0]]:g}, is empty: "
+            f"the rows have {len(order)} different prompts",
+            stacklevel=2,
         )
-    side = {q: i for i in range(len(shares)) for q in order[cuts[i] : cuts[i + 1]]}
-    return tuple([r for r in rows if side[_question(r)] == i] for i in range(len(shares)))
-
-# %% ../nbs/03_data.ipynb #data-movable
-def updatable_share(
-    model,
-    learning_rate: float,  # at the top of the schedule
-    sample: int = 100_000,  # weights looked at
-) -> float:  # share, 0..1
-    "Share of the weights that a step as long as the learning rate changes, after rounding to their dtype."
-    weights = [p.detach().flatten() for p in model.parameters() if p.is_floating_point()]
-    every = max(sum(len(w) for w in weights) // sample, 1)
-    moved = [
-        ((w - learning_rate != w) | (w + learning_rate != w)).float()
-        for w in (w[::every].cpu() for w in weights)
-    ]
-    return sum(m.sum().item() for m in moved) / max(sum(len(m) for m in moved), 1)
-
-# %% ../nbs/03_data.ipynb #data-same-tokens
-def different_tokens(a, b) -> list:  # (token, id in a, id in b) of the first differences; empty when equal
-    "Where two tokenizers disagree on what an id means."
-    va, vb = a.get_vocab(), b.get_vocab()
-    return [(t, va.get(t), vb.get(t)) for t in sorted(va.keys() | vb.keys()) if va.get(t) != vb.get(t)][:5]
-
-
-def _steps(n: int, epochs: float, batch_size: int, config: dict) -> tuple:  # (steps, of which warm-up)
-    "How many steps transformers' Trainer will make of `n` rows."
-    import math
-
-    batch = config.get("per_device_train_batch_size", batch_size)
-    batches = n // batch if config.get("dataloader_drop_last") else math.ceil(n / batch)
-    steps = math.ceil(
-        math.ceil(batches / config.get("gradient_accumulation_steps", 1))
-        * config.get("num_train_epochs", epochs)
-    )
-    if config.get("max_steps", -1) >= 0:
-        steps = config["max_steps"] if batches else 0
-    warm = config.get("warmup_steps", 0.1)
-    return steps, math.ceil(steps * warm) if warm < 1 else int(warm)
-
-
-def _pace(lm, n: int, method: str, learning_rate, epochs, batch_size, config: dict):
-    "Problems of a training that would change nothing."
-    steps, warm = _steps(n, epochs, batch_size, config)
-    if method == "distill" or config.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau"):
-        warm = 0  # schedules without warm-up
-    if steps == 0:
-        yield f"no step would be made: {n} rows in batches of {config.get('per_device_train_batch_size', batch_size)} with {', '.join(f'{k}={v}' for k, v in config.items() if k in ('dataloader_drop_last', 'max_steps')) or f'{epochs} epochs'}. Give more rows, a smaller batch_size, or leave that setting out"
-    elif steps == 1 and warm and config.get("max_steps", -1) < 0:
-        yield f"the only step would have the learning rate 0, because warm-up begins there: {n} rows in batches of {batch_size}. Take more epochs, a smaller batch_size, or warmup_steps=0"
-    if not learning_rate or getattr(lm.model, "is_quantized", False):
-        return
-    share = updatable_share(lm.model, learning_rate)
-    if share < 0.5:
-        yield (
-            f"the learning rate {learning_rate:g} changes only {share:.1%} of the weights a step: they are {str(next(lm.model.parameters()).dtype)[6:]}, whose numbers lie further apart. "
-            "Load the model as float32, or raise the rate"
-        )
-
-
-def _wording(lm, rows: list[dict], kind: str):
-    "Problems of the chat template: the same for every row, so a hundred rows show them."
-    ends = lm.model.generation_config.eos_token_id
-    ends = {lm.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    if lm.tokenizer.pad_token_id is None:
-        yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.ready gives it one"
-    some = [
-        r if kind != "corpus" else dict(prompt=r["prompt"], completion=r.get("completion") or "Yes.")
-        for r in rows
-        if kind != "corpus" or "prompt" in r
-    ][:100]
-    seen = [p for p in spans(lm.tokenizer, some, "pairs" if kind == "pairs" else "sft", ends) if p]
-    if seen and not any(p.ends for p in seen):
-        yield f"{lm.name}: no answer ends with an end token, so the model would never learn to stop. Its chat template must write {lm.tokenizer.eos_token!r} after the answer"
-    changed, joined = (sum(p.prompt - p.start > most for p in seen) for most in (1, 0))
-    if changed > 0.1 * len(seen):
-        yield f"{lm.name}: in {changed} of {len(seen)} rows the prompt's tokens are others once the answer follows, so the loss starts at the wrong token. Mend the chat template"
-    elif joined > 0.1 * len(seen):
-        warnings.warn(
-            f"{lm.name}: in {joined} of {len(seen)} rows the prompt's last token joins the answer's first, so the model is asked in other tokens than it was taught. End the template's prompt with a special token",
-            stacklevel=4,
-        )
-
-
-def _reference(lm, reference):
-    "Problems of a DPO reference that is not the model the training starts from."
-    import torch
-
-    from ftguide.models import ModelError, load
-
-    try:
-        other = load(reference).model.state_dict()
-    except ModelError as e:
-        yield f"the reference cannot be loaded: {e}"
-        return
-    own = lm.model.state_dict()
-    wrong = [
-        k
-        for k in own
-        if k not in other
-        or own[k].shape != other[k].shape
-        or not torch.equal(own[k].float(), other[k].float().to(own[k].device))
-    ]
-    if wrong or own.keys() != other.keys():
-        yield (
-            f"the reference ({getattr(reference, 'name', None) or Path(str(reference)).name}) is not the model that training starts from: {len(wrong)} of {len(own)} weight tensors differ, "
-            "so the first loss is not ln 2. Leave precompute_ref_log_probs on, or save the model and load it from there"
-        )
+    part = {question: i for i in range(len(shares)) for question in order[cuts[i] : cuts[i + 1]]}
+    return tuple([row for row in rows if part[question_key(row)] == i] for i in range(len(shares)))
 
 # %% ../nbs/03_data.ipynb #data-preflight
-def preflight(
-    base,  # LM, folder or hub name: what will be trained (of a distillation, the student)
-    data,  # as in `stream`
-    method: str = "sft",  # "sft", "dpo" or "distill"
-    *,
-    learning_rate: float | None = None,  # at the top; None is not checked
-    epochs: float = 1,
-    batch_size: int = 4,
-    teacher=None,
-    alpha: float = 0.7,  # of a distillation
-    reference=None,  # of DPO: LM, folder or name; None is the model itself
-    lora=None,  # an adapter? Then the reference is the model without it
-    config: dict | None = None,  # what goes to TRL's config
-    force: bool = False,  # warn instead of refusing
-) -> list[dict]:  # the rows; of a stream, the first thousand
-    "Refuse to train what would silently fail: ValueError (DataError when the rows are at fault) says what and how to mend it."
-    from ftguide.models import context_length, load
-
-    kind = dict(sft="sft", dpo="pairs", distill="corpus").get(method)
-    if kind is None:
-        raise ValueError(f"method must be sft, dpo or distill, not {method!r}")
-    lm, config, problems = load(base), config or {}, []
-    rows = peek(data, kind, config) if is_streamed(data) else read(data, kind)
-    if teacher is not None:
-        teacher = load(teacher)
-        if alpha > 0 and (differ := different_tokens(teacher.tokenizer, lm.tokenizer)):
-            problems.append(
-                f"teacher and student have different tokenizers (first difference, token and its two ids: {differ[0]}), so soft labels would teach the wrong tokens. Use alpha=0, which teaches with the teacher's text"
-            )
-    if method == "dpo" and not lora and not config.get("precompute_ref_log_probs", True):
-        reference = reference or lm.model.config._name_or_path  # where TRL looks for it
-    if reference is not None:
-        problems += _reference(lm, reference)
-    problems += _wording(lm, rows, kind)
-    long = [
-        p
-        for one in (teacher, lm)
-        if one is not None
-        for p in _long(one.tokenizer, one.name, context_length(one), rows, kind)
-    ]
-    n = (
-        -(-sum(lengths(lm.tokenizer, rows, kind)) // min(context_length(lm), 4096))
-        if config.get("packing")
-        else len(rows)
-    )
-    problems += _pace(lm, n, method, learning_rate, epochs, batch_size, config)
-    return _decide(rows, problems, long, force)
-
-
-def _decide(rows, problems: list[str], long: list[str], force: bool) -> list[dict]:
-    if (problems or long) and not force:
-        raise (ValueError if problems else DataError)("; ".join(problems + long))
-    for p in problems + long:
-        warnings.warn(f"training all the same: {p}", stacklevel=3)
+def preflight(base, data, method: str = "sft", *, config: dict | None = None, **how) -> list[dict]:
+    "Read the rows and refuse what would fail silently: `read_for_training` and `engine.preflight` in one call."
+    rows = read_for_training(data, method, config)
+    flight.preflight(base, rows, method, config=config, **how)
     return rows

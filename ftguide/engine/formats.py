@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet
 from datasets import load_dataset
 
-from ftguide.models import quiet_libraries
+from ftguide.engine.environment import quiet_libraries
 
 KINDS = {  # kind of data -> the alternatives of columns it may have
     "sft": (("prompt", "completion"), ("messages",)),

@@ -1,0 +1,261 @@
+"""What would fail silently in a training is refused before it starts"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ftguide.engine.formats import DataError
+from ftguide.engine.rows import read
+from ftguide.engine.spans import lengths, spans, too_long
+from ftguide.engine.training_data import is_streamed, peek
+from ftguide.models import ModelError, context_length, load
+
+METHODS = {"sft": "sft", "dpo": "pairs", "kto": "sft", "distill": "corpus"}  # method -> kind of rows
+
+
+def read_for_training(
+    data,  # as in `stream`
+    method: str = "sft",  # "sft", "dpo", "kto" or "distill"
+    config: dict | None = None,  # what goes to TRL's config
+) -> list[dict]:
+    "The rows of a training; of a stream, the first thousand. DataError names the first bad one."
+    kind = _kind(method)
+    rows = peek(data, kind, config or {}) if is_streamed(data) else read(data, kind)
+    if method == "kto":
+        check_thumbs(rows)
+    return rows
+
+
+def check_thumbs(rows: list[dict]):
+    "DataError unless each row has one answer and a thumb, and there are thumbs of both kinds."
+    for n, row in enumerate(rows, 1):
+        if "messages" in row:
+            raise DataError(
+                f"row {n} has messages, and a thumb judges one answer: give prompt (text, or the messages "
+                "before the answer), completion and label instead"
+            )
+    for n, row in enumerate(rows, 1):
+        label = row.get("label")
+        if label not in (True, False, 0, 1):
+            raise DataError(
+                f"row {n}: label must be true (thumb up) or false (thumb down), not {label!r}"
+            )
+    up = sum(bool(row["label"]) for row in rows)
+    down = len(rows) - up
+    if not up or not down:
+        raise DataError(f"{up} thumbs up and {down} down: without both there is nothing to compare")
+
+
+def _kind(method: str) -> str:
+    if method not in METHODS:
+        *names, last = METHODS
+        raise ValueError(f"method must be {', '.join(names)} or {last}, not {method!r}")
+    return METHODS[method]
+
+
+def preflight(
+    base,  # LM, folder or hub name: what will be trained (of a distillation, the student)
+    rows: list[dict],  # of `read_for_training`
+    method: str = "sft",  # "sft", "dpo", "kto" or "distill"
+    *,
+    learning_rate: float | None = None,  # at the top; None is not checked
+    epochs: float = 1,
+    batch_size: int = 4,
+    teacher=None,  # LM, folder or name
+    alpha: float = 0.7,  # of a distillation
+    reference=None,  # of DPO: LM, folder or name; None is the model itself
+    lora=None,  # an adapter? Then the reference is the model without it
+    config: dict | None = None,  # what goes to TRL's config
+    force: bool = False,  # warn instead of refusing
+):
+    "Refuse what would fail silently: ValueError (DataError when rows are at fault) says how to mend it."
+    kind = _kind(method)
+    lm, config = load(base), config or {}
+    teacher = None if teacher is None else load(teacher)
+    problems = []
+    if teacher is not None and alpha > 0:
+        problems += _vocabulary_problems(teacher, lm)
+    if method == "dpo" and not lora and not config.get("precompute_ref_log_probs", True):
+        reference = reference or lm.model.config._name_or_path  # where TRL looks for it
+    if reference is not None:
+        problems += _reference_problems(lm, reference)
+    problems += _template_problems(lm, rows, kind)
+    n = _packed(lm, rows, kind) if config.get("packing") else len(rows)
+    problems += _step_problems(n, method, epochs, batch_size, config)
+    problems += _rounding_problems(lm, learning_rate)
+    long = _length_problems(lm, teacher, rows, kind)
+    if (problems or long) and not force:
+        raise (ValueError if problems else DataError)("; ".join(problems + long))
+    for problem in problems + long:
+        warnings.warn(f"training all the same: {problem}", stacklevel=2)
+
+
+def updatable_share(
+    model: torch.nn.Module,
+    learning_rate: float,  # at the top of the schedule
+    sample: int = 100_000,  # weights looked at
+) -> float:  # share, 0..1
+    "Share of the weights that a step as long as the learning rate changes, after rounding to their dtype."
+    weights = [p.detach().flatten() for p in model.parameters() if p.is_floating_point()]
+    every = max(sum(map(len, weights)) // sample, 1)
+    moved, n = 0.0, 0
+    for weight in weights:
+        some = weight[::every].cpu()
+        moves = (some - learning_rate != some) | (some + learning_rate != some)
+        moved += moves.float().sum().item()
+        n += len(some)
+    return moved / max(n, 1)
+
+
+def different_tokens(
+    a,
+    b,  # two tokenizers
+) -> list[tuple]:  # (token, id in a, id in b) of the first differences; empty when equal
+    "Where two tokenizers disagree on what an id means."
+    ids_a, ids_b = a.get_vocab(), b.get_vocab()
+    tokens = sorted(ids_a.keys() | ids_b.keys())
+    differ = [(t, ids_a.get(t), ids_b.get(t)) for t in tokens if ids_a.get(t) != ids_b.get(t)]
+    return differ[:5]
+
+
+def _vocabulary_problems(teacher, student) -> Iterator[str]:
+    differ = different_tokens(teacher.tokenizer, student.tokenizer)
+    if differ:
+        yield (
+            "teacher and student have different tokenizers "
+            f"(first difference, token and its two ids: {differ[0]}), "
+            "so soft labels would teach the wrong tokens. Use alpha=0, which teaches with the teacher's text"
+        )
+
+
+def _reference_problems(lm, reference) -> Iterator[str]:
+    "Is a DPO reference another model than the one that training starts from?"
+    try:
+        other = load(reference).model.state_dict()
+    except ModelError as e:
+        yield f"the reference cannot be loaded: {e}"
+        return
+    own = lm.model.state_dict()
+    wrong = [name for name, weight in own.items() if name not in other or not _equal(weight, other[name])]
+    if wrong or own.keys() != other.keys():
+        name = getattr(reference, "name", None) or Path(str(reference)).name
+        yield (
+            f"the reference ({name}) is not the model that training starts from: "
+            f"{len(wrong)} of {len(own)} weight tensors differ, so the first loss is not ln 2. "
+            "Leave precompute_ref_log_probs on, or save the model and load it from there"
+        )
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.float(), b.float().to(a.device))
+
+
+def _template_problems(lm, rows: list[dict], kind: str) -> Iterator[str]:
+    "Problems of the chat template: the same for every row, so a hundred rows show them."
+    if lm.tokenizer.pad_token_id is None:
+        yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.ready gives it one"
+    some = (_answered_prompts(rows) if kind == "corpus" else rows)[:100]
+    found = spans(lm.tokenizer, some, "sft" if kind == "corpus" else kind, _end_tokens(lm))
+    seen = [span for span in found if span]
+    if seen and not any(span.ends for span in seen):
+        yield (
+            f"{lm.name}: no answer ends with an end token, so the model would never learn to stop. "
+            f"Its chat template must write {lm.tokenizer.eos_token!r} after the answer"
+        )
+    changed = sum(span.prompt - span.start > 1 for span in seen)
+    joined = sum(span.prompt - span.start > 0 for span in seen)
+    if changed > 0.1 * len(seen):
+        yield (
+            f"{lm.name}: in {changed} of {len(seen)} rows the prompt's tokens are others once the answer "
+            "follows, so the loss starts at the wrong token. Mend the chat template"
+        )
+    elif joined > 0.1 * len(seen):
+        warnings.warn(
+            f"{lm.name}: in {joined} of {len(seen)} rows the prompt's last token joins the answer's first, "
+            "so the model is asked in other tokens than it was taught. "
+            "End the template's prompt with a special token",
+            stacklevel=3,
+        )
+
+
+def _answered_prompts(rows: list[dict]) -> list[dict]:
+    "Rows of a corpus that have a prompt, with some answer where theirs is still to come."
+    return [
+        {"prompt": row["prompt"], "completion": row.get("completion") or "Yes."}
+        for row in rows
+        if "prompt" in row
+    ]
+
+
+def _end_tokens(lm) -> set[int]:
+    ends = lm.model.generation_config.eos_token_id
+    return {lm.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+
+
+def _packed(lm, rows: list[dict], kind: str) -> int:
+    "How many rows are left when TRL packs them into full contexts."
+    return math.ceil(sum(lengths(lm.tokenizer, rows, kind)) / min(context_length(lm), 4096))
+
+
+def planned_steps(
+    n: int,  # rows
+    epochs: float,
+    batch_size: int,
+    config: dict,
+) -> tuple[int, int]:  # (steps, of which warm-up)
+    "How many steps transformers' Trainer will make."
+    batch = config.get("per_device_train_batch_size", batch_size)
+    batches = n // batch if config.get("dataloader_drop_last") else math.ceil(n / batch)
+    an_epoch = math.ceil(batches / config.get("gradient_accumulation_steps", 1))
+    steps = math.ceil(an_epoch * config.get("num_train_epochs", epochs))
+    if config.get("max_steps", -1) >= 0:
+        steps = config["max_steps"] if batches else 0
+    warmup = config.get("warmup_steps", 0.1)
+    return steps, math.ceil(steps * warmup) if warmup < 1 else int(warmup)
+
+
+def _step_problems(n: int, method: str, epochs, batch_size, config: dict) -> Iterator[str]:
+    "Would a step be made, and one with a learning rate above zero?"
+    steps, warmup = planned_steps(n, epochs, batch_size, config)
+    if method == "distill" or config.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau"):
+        warmup = 0  # schedules without warm-up
+    if steps == 0:
+        batch = config.get("per_device_train_batch_size", batch_size)
+        settings = [f"{k}={v}" for k, v in config.items() if k in ("dataloader_drop_last", "max_steps")]
+        yield (
+            f"no step would be made: {n} rows in batches of {batch} with "
+            f"{', '.join(settings) or f'{epochs} epochs'}. "
+            "Give more rows, a smaller batch_size, or leave that setting out"
+        )
+    elif steps == 1 and warmup and config.get("max_steps", -1) < 0:
+        yield (
+            "the only step would have the learning rate 0, because warm-up begins there: "
+            f"{n} rows in batches of {batch_size}. Take more epochs, a smaller batch_size, or warmup_steps=0"
+        )
+
+
+def _rounding_problems(lm, learning_rate: float | None) -> Iterator[str]:
+    "Are the weights' numbers too far apart for a step of the learning rate?"
+    if not learning_rate or getattr(lm.model, "is_quantized", False):
+        return
+    share = updatable_share(lm.model, learning_rate)
+    if share < 0.5:
+        dtype = str(next(lm.model.parameters()).dtype).removeprefix("torch.")
+        yield (
+            f"the learning rate {learning_rate:g} changes only {share:.1%} of the weights a step: "
+            f"they are {dtype}, whose numbers lie further apart. Load the model as float32, or raise the rate"
+        )
+
+
+def _length_problems(lm, teacher, rows: list[dict], kind: str) -> list[str]:
+    models = [lm] if teacher is None else [teacher, lm]
+    return [
+        problem
+        for one in models
+        for problem in too_long(one.tokenizer, one.name, context_length(one), rows, kind)
+    ]

@@ -1,0 +1,110 @@
+"Rows, a model and wrong data that several test files share."
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from letters import Letters
+
+from ftguide.engine.formats import KINDS
+from ftguide.models import LM
+
+TASKS = ("ad", "extraction", "sentiment", "summary", "arithmetic")
+HI = dict(prompt="hi", completion="yo")  # u:hi.a:yo. in letters
+
+
+talk = lambda *said: [dict(role="assistant" if i % 2 else "user", content=x) for i, x in enumerate(said)]
+
+
+def said(*turns):
+    "Messages of (role, text)."
+    return [dict(role=role, content=text) for role, text in turns]
+
+
+def error(of, *args, **how):
+    with pytest.raises(ValueError) as e:
+        of(*args, **how)
+    return str(e.value)
+
+
+def small_model(dtype=torch.float32, positions=40, end=46, **more):
+    "A model with eight weights, whose context is forty tokens."
+    layer = torch.nn.Linear(4, 2, bias=False).to(dtype)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    text = SimpleNamespace(max_position_embeddings=positions)
+    layer.config, layer.generation_config = (
+        SimpleNamespace(get_text_config=lambda: text, _name_or_path="somewhere"),
+        SimpleNamespace(eos_token_id=end),
+    )
+    for k, v in more.items():
+        setattr(layer, k, v)
+    return LM(layer, Letters(), "small")
+
+
+def sft(*rows, **more):
+    return [dict(prompt=q, completion=a, **more) for q, a in rows]
+
+
+def pairs(*rows):
+    return [dict(prompt=q, chosen=c, rejected=r) for q, c, r in rows]
+
+
+any_text = st.text(st.characters(), max_size=40)  # lone surrogates and control characters included
+
+
+names = (
+    st.sampled_from(
+        [
+            "prompt",
+            "completion",
+            "chosen",
+            "rejected",
+            "messages",
+            "text",
+            "instruction",
+            "input",
+            "output",
+            "task",
+            "",
+        ]
+    )
+    | any_text
+)
+
+
+message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]) | any_text, "content": any_text | st.none()}
+)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text | st.lists(message, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+almost = st.dictionaries(names, values, max_size=5)
+
+
+good = st.one_of(
+    st.fixed_dictionaries({"prompt": any_text, "completion": any_text}),
+    st.fixed_dictionaries({"prompt": any_text, "chosen": any_text, "rejected": any_text}),
+    st.fixed_dictionaries({"messages": st.lists(message, min_size=1, max_size=4)}),
+    st.fixed_dictionaries({"text": any_text}),
+)
+
+
+any_rows = st.lists(good | almost | values, max_size=6)
+
+
+any_kind = st.sampled_from(list(KINDS))
+
+
+FUZZ = settings(max_examples=150)
+
+
+ROW = {"prompt": "How much is 2 + 2?", "completion": "4"}
