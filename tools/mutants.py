@@ -10,15 +10,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build/mutants"
-TARGETS = {  # what is mutated; a class stands for its methods, and `lru_cache` is taken off, because mutmut leaves decorated functions alone
+TARGETS = {  # what is mutated (everything, where no name stands); a class stands for its methods, and `lru_cache` is taken off, because mutmut leaves decorated functions alone
     "sft": "completion_loss",
     "dpo": "dpo_loss scored_only _one_sided _smoothed kl_per_token",
     "distill": "jsd _beta exact sparse _log_softmax distillation_loss _chunked _add _kept _encoded LogitTeacher",
     "models": "token_logps encode collate completion_logps perplexity plain_head scored_states scored_logits",
-    "data": """DataError _unique _parsed _jsonl _json _csv _dialect _once _parquet _addressed _exists _file _checked _filled _text _turn stream read
-               _conversations _written _tokens _spans spans lengths _long fit normal _asked _answered rare_words similarity twins Findings
-               _copies _leaks _content _labels _few personal_data _number _personal _pairs _tokenised _Sheet _short _libraries check split _shaped to_trl prepare
-               head flow movable different_tokens _steps _pace _wording _reference _decide preflight""",
+    "data": "split _mixed check",
+    "engine/formats": "",
+    "engine/rows": "",
+    "engine/spans": "",
+    "engine/training_data": "",
+    "engine/duplicates": "",
+    "engine/personal_data": "",
+    "engine/checks": "",
+    "engine/preflight": "",
 }
 
 
@@ -29,12 +34,17 @@ def marked(text: str, names: list) -> str:  # the module, in which mutmut sees n
     lines = text.splitlines()
     for n in reversed(found):
         first = min([n.lineno, *(d.lineno for d in n.decorator_list)]) - 1
-        if n.name not in names:
+        if names and n.name not in names:
             lines[n.end_lineno : n.end_lineno] = ["# pragma: no mutate end"]
             lines[first:first] = ["# pragma: no mutate start"]
         elif lines[first] == "@lru_cache":
             del lines[first]
     return "\n".join(lines) + "\n"
+
+
+def tests_of(module: str) -> str:
+    name = "test_" + module.split("/")[-1]
+    return name if (ROOT / f"tests/unit/{name}.py").exists() else "test_losses"
 
 
 def prepared(modules: list):
@@ -45,16 +55,12 @@ def prepared(modules: list):
         shutil.copytree(ROOT / name, SCRATCH / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "settings.ini"):
         shutil.copy(ROOT / name, SCRATCH / name)
-    for path in (SCRATCH / "ftguide").glob("*.py"):
-        if path.stem in modules:
-            path.write_text(
-                marked(path.read_text(encoding="utf-8"), TARGETS[path.stem].split()), encoding="utf-8"
-            )
+    for module in modules:
+        path = SCRATCH / f"ftguide/{module}.py"
+        path.write_text(marked(path.read_text(encoding="utf-8"), TARGETS[module].split()), encoding="utf-8")
     chosen = dict(
         only_mutate=[f"ftguide/{m}.py" for m in modules],
-        pytest_add_cli_args_test_selection=sorted(
-            {f"tests/unit/{'test_checks' if m == 'data' else 'test_losses'}.py" for m in modules}
-        ),
+        pytest_add_cli_args_test_selection=sorted({f"tests/unit/{tests_of(m)}.py" for m in modules}),
     )
     settings = (SCRATCH / "pyproject.toml").read_text(encoding="utf-8") + "".join(
         f"{k} = {json.dumps(v)}\n" for k, v in chosen.items()

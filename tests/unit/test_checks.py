@@ -51,9 +51,10 @@ def test_findings_are_written_out():
         ],
         1000,
     )
-    assert (
-        str(found)
-        == "1,000 rows: 1 error, 2 warnings\nerror    a: 2 (0.2%), row 2, row 3\n         x |y\n         mend\nwarning  b: 1 (0.1%)\n         look\nwarning  c: 1 (0.1%), row 3\n         look\nnote     d: 1 (0.1%)\n         z\n         know"
+    assert str(found) == (
+        "1,000 rows: 1 error, 2 warnings\nerror    a: 2 (0.2%), row 2, row 3\n         x "
+        "|y\n         mend\nwarning  b: 1 (0.1%)\n         look\nwarning  c: 1 (0.1%), "
+        "row 3\n         look\nnote     d: 1 (0.1%)\n         z\n         know"
     )
     assert found.markdown().split("\n") == [
         "1,000 rows: 1 error, 2 warnings",
@@ -119,7 +120,11 @@ def test_copies():
             "warning",
             [3],
             "row 4",
-            f"{base[:35].lower()} … {(base.lower() + ' ? → seven lamps.')[-35:]} ≈ {base[:35].lower()} … {(base.lower() + '? → seven lamps.')[-35:]} (99 % alike)",
+            (
+                f"{base[:35].lower()} … {(base.lower() + ' ? → seven lamps.')[-35:]} ≈ "
+                f"{base[:35].lower()} … {(base.lower() + '? → seven lamps.')[-35:]} (99 % "
+                "alike)"
+            ),
         ),
         (
             "contradictory answers",
@@ -274,7 +279,10 @@ def test_few_rows(n, tenth, points):
         [],
         "",
         f"a test of one tenth holds {tenth} rows: an accuracy of 50 % is known to ±{points} points",
-        "“at least 500 rows” is folklore. Train on a quarter, a half and all of them; while the curve still rises, more rows pay",
+        (
+            "“at least 500 rows” is folklore. Train on a quarter, a half and all of them; "
+            "while the curve still rises, more rows pay"
+        ),
     )
 
 

@@ -28,27 +28,42 @@ def folder(tmp_path_factory):
         (
             "a.jsonl",
             '{"prompt": "a", "completion": "b", "prompt": "c"}',
-            "FILE, line 1: not valid JSON (key 'prompt' appears twice). Each line must be one object such as {\"prompt\": ...}",
+            (
+                "FILE, line 1: not valid JSON (key 'prompt' appears twice). Each line must "
+                'be one object such as {"prompt": ...}'
+            ),
         ),
         (
             "a.jsonl",
             '\n{"' + "k" * 50 + '": 1, "a": 2, "' + "k" * 50 + '": 1}',
-            f"FILE, line 2: not valid JSON (key '{'k' * 40}' appears twice). Each line must be one object such as {{\"prompt\": ...}}",
+            (
+                f"FILE, line 2: not valid JSON (key '{'k' * 40}' appears twice). Each line "
+                f'must be one object such as {{"prompt": ...}}'
+            ),
         ),
         (
             "a.jsonl",
             json.dumps(HI) + "\n\n{1}",
-            'FILE, line 3: not valid JSON (Expecting property name enclosed in double quotes). Each line must be one object such as {"prompt": ...}',
+            (
+                "FILE, line 3: not valid JSON (Expecting property name enclosed in double "
+                'quotes). Each line must be one object such as {"prompt": ...}'
+            ),
         ),
         (
             "a.jsonl",
             "[" * 100_000,
-            'FILE, line 1: not valid JSON (nested too deeply). Each line must be one object such as {"prompt": ...}',
+            (
+                "FILE, line 1: not valid JSON (nested too deeply). Each line must be one "
+                'object such as {"prompt": ...}'
+            ),
         ),
         (
             "a.jsonl",
             json.dumps(HI) + "\n\ufeff" + json.dumps(HI),
-            'FILE, line 2: not valid JSON (Unexpected UTF-8 BOM (decode using utf-8-sig)). Each line must be one object such as {"prompt": ...}',
+            (
+                "FILE, line 2: not valid JSON (Unexpected UTF-8 BOM (decode using "
+                'utf-8-sig)). Each line must be one object such as {"prompt": ...}'
+            ),
         ),
         (
             "a.jsonl",
@@ -63,12 +78,19 @@ def folder(tmp_path_factory):
         (
             "a.json",
             '[\n{"a": }]',
-            "FILE, line 2: not valid JSON (Expecting value). The file must hold one list of objects; with one object a line it is named .jsonl",
+            (
+                "FILE, line 2: not valid JSON (Expecting value). The file must hold one list "
+                "of objects; with one object a line it is named .jsonl"
+            ),
         ),
         (
             "a.json",
             "{",
-            "FILE: not valid JSON (Expecting property name enclosed in double quotes). The file must hold one list of objects; with one object a line it is named .jsonl",
+            (
+                "FILE: not valid JSON (Expecting property name enclosed in double quotes). "
+                "The file must hold one list of objects; with one object a line it is named "
+                ".jsonl"
+            ),
         ),
         ("a.json", '{"prompt": "a"}', "FILE: the file must hold a list of objects, not dict"),
         ("a.json", json.dumps([HI, 3]), "FILE, row 2: expected an object with columns, found int"),
@@ -86,7 +108,10 @@ def folder(tmp_path_factory):
         (
             "a.csv",
             "prompt,completion\na,b\na,b,c\n",
-            "FILE, row 2: more fields than the header has columns; quote text that holds the separator, and name every column",
+            (
+                "FILE, row 2: more fields than the header has columns; quote text that holds "
+                "the separator, and name every column"
+            ),
         ),
         (
             "a.csv",
@@ -97,12 +122,18 @@ def folder(tmp_path_factory):
         (
             "a.parquet",
             "no parquet",
-            "FILE: cannot be read as parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.",
+            (
+                "FILE: cannot be read as parquet: Parquet magic bytes not found in footer. "
+                "Either the file is corrupted or this is not a parquet file."
+            ),
         ),
         (
             "a.txt",
             "a",
-            "FILE: unknown format '.txt'; there are .jsonl, .json, .csv, .tsv, .parquet; a table is named .csv, with commas, semicolons or tabs",
+            (
+                "FILE: unknown format '.txt'; there are .jsonl, .json, .csv, .tsv, .parquet; "
+                "a table is named .csv, with commas, semicolons or tabs"
+            ),
         ),
     ],
 )

@@ -65,26 +65,43 @@ def pace(n, method="sft", rate=None, epochs=1, batch_size=4, lm=None, **config):
 
 def test_a_training_that_changes_nothing():
     assert pace(8) == [] and pace(4, config_is=1) == [
-        "the only step would have the learning rate 0, because warm-up begins there: 4 rows in batches of 4. Take more epochs, a smaller batch_size, or warmup_steps=0"
+        (
+            "the only step would have the learning rate 0, because warm-up begins there: 4 "
+            "rows in batches of 4. Take more epochs, a smaller batch_size, or warmup_steps=0"
+        )
     ]
     assert pace(4, "distill") == pace(4, warmup_steps=0) == pace(4, max_steps=1) == pace(5) == pace(
         4, epochs=2
     ) == [] and pace(4, max_steps=-1)
     assert pace(3, dataloader_drop_last=True) == [
-        "no step would be made: 3 rows in batches of 4 with dataloader_drop_last=True. Give more rows, a smaller batch_size, or leave that setting out"
+        (
+            "no step would be made: 3 rows in batches of 4 with dataloader_drop_last=True. "
+            "Give more rows, a smaller batch_size, or leave that setting out"
+        )
     ]
     assert pace(9, max_steps=0, dataloader_drop_last=False, other=1, per_device_train_batch_size=2) == [
-        "no step would be made: 9 rows in batches of 2 with max_steps=0, dataloader_drop_last=False. Give more rows, a smaller batch_size, or leave that setting out"
+        (
+            "no step would be made: 9 rows in batches of 2 with max_steps=0, "
+            "dataloader_drop_last=False. Give more rows, a smaller batch_size, or leave that "
+            "setting out"
+        )
     ]
     assert pace(9, epochs=0) == [
-        "no step would be made: 9 rows in batches of 4 with 0 epochs. Give more rows, a smaller batch_size, or leave that setting out"
+        (
+            "no step would be made: 9 rows in batches of 4 with 0 epochs. Give more rows, a "
+            "smaller batch_size, or leave that setting out"
+        )
     ]
 
 
 def test_a_rate_too_small_for_the_numbers():
     half = small_model(torch.bfloat16)
     assert pace(9, rate=1e-3, lm=half) == [
-        "the learning rate 0.001 changes only 0.0% of the weights a step: they are bfloat16, whose numbers lie further apart. Load the model as float32, or raise the rate"
+        (
+            "the learning rate 0.001 changes only 0.0% of the weights a step: they are "
+            "bfloat16, whose numbers lie further apart. Load the model as float32, or raise "
+            "the rate"
+        )
     ]
     assert (
         pace(9, rate=1e-2, lm=half)
@@ -135,7 +152,10 @@ def test_templates_that_spoil_the_training():
     mute = small_model()
     mute.tokenizer.end = ""
     says = [
-        "small: no answer ends with an end token, so the model would never learn to stop. Its chat template must write '.' after the answer"
+        (
+            "small: no answer ends with an end token, so the model would never learn to "
+            "stop. Its chat template must write '.' after the answer"
+        )
     ]
     assert wording([HI], mute) == wording([dict(prompt="hi", completion="yo")], mute, "corpus") == wording(
         pairs(("a", "b", "c")), mute, "pairs"
@@ -160,7 +180,11 @@ def test_templates_that_spoil_the_training():
     assert wording([HI] * 2 + [fine] * 8, odd) == (
         [],
         [
-            "small: in 2 of 10 rows the prompt's last token joins the answer's first, so the model is asked in other tokens than it was taught. End the template's prompt with a special token"
+            (
+                "small: in 2 of 10 rows the prompt's last token joins the answer's first, so "
+                "the model is asked in other tokens than it was taught. End the template's "
+                "prompt with a special token"
+            )
         ],
     )
     assert wording([HI] + [fine] * 9, odd) == ([], [])  # one of ten
@@ -168,7 +192,10 @@ def test_templates_that_spoil_the_training():
     fine = dict(prompt="hi", completion="xx")
     assert wording([HI] * 2 + [fine] * 8, odd) == (
         [
-            "small: in 2 of 10 rows the prompt's tokens are others once the answer follows, so the loss starts at the wrong token. Mend the chat template"
+            (
+                "small: in 2 of 10 rows the prompt's tokens are others once the answer "
+                "follows, so the loss starts at the wrong token. Mend the chat template"
+            )
         ],
         [],
     ) and wording([HI] + [fine] * 9, odd) == ([], [])
@@ -186,7 +213,11 @@ def test_a_reference_that_is_another_model(monkeypatch):
         other.model.weight[0, 0] = 2
     other.name = "other"
     assert list(_reference_problems(lm, same)) == list(_reference_problems(lm, small_model())) == []
-    says = "the reference (other) is not the model that training starts from: 1 of 1 weight tensors differ, so the first loss is not ln 2. Leave precompute_ref_log_probs on, or save the model and load it from there"
+    says = (
+        "the reference (other) is not the model that training starts from: 1 of 1 weight "
+        "tensors differ, so the first loss is not ln 2. Leave precompute_ref_log_probs on, "
+        "or save the model and load it from there"
+    )
     assert list(_reference_problems(lm, other)) == [says]
     more = small_model()
     more.name = "other"
@@ -245,9 +276,10 @@ def test_preflight_asks_everything(monkeypatch):
     )
     assert "changes only" in error(preflight, small_model(torch.bfloat16), rows, learning_rate=1e-3)
     says = error(preflight, lm, rows, "distill", teacher=other)
-    assert (
-        says
-        == "teacher and student have different tokenizers (first difference, token and its two ids: ('a', None, 97)), so soft labels would teach the wrong tokens. Use alpha=0, which teaches with the teacher's text"
+    assert says == (
+        "teacher and student have different tokenizers (first difference, token and its "
+        "two ids: ('a', None, 97)), so soft labels would teach the wrong tokens. Use "
+        "alpha=0, which teaches with the teacher's text"
     )
     assert (
         preflight(lm, rows, "distill", teacher=other, alpha=0)
@@ -294,18 +326,18 @@ def test_preflight_looks_at_lengths():
     lm, short, long = small_model(), small_model(positions=20), dict(HI, completion="y" * 40)
     short.name = "teacher"
     said = error(preflight, lm, [HI] * 8 + [long])
-    assert (
-        said
-        == "1 of 9 rows do not fit into small's context of 40 tokens: row 9 (48 tokens). Shorten or remove them"
+    assert said == (
+        "1 of 9 rows do not fit into small's context of 40 tokens: row 9 (48 tokens). Shorten or remove them"
     )
     with pytest.raises(DataError):
         preflight(lm, [HI] * 8 + [long])
     with pytest.raises(ValueError) as e:
         preflight(lm, [HI] * 2 + [long])
-    assert (
-        type(e.value) is ValueError
-        and str(e.value)
-        == "the only step would have the learning rate 0, because warm-up begins there: 3 rows in batches of 4. Take more epochs, a smaller batch_size, or warmup_steps=0; 1 of 3 rows do not fit into small's context of 40 tokens: row 3 (48 tokens). Shorten or remove them"
+    assert type(e.value) is ValueError and str(e.value) == (
+        "the only step would have the learning rate 0, because warm-up begins there: 3 "
+        "rows in batches of 4. Take more epochs, a smaller batch_size, or "
+        "warmup_steps=0; 1 of 3 rows do not fit into small's context of 40 tokens: row 3 "
+        "(48 tokens). Shorten or remove them"
     )
     assert error(preflight, lm, [dict(prompt="q" * 20)] * 8, "distill", teacher=short, alpha=0).startswith(
         "8 of 8 rows do not fit into teacher's context of 20 tokens"

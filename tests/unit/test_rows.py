@@ -100,7 +100,10 @@ def tiny():
         (
             dict(HI, completion="ab\ud83d"),
             "sft",
-            "row 1: column 'completion' holds half a character ('\\ud83d' at 2); write the file again as UTF-8",
+            (
+                "row 1: column 'completion' holds half a character ('\\ud83d' at 2); write "
+                "the file again as UTF-8"
+            ),
         ),
         (
             dict(messages=talk("é", "\udc00")),
@@ -283,7 +286,7 @@ def test_a_million_rows_in_constant_memory(tmp_path):
         for i in range(1_000_000):
             f.write(f'{{"prompt": "How much is {i} + 1?", "completion": "{i + 1}"}}\n')
     code = """import resource, sys
-from ftguide.engine.rows import Row, answer_text, conversation_text, question_key, question_spellings, request_key, read, same_question, stream, to_trl, normalised_text, without_questions
+from ftguide.engine.rows import stream
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = stream(sys.argv[1])
 for _ in range(1000): next(rows)

@@ -80,13 +80,13 @@ def test_rows_that_do_not_fit_are_named():
     ] * 2
     check_lengths(small_model(), rows[:2])
     check_lengths(small_model(), [dict(text="x" * 39)], "corpus")
-    assert (
-        error(check_lengths, small_model(), rows[:4])
-        == "2 of 4 rows do not fit into small's context of 40 tokens: row 3 (41 tokens), row 4 (48 tokens). Shorten or remove them"
+    assert error(check_lengths, small_model(), rows[:4]) == (
+        "2 of 4 rows do not fit into small's context of 40 tokens: row 3 (41 tokens), "
+        "row 4 (48 tokens). Shorten or remove them"
     )
-    assert (
-        error(check_lengths, small_model(), rows, room=1)
-        == "4 of 5 rows do not fit into small's context of 39 tokens: row 2 (40 tokens), row 3 (41 tokens), row 4 (48 tokens) .... Shorten or remove them"
+    assert error(check_lengths, small_model(), rows, room=1) == (
+        "4 of 5 rows do not fit into small's context of 39 tokens: row 2 (40 tokens), "
+        "row 3 (41 tokens), row 4 (48 tokens) .... Shorten or remove them"
     )
     assert error(check_lengths, small_model(), rows[:4] + [HI], room=1).startswith(
         "3 of 5"

@@ -22,7 +22,7 @@ def test_rows_of_a_stream():
         error(list, stream_rows(small_model(), [HI, 3]))
         == "row 2 of the stream: expected an object with columns, found int"
     )
-    assert (
-        error(list, stream_rows(small_model(), [HI, dict(HI, completion="y" * 33)]))
-        == "row 2 of the stream has 41 tokens and does not fit into small's context of 40. Shorten it, or filter the stream"
+    assert error(list, stream_rows(small_model(), [HI, dict(HI, completion="y" * 33)])) == (
+        "row 2 of the stream has 41 tokens and does not fit into small's context of 40. "
+        "Shorten it, or filter the stream"
     )
