@@ -15,7 +15,7 @@ from .engine.checks import CHECKS, Finding, Findings, Sheet, require_libraries
 from .engine.duplicates import near_duplicates, rare_words, similarity
 from .engine.formats import KINDS, READERS, DataError
 from .engine.personal_data import personal_data
-from .engine.preflight import different_tokens, read_for_training, updatable_share
+from .engine.preflight import check_thumbs, different_tokens, read_for_training, updatable_share
 from .engine.rows import Row, normalised_text, question_key, read, same_question, stream, to_trl
 from .engine.spans import Span, check_lengths, lengths, spans
 from .engine.training_data import is_streamed, peek, prepare, stream_rows, streamed, train_dataset
