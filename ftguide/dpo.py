@@ -357,7 +357,7 @@ def KLCallback(
     "Writes the KL from the reference into the training log, as `kl` in nats per token."
     from transformers import TrainerCallback
 
-    from ftguide.models import LM, load, ready
+    from ftguide.models import LM, complete_tokenizer, load
 
     if every < 1 or not prompts:
         raise ValueError(
@@ -372,7 +372,10 @@ def KLCallback(
             state.log_history.append(
                 dict(
                     kl=kl_per_token(
-                        ready(LM(model, processing_class, "training")), reference, prompts, max_new_tokens
+                        complete_tokenizer(LM(model, processing_class, "training")),
+                        reference,
+                        prompts,
+                        max_new_tokens,
                     ),
                     step=state.global_step,
                 )

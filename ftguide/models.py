@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import re
 import sys
+import time
 import warnings
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftguide.engine.environment import (  # noqa: F401
     is_interactive,
@@ -24,10 +27,17 @@ from ftguide.engine.environment import (  # noqa: F401
     to_device,
 )
 from .engine.files import fingerprint, folder_lock, write_atomic  # noqa: F401
+from .engine.generation import generate
+from ftguide.engine.loading import (
+    ModelError,
+    first_line,
+    read_model,
+    write_model,
+)
 
 # %% auto #0
-__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'SHIPPED', 'PLAIN_TEMPLATE', 'WHOLE', 'figures', 'LM', 'ModelError', 'package',
-           'checkpoint', 'load', 'ready', 'as_messages', 'prompt_text', 'reply', 'context_length', 'tokens_per_second',
+__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'WHOLE', 'figures', 'LM', 'load',
+           'complete_tokenizer', 'as_messages', 'prompt_text', 'reply', 'context_length', 'tokens_per_second',
            'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save', 'plain_head', 'scored_states',
            'scored_logits', 'training_defaults', 'default_learning_rate', 'copy_for_training', 'training_arguments',
            'early_stopping', 'adapter', 'merged', 'to_lm', 'TrainingError', 'ProgressCallback', 'silent', 'checkpoints',
@@ -69,282 +79,73 @@ def figures():  # -> matplotlib.pyplot
 class LM:
     "A causal language model with the tokenizer it was trained with."
 
-    model: object  # transformers causal LM, float32 on a CPU
-    tokenizer: object  # its tokenizer
+    model: PreTrainedModel  # float32 on a CPU
+    tokenizer: PreTrainedTokenizerBase
     name: str = "model"  # shown in tables and figures
-    history: list = field(default_factory=list)  # training log: one dict a logged step
+    history: list[dict] = field(default_factory=list)  # training log: one dict a logged step
 
     @property
     def parameters(self) -> int:  # count, shared weights once
         "How many numbers the model has learnt."
-        return sum(
-            p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in self.model.parameters()
-        )  # two of 4 bits stand in a byte
+        in_one = lambda p: 2 if type(p).__name__ == "Params4bit" else 1  # two of 4 bits stand in a byte
+        return sum(p.numel() * in_one(p) for p in self.model.parameters())
 
-    def __repr__(self):
-        return f"LM({self.name}: {type(self.model).__name__}, {self.parameters:,} parameters, vocabulary {len(self.tokenizer):,})"
+    def __repr__(self) -> str:
+        kind = type(self.model).__name__
+        return f"LM({self.name}: {kind}, {self.parameters:,} parameters, vocabulary {len(self.tokenizer):,})"
 
-    def copy(self, name: str | None = None):
+    def copy(self, name: str | None = None) -> LM:
         "An independent copy, so that training never changes its input."
-        return LM(
-            copy.deepcopy(self.model), copy.deepcopy(self.tokenizer), name or self.name, list(self.history)
-        )
-
-# %% ../nbs/01_models.ipynb #models-error
-class ModelError(ValueError):
-    "A model cannot be loaded, or cannot do what is asked of it."
-
-
-SHIPPED = ("tiny", "tiny-small")
-
-
-def package() -> Path:
-    "Folder of the installed package, with what ships beside the code."
-    import ftguide
-
-    return Path(ftguide.__file__).parent
-
-
-def checkpoint(name: str) -> Path:
-    "Folder of a shipped model."
-    return package() / "checkpoints" / name
+        model, tokenizer = copy.deepcopy(self.model), copy.deepcopy(self.tokenizer)
+        return LM(model, tokenizer, name or self.name, list(self.history))
 
 # %% ../nbs/01_models.ipynb #models-load
 def load(
     name: str | Path | LM,  # tiny, tiny-small, a folder, a hub name, or an LM (returned as it is)
     dtype: str = "float32",  # type of the weights; ModelError when torch has none of that name
-    load_in_4bit: bool = False,  # linear layers in 4 bits, for an adapter to be trained on them; ModelError without a CUDA GPU and bitsandbytes
+    load_in_4bit: bool = False,  # linear layers in 4 bits, for an adapter; ModelError without a CUDA GPU
 ) -> LM:
     "Load a model and its tokenizer from what ships with the guide, a folder or the hub."
     if isinstance(name, LM):
         return name
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
-        raise ModelError(f"dtype {dtype!r} is not a torch type such as float32 or bfloat16")
-    few_bits = _four_bits() if load_in_4bit else {}
-    source, local = _resolve(name)
-    quiet_libraries()
-    with _named(name, local):
-        if Path(source).is_dir() and str(name) not in SHIPPED:
-            _plausible(Path(source))
-        knobs = dict(local_files_only=bool(local), trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(source, **knobs)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=getattr(torch, str(dtype)),
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **knobs,
-            **few_bits,
-        )
-        _complete(name, found)
-    return ready(LM(model.eval(), tokenizer, Path(str(name)).name, _log(Path(source) / "history.json")))
-
-# %% ../nbs/01_models.ipynb #models-resolve
-def _resolve(name) -> tuple:  # (source for transformers, why only local files; "" when the hub is asked)
-    "Where a name points to; ModelError when a folder holds no model."
-    shipped = checkpoint(str(name))
-    if str(name) in SHIPPED:
-        return str(shipped), "it is shipped"
-    folder = Path(os.path.expanduser(name))
-    if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise ModelError(f"{folder} has no config.json: it is not a model folder")
-        if not list(folder.glob("*.safetensors")):
-            raise ModelError(
-                f"{folder} has no .safetensors file; pickled weights are not read. Save it with safe_serialization"
-            )
-        return str(folder), "it is a folder"
-    if folder.is_file():
-        raise ModelError(
-            f"{name} is a file; a model is a folder with config.json, .safetensors and a tokenizer"
-        )
-    if not re.fullmatch(r"\w[\w-]*|\w[\w.-]*/\w[\w.-]*", str(name)):
-        raise ModelError(f"no folder {str(name)!r}{_meant(name)}")  # the hub's names: gpt2, owner/name-1.7B
-    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True", "ON"):
-        return str(name), "it is not in the local cache"
-    return str(name), "" if _hub_answers() else "the hub cannot be reached, and it is not in the local cache"
-
-
-def _log(
-    file: Path,
-) -> list[dict]:  # of the training that `save` wrote beside the weights; empty where there is none
-    if not file.is_file():
-        return []
-    try:
-        log = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        log = None
-    if isinstance(log, list) and all(isinstance(h, dict) for h in log):
-        return log
-    warnings.warn(f"{file} is no training log and is left out")
-    return []
-
-
-def _hub_answers() -> bool:
-    "Asked once: the hub's own library asks six times for every file, and waits 23 seconds."
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-        return True
-    except Exception:
-        return False
-
-
-def _meant(name) -> str:  # a question, or nothing
-    "The shipped model, or the folder beside it, whose name differs by a letter or two."
-    from difflib import get_close_matches
-
-    path = Path(str(name))
-    try:
-        near = [str(p) for p in path.parent.iterdir() if p.is_dir()]
-    except (OSError, ValueError):
-        near = []
-    found = get_close_matches(str(path), [*SHIPPED, *near], 1, 0.75)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _four_bits() -> dict:  # arguments of from_pretrained
-    "NF4 blocks whose scales are quantised as well (Dettmers et al. 2023); ModelError where they cannot run."
-    import importlib.util
-
-    import torch
-
-    there = {
-        "a CUDA GPU": torch.cuda.is_available(),
-        "bitsandbytes (pip install bitsandbytes)": importlib.util.find_spec("bitsandbytes"),
-    }
-    if missing := [what for what, found in there.items() if not found]:
-        raise ModelError(
-            f"load_in_4bit needs {' and '.join(missing)}, not found here. Leave it out: lora=True (--lora) trains the same adapter on float32 weights, which take 4 bytes each instead of half a byte"
-        )
-    from transformers import BitsAndBytesConfig
-
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    return dict(quantization_config=config, device_map={"": torch.cuda.current_device()})
-
-
-def _first_line(e: Exception) -> str:  # at most 200 characters
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-
-
-@contextmanager
-def _named(name, local: str):
-    "Turn the libraries' many errors about an unknown model into one line."
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as e:  # each library has errors of its own
-        where = local or "the hub cannot be reached, or has no such model"
-        if "custom code" in str(e):
-            raise ModelError(
-                f"{name} needs Python files of its own (auto_map in its config.json), and none are run here. Take a model whose architecture transformers has"
-            ) from e
-        if Path(str(name)).is_dir() or str(name) in SHIPPED:
-            raise ModelError(f"cannot read the model in {name}: {_first_line(e)}") from e
-        raise ModelError(
-            f"cannot load {str(name)!r}: {where}. Shipped models are {', '.join(SHIPPED)}; a folder also works{_meant(name)}"
-        ) from e
-
-# %% ../nbs/01_models.ipynb #models-complete
-def _plausible(folder: Path):
-    "ModelError when config.json describes far more numbers than the files hold, before anything is allocated for it."
-    import math
-
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shapes = []
-    if (folder / "adapter_config.json").exists():
-        return  # the weights of its base are elsewhere
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt") as f:
-                shapes += [f.get_slice(k).get_shape() for k in f.keys()]
-        except Exception as e:
-            raise ModelError(
-                f"{file} cannot be read ({_first_line(e)}): it is no safetensors file, or was cut off. Copy or download it again"
-            ) from e
-    config, held = AutoConfig.from_pretrained(folder, trust_remote_code=False), sum(map(math.prod, shapes))
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 0
-    if layers > len(shapes):
-        raise ModelError(
-            f"{folder}: config.json speaks of {layers:,} layers, and the files hold {len(shapes):,} weights. They are not of one model, or files are missing"
-        )
-    try:
-        with torch.device("meta"):
-            wanted = sum(
-                p.numel()
-                for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters()
-            )
-    except Exception:
-        return  # loading it will say why
-    packed = (
-        16 if getattr(config, "quantization_config", None) else 2
-    )  # several numbers in one, or a tied output layer counted twice
-    if wanted > packed * held:
-        raise ModelError(
-            f"{folder}: config.json describes a model of {wanted:,} numbers, and the files hold {held:,}. They are not of one model, or files are missing"
-        )
-
-
-def _complete(name, found: dict):
-    "ModelError when weights were missing or had another shape: transformers has filled them with random numbers."
-    if other := sorted(found["mismatched_keys"]):
-        key, theirs, ours = other[0]
-        raise ModelError(
-            f"{name}: config.json does not fit the weights: {key} has the shape {tuple(theirs)} in the file and {tuple(ours)} by config.json ({len(other)} such weights)"
-        )
-    if lost := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{name} is not complete: {len(lost)} weights are missing, the first is {lost[0]}. Copy or download all its files again"
-        )
+    model, tokenizer, history = read_model(name, dtype, load_in_4bit)
+    return complete_tokenizer(LM(model, tokenizer, Path(str(name)).name, history))
 
 # %% ../nbs/01_models.ipynb #models-template
 PLAIN_TEMPLATE = (
-    "{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% if bos_token %}{{ bos_token }}{% endif %}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
     "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
     "{% else %}{{ message['content'] | trim + '\n' }}{% endif %}{% endfor %}"
 )
 
 
-def ready(lm: LM) -> LM:
+def complete_tokenizer(lm: LM) -> LM:  # the same
     "Give the tokenizer what training and replying need: an end token, a padding token, a chat template."
-    tok = lm.tokenizer
-    if tok.eos_token is None:
+    tokenizer, config = lm.tokenizer, lm.model.generation_config
+    if tokenizer.eos_token is None:
         raise ModelError(
-            f"{lm.name}: the tokenizer has no end-of-text token, so the model could never learn to stop. Set tokenizer.eos_token"
+            f"{lm.name}: the tokenizer has no end-of-text token, so the model could never learn to stop. "
+            "Set tokenizer.eos_token"
         )
-    if tok.pad_token is None:
-        tok.pad_token = tok.unk_token or tok.eos_token
-    if not tok.chat_template:
-        tok.chat_template = PLAIN_TEMPLATE
-    config = lm.model.generation_config
-    config.pad_token_id = tok.pad_token_id
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    config.pad_token_id = tokenizer.pad_token_id
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    config.eos_token_id = list(dict.fromkeys([tok.eos_token_id, *[e for e in ends if e is not None]]))
+    config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *[e for e in ends if e is not None]]))
     return lm
 
 
 def as_messages(
-    prompt: str | list,  # text, or messages already
+    prompt: str | list[dict],  # text, or messages already
 ) -> list[dict]:  # messages with role and content
     "A prompt as a conversation."
     return [dict(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
 
 
-def prompt_text(tokenizer, prompt: str | list) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> str:
     "A prompt as the model reads it, up to where its answer begins."
     text = _templated(tokenizer, as_messages(prompt), tokenize=False, add_generation_prompt=True)
     try:
@@ -356,13 +157,16 @@ def prompt_text(tokenizer, prompt: str | list) -> str:
         ) from None
 
 
-def _templated(tokenizer, messages: list, **how):
-    "What the chat template makes of a conversation. It is a program that came with the model: it runs in transformers' sandbox, and ModelError says what it refuses."
+def _templated(tokenizer, messages: list[dict], **how):
+    """What the chat template makes of a conversation; ModelError says what it refuses.
+
+    It is a program that came with the model, and runs in transformers' sandbox."""
     try:
         return tokenizer.apply_chat_template(messages, **how)
     except Exception as e:
         raise ModelError(
-            f"the chat template cannot write this conversation ({_first_line(e)}); look at the order of its roles, and at the template"
+            f"the chat template cannot write this conversation ({first_line(e)}); "
+            "look at the order of its roles, and at the template"
         ) from e
 
 # %% ../nbs/01_models.ipynb #models-reply
@@ -374,7 +178,7 @@ def reply(
     batch_size: int = 64,  # prompts answered at once
     seed: int = 0,  # of the sampling
     template: bool = True,  # write prompts in the chat template? False: continue the raw text
-    progress=None,  # called with the number of prompts answered so far
+    progress: Callable[[int], object] | None = None,  # called with the number of prompts answered so far
 ) -> list[str] | str:  # answers in the order of the prompts; one text for one prompt
     "Answer prompts in batches, sorted by length and padded on the left."
     if isinstance(prompts, str):
@@ -383,112 +187,23 @@ def reply(
         raise ValueError(f"temperature must be 0 or more, not {temperature}")
     if not max_new_tokens >= 1:
         raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
-    texts = [prompt_text(lm.tokenizer, p) if template else p for p in prompts]
-    order, alone = sorted(range(len(texts)), key=lambda i: len(texts[i])), _cramped(lm, texts, max_new_tokens)
-    fit = [i for i in order if i not in alone]
-    answers, done = [""] * len(texts), 0
-    with _sampling(lm, seed):
-        for chunk in [fit[n : n + batch_size] for n in range(0, len(fit), batch_size)] + [
-            [i] for i in order if i in alone
-        ]:
-            for i, answer in zip(
-                chunk, _generate(lm, [texts[i] for i in chunk], max_new_tokens, temperature)
-            ):
-                answers[i] = answer
-            done += len(chunk)
-            if progress:
-                progress(done)
-    return answers
-
-# %% ../nbs/01_models.ipynb #models-generate
-@contextmanager
-def _sampling(lm: LM, seed: int):
-    "Evaluation mode, and chance that neither depends on the caller's nor changes it."
-    import torch
-
-    training = lm.model.training
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        lm.model.eval()
-        try:
-            yield
-        finally:
-            lm.model.train(training)
+    return generate(
+        lm.model,
+        lm.tokenizer,
+        [prompt_text(lm.tokenizer, p) if template else p for p in prompts],
+        context=context_length(lm),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def context_length(lm: LM) -> int:
     "How many tokens the model can attend to."
-    return min(
-        getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 10**9,
-        lm.tokenizer.model_max_length or 10**9,
-    )
-
-
-def _cramped(lm: LM, texts: list[str], max_new_tokens: int) -> set:  # numbers of the texts
-    "Texts too long for a whole answer: in a batch they would end the others' answers with theirs."
-    room = context_length(lm) - max_new_tokens
-    maybe = [
-        i for i, t in enumerate(texts) if len(t.encode("utf-8")) > room
-    ]  # no token is shorter than a byte
-    return {i for i in maybe if len(lm.tokenizer(texts[i], add_special_tokens=False).input_ids) > room}
-
-
-def _generate(lm: LM, texts: list[str], max_new_tokens: int, temperature: float) -> list[str]:
-    limit = context_length(lm)
-    enc = lm.tokenizer(
-        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-    )
-    length = enc.input_ids.shape[1]
-    if length >= limit:
-        raise ModelError(f"a prompt of {length} tokens does not fit the context of {limit}; shorten it")
-    enc = {k: v.to(lm.model.device) for k, v in enc.items() if k != "token_type_ids"}
-    out = _decode(lm, enc, min(max_new_tokens, limit - length), temperature)
-    return [t.strip() for t in lm.tokenizer.batch_decode(out, skip_special_tokens=True)]
-
-
-def _decode(lm: LM, enc: dict, room: int, temperature: float):  # (B, room) token ids, padding after the end
-    """Greedy decoding, or sampling, that goes on without the answers that have ended, each time a quarter of them have.
-
-    A token is drawn as `torch.multinomial` does: the largest probability over an exponential draw. Ended answers get their draws as well, so leaving them out changes no other."""
-    import torch
-
-    ends, pad = (
-        torch.tensor(lm.model.generation_config.eos_token_id, device=lm.model.device),
-        lm.tokenizer.pad_token_id,
-    )
-    ids, mask, cache, (count, length) = enc["input_ids"], enc["attention_mask"], None, enc["input_ids"].shape
-    out, rows = ids.new_full((count, room), pad), torch.arange(count, device=ids.device)
-
-    def drawn(_, scores):  # (rows, V), the largest of each row is the token
-        return (scores / temperature).softmax(-1) / torch.empty(
-            count, scores.shape[1], device=scores.device
-        ).exponential_()[rows]
-
-    def enough(ids, _):  # (rows,) all True once a quarter has ended
-        ended = torch.isin(ids[:, length:], ends).any(1)
-        return ended | (ended.sum() * 4 >= len(ids))
-
-    while len(rows) and ids.shape[1] < length + room:
-        done = lm.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=length + room - ids.shape[1],
-            do_sample=False,
-            return_dict_in_generate=True,
-            stopping_criteria=[enough],
-            logits_processor=[drawn] if temperature > 0 else [],
-        )
-        mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
-        ids, cache = done.sequences, done.past_key_values
-        out[rows, : ids.shape[1] - length] = ids[:, length:]
-        on = (~torch.isin(ids[:, length:], ends).any(1)).nonzero()[:, 0]
-        ids, mask, rows = ids[on], mask[on], rows[on]
-        if hasattr(cache, "batch_select_indices"):
-            cache.batch_select_indices(on)
-        else:
-            cache = None  # no cache that rows can be taken from: the prompt is read again
-    return out
+    positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    return min(positions or 10**9, lm.tokenizer.model_max_length or 10**9)
 
 # %% ../nbs/01_models.ipynb #models-speed
 def tokens_per_second(
@@ -500,40 +215,34 @@ def tokens_per_second(
     warm_up: bool = True,  # run one batch that is not counted first?
 ) -> float:  # generated tokens per second of wall-clock time
     "Decoding speed, every answer exactly `new_tokens` long."
-    import time
-
-    import torch
-
     texts = [prompt_text(lm.tokenizer, p) if template else p for p in prompts]
-
-    def run(some):
-        enc = lm.tokenizer(
-            some, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-        )
-        lm.model.generate(
-            input_ids=enc.input_ids.to(lm.model.device),
-            attention_mask=enc.attention_mask.to(lm.model.device),
-            do_sample=False,
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
-        )
-
-    with torch.no_grad():
-        if warm_up:
-            run(texts[:batch_size])
-        began = time.perf_counter()
-        for i in range(0, len(texts), batch_size):
-            run(texts[i : i + batch_size])
+    if warm_up:
+        _generate_exactly(lm, texts[:batch_size], new_tokens)
+    began = time.perf_counter()
+    for i in range(0, len(texts), batch_size):
+        _generate_exactly(lm, texts[i : i + batch_size], new_tokens)
     return len(texts) * new_tokens / (time.perf_counter() - began)
+
+
+@torch.no_grad()
+def _generate_exactly(lm: LM, texts: list[str], new_tokens: int):
+    encoded = lm.tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
+    lm.model.generate(
+        input_ids=encoded.input_ids.to(lm.model.device),
+        attention_mask=encoded.attention_mask.to(lm.model.device),
+        do_sample=False,
+        min_new_tokens=new_tokens,
+        max_new_tokens=new_tokens,
+    )
 
 # %% ../nbs/01_models.ipynb #models-logps
 def token_logps(
-    logits,  # (B, T, V) scores
-    labels,  # (B, T) token ids; -100 = not scored
-):  # (B, T-1) log-probability of each scored token, nats; 0 where not scored
+    logits: torch.Tensor,  # (B, T, V) scores
+    labels: torch.Tensor,  # (B, T) token ids; -100 = not scored
+) -> torch.Tensor:  # (B, T-1) log-probability of each scored token, nats; 0 where not scored
     "Log-probability of every labelled token: position t scores token t+1."
-    import torch
-
     targets = labels[:, 1:]
     safe = targets.clamp(min=0).unsqueeze(-1)
     logps = torch.log_softmax(logits[:, :-1].float(), -1).gather(-1, safe).squeeze(-1)
@@ -541,10 +250,10 @@ def token_logps(
 
 # %% ../nbs/01_models.ipynb #models-encode
 def encode(
-    tokenizer,
-    prompt: str | list,  # text or messages
-    completion: str | list,  # text or messages
-) -> tuple[list, list]:  # (input ids, labels): -100 on the prompt
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | list[dict],  # text or messages
+    completion: str | list[dict],  # text or messages
+) -> tuple[list[int], list[int]]:  # (input ids, labels): -100 on the prompt
     "Prompt and completion as token ids, labelled on the completion and its end token."
     prompt = as_messages(prompt)
     answer = [dict(role="assistant", content=completion)] if isinstance(completion, str) else list(completion)
@@ -557,28 +266,24 @@ def encode(
 def collate(
     rows: list[tuple],  # (input ids, labels) of each row
     pad: int,  # padding id
-) -> dict:  # input_ids, attention_mask, labels: (B, T) tensors
+) -> dict[str, torch.Tensor]:  # input_ids, attention_mask, labels: (B, T)
     "Rows of different lengths as one batch, padded on the right; padding is never labelled."
-    import torch
-
     width = max(len(ids) for ids, _ in rows)
-    stack = lambda values: torch.tensor(values)
     return dict(
-        input_ids=stack([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
-        attention_mask=stack([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
-        labels=stack([labels + [-100] * (width - len(ids)) for ids, labels in rows]),
+        input_ids=torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
+        attention_mask=torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
+        labels=torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows]),
     )
 
 # %% ../nbs/01_models.ipynb #models-completion-logps
+@torch.no_grad()
 def completion_logps(
     lm: LM,
     prompts: list,  # text or messages
     completions: list,  # the answers to score
     batch_size: int = 32,  # rows at once
-):  # (N,) summed log-probability of each completion, nats; and (N,) number of scored tokens
+) -> tuple[torch.Tensor, torch.Tensor]:  # (N,) log-probability of each completion, nats; (N,) scored tokens
     "How probable each completion is after its prompt (the sum that DPO, Rafailov et al. 2023 eq. 7, needs)."
-    import torch
-
     if len(prompts) != len(completions):
         raise ValueError(
             f"every prompt needs one completion: {len(prompts)} prompts, {len(completions)} completions"
@@ -586,16 +291,13 @@ def completion_logps(
     rows = [encode(lm.tokenizer, p, c) for p, c in zip(prompts, completions)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     sums, counts = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.long)
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            batch = {
-                k: v.to(lm.model.device)
-                for k, v in collate([rows[i] for i in chunk], lm.tokenizer.pad_token_id).items()
-            }
-            labels = batch.pop("labels")
-            sums[chunk] = token_logps(lm.model(**batch).logits, labels).sum(1).cpu()
-            counts[chunk] = (labels[:, 1:] != -100).sum(1).cpu()
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        batch = collate([rows[i] for i in chunk], lm.tokenizer.pad_token_id)
+        batch = {k: v.to(lm.model.device) for k, v in batch.items()}
+        labels = batch.pop("labels")
+        sums[chunk] = token_logps(lm.model(**batch).logits, labels).sum(1).cpu()
+        counts[chunk] = (labels[:, 1:] != -100).sum(1).cpu()
     return sums, counts
 
 # %% ../nbs/01_models.ipynb #models-ppl
@@ -612,85 +314,50 @@ def save(
     card: str = "",  # README.md, the model card
 ) -> Path:
     "Write safetensors, tokenizer, chat template, generation config and model card; all or nothing."
-    import shutil
-    import tempfile
-
-    folder = Path(folder).resolve() if Path(folder).is_symlink() else Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
-        raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or overwrite")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    old = half.with_name(f"{half.name}.old")
-    try:
-        lm.model.save_pretrained(half)
-        lm.tokenizer.save_pretrained(half)
-        (half / "history.json").write_text(json.dumps(lm.history), encoding="utf-8")
-        (half / "README.md").write_text(
-            card or f"# {lm.name}\n\n{lm.parameters:,} parameters.\n", encoding="utf-8"
-        )
-        half.chmod(0o755)
-        for file in half.iterdir():
-            file.chmod(0o644)
-        if folder.exists():
-            folder.rename(old)
-        half.rename(folder)
-    except Exception as e:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        if isinstance(e, OSError):
-            raise
-        raise OSError(
-            f"{folder} could not be written ({_first_line(e)}); nothing of it was left behind"
-        ) from e  # safetensors and tokenizers have errors of their own for a full disk
-    finally:
-        for left in (half, old):
-            shutil.rmtree(left, ignore_errors=True)
-    return folder
+    card = card or f"# {lm.name}\n\n{lm.parameters:,} parameters.\n"
+    return write_model(folder, lm.model, lm.tokenizer, lm.history, card, overwrite)
 
 # %% ../nbs/01_models.ipynb #models-head
-def plain_head(model) -> bool:
-    "Does the model's output layer do nothing but multiply? False for adapters and wrapped models, which go their own way."
-    if (
-        hasattr(model, "peft_config")
-        or hasattr(model, "unshard")
-        or not hasattr(getattr(model, "config", None), "get_text_config")
-    ):
-        return False  # unshard: FSDP2
+MORE_THAN_MULTIPLY = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "output_router_logits",
+)  # settings of architectures whose output layer does more
+
+
+def plain_head(model: torch.nn.Module) -> bool:
+    "Does the output layer do nothing but multiply? False for adapters and wrapped models, too."
+    if hasattr(model, "peft_config") or hasattr(model, "unshard"):  # unshard: FSDP2
+        return False
+    if not hasattr(model, "lm_head") or not hasattr(getattr(model, "config", None), "get_text_config"):
+        return False
     config = model.config.get_text_config()
-    special = (
-        "final_logit_softcapping",
-        "logit_scale",
-        "logits_scaling",
-        "output_multiplier",
-        "lm_head_multiplier",
-    )
-    return (
-        hasattr(model, "lm_head")
-        and not any(getattr(config, k, None) for k in special)
-        and not getattr(config, "output_router_logits", False)
-    )
+    return not any(getattr(config, setting, None) for setting in MORE_THAN_MULTIPLY)
 
 
 def scored_states(
-    model,
-    batch: dict,  # input_ids, attention_mask, labels: (B, T)
-) -> tuple:  # (N, H) hidden states, output layer, (N,) labelled tokens; (N, V) scores and None where the layer does more than multiply
-    "What predicts each labelled token; N = labels that are not -100, first column apart."
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],  # input_ids, attention_mask, labels: (B, T)
+) -> tuple:  # (N, H) hidden states, output layer, (N,) tokens; or (N, V) scores, None, (N,) tokens
+    """What predicts each labelled token; N = labels that are not -100, the first column apart.
+
+    Scores and no output layer where that layer does more than multiply."""
     inputs = {k: v for k, v in batch.items() if k != "labels"}
-    keep, targets = batch["labels"][:, 1:] != -100, batch["labels"][:, 1:]
+    targets = batch["labels"][:, 1:]
+    keep = targets != -100
     if plain_head(model):
-        return (
-            model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep],
-            model.lm_head,
-            targets[keep],
-        )
+        states = model.base_model(**inputs, use_cache=False).last_hidden_state
+        return states[:, :-1][keep], model.lm_head, targets[keep]
     return model(**inputs, use_cache=False).logits[:, :-1][keep], None, targets[keep]
 
 
 def scored_logits(
-    model,
-    batch: dict,  # input_ids, attention_mask, labels: (B, T)
-) -> tuple:  # (N, V) scores of the labelled tokens, (N,) those tokens
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],  # input_ids, attention_mask, labels: (B, T)
+) -> tuple[torch.Tensor, torch.Tensor]:  # (N, V) scores of the labelled tokens, (N,) those tokens
     "Logits at the positions that predict a labelled token, without projecting the others."
     states, head, targets = scored_states(model, batch)
     return states if head is None else head(states), targets
@@ -870,7 +537,7 @@ def to_lm(trainer, start: LM, lora) -> LM:
         return start  # another process has the result
     model = merged(model) if lora else model
     model.__dict__.pop("forward", None)
-    return ready(LM(model.eval(), start.tokenizer, start.name, trainer.state.log_history))
+    return complete_tokenizer(LM(model.eval(), start.tokenizer, start.name, trainer.state.log_history))
 
 # %% ../nbs/01_models.ipynb #models-callback
 class TrainingError(RuntimeError):

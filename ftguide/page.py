@@ -364,10 +364,10 @@ class Served:
         beside=None,  # folder whose own versions go by their short name
         **how,  # of the Writer
     ):
-        from ftguide.models import SHIPPED, checkpoint
+        from ftguide.models import SHIPPED, shipped_folder
 
         self.folder, self.beside = (
-            checkpoint(folder) if str(folder) in SHIPPED else _folder(Path(folder)),
+            shipped_folder(folder) if str(folder) in SHIPPED else _folder(Path(folder)),
             beside,
         )
         if not self.folder.is_dir():
@@ -407,11 +407,11 @@ class Served:
             return self.writer, self.name
 
     def _name(self, place: Path) -> str:
-        from ftguide.models import package
+        from ftguide.models import package_folder
 
         short = self.beside is None or place.parent in (
             Path(self.beside).resolve(),
-            package().resolve() / "checkpoints",
+            package_folder().resolve() / "checkpoints",
         )
         return place.name if short else f"{place.parent.name}/{place.name}"
 

@@ -68,7 +68,7 @@ def model(shape, tokenizer, seed=0):  # -> LM with random float32 weights
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ftguide.models import LM, ready
+    from ftguide.models import LM, complete_tokenizer
 
     torch.manual_seed(seed)
     ids = dict(
@@ -76,7 +76,7 @@ def model(shape, tokenizer, seed=0):  # -> LM with random float32 weights
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return ready(
+    return complete_tokenizer(
         LM(
             AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**SHAPES[shape], **ids})),
             tokenizer,

@@ -24,7 +24,7 @@ from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
 from ftguide.journey import app
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, checkpoint, context_length, load, prompt_text, reply
+from ftguide.models import ModelError, context_length, load, prompt_text, reply, shipped_folder
 from ftguide.page import (
     Limits,
     PageError,
@@ -108,7 +108,7 @@ def site(tmp_path_factory):
     "A page with a deployed model and another one, whose folder has a hostile name."
     top = tmp_path_factory.mktemp("page")
     put(top / "ads", "tiny-small")
-    shutil.copytree(checkpoint("tiny"), top / NAME)
+    shutil.copytree(shipped_folder("tiny"), top / NAME)
     with Server(
         top / "log", top / "ads", "--against", top / NAME, "--max-new-tokens", 24, "--per-minute", 100_000
     ) as server:

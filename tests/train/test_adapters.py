@@ -245,7 +245,8 @@ def in_four_bits(name):
     )
     with pytest.MonkeyPatch.context() as m:
         m.setattr(
-            "ftguide.models._four_bits", lambda: dict(quantization_config=config, device_map={"": "cpu"})
+            "ftguide.engine.loading._arguments_for_4bit",
+            lambda: dict(quantization_config=config, device_map={"": "cpu"}),
         )
         return load(name, load_in_4bit=True)
 

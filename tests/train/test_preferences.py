@@ -14,11 +14,11 @@ from ftguide.dpo import KLCallback, _one_sided, align_dpo, align_kto, dpo_loss, 
 from ftguide.models import (
     LM,
     TrainingError,
+    complete_tokenizer,
     completion_logps,
     copy_for_training,
     encode,
     load,
-    ready,
     save,
     silent,
     training_arguments,
@@ -131,7 +131,7 @@ def test_a_mixture_of_experts_learns_with_its_balancing_loss(stage, rows, monkey
             max_position_embeddings=256,
         )
     )
-    lm = ready(LM(experts, tokenizer))
+    lm = complete_tokenizer(LM(experts, tokenizer))
     ours = stage(lm, rows, learning_rate=1e-3)
     monkeypatch.setattr(chapter, "scored_only", lambda model: None)
     theirs = stage(lm, rows, learning_rate=1e-3)

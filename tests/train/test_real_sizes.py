@@ -141,7 +141,7 @@ def family(name):
     from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import chat_template_utils
 
-    from ftguide.models import LM, ready
+    from ftguide.models import LM, complete_tokenizer
 
     about = FAMILIES[name]
     bpe = Tokenizer(models.BPE())
@@ -181,7 +181,7 @@ def family(name):
         pad_token_id=None,
         **about["config"],
     )
-    return ready(LM(AutoModelForCausalLM.from_config(config), tok, name))
+    return complete_tokenizer(LM(AutoModelForCausalLM.from_config(config), tok, name))
 
 
 ROWS = [dict(prompt=f"How much is {i} + 1?", completion=f"It is {i + 1}.") for i in range(12)]

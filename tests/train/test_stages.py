@@ -11,7 +11,7 @@ import torch
 
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo, align_kto
-from ftguide.models import LM, ModelError, completion_logps, load, ready, reply, save
+from ftguide.models import LM, ModelError, complete_tokenizer, completion_logps, load, reply, save
 from ftguide.sft import finetune_sft
 
 ROWS = [dict(prompt=f"How much is {i} + 1?", completion=str(i + 1)) for i in range(24)]
@@ -132,7 +132,7 @@ def family(kind, own=False):
             "eos_token_id": tokenizer.eos_token_id,
         },
     )
-    return ready(LM(AutoModelForCausalLM.from_config(config), tokenizer, kind))
+    return complete_tokenizer(LM(AutoModelForCausalLM.from_config(config), tokenizer, kind))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt2"])
@@ -183,7 +183,7 @@ def test_tokenizer_without_template_or_padding():
     lm = load("tiny")
     lm.tokenizer.chat_template = None
     lm.tokenizer.pad_token = None
-    after = finetune_sft(ready(LM(lm.model, lm.tokenizer)), ROWS, epochs=1)
+    after = finetune_sft(complete_tokenizer(LM(lm.model, lm.tokenizer)), ROWS, epochs=1)
     assert isinstance(reply(after, ["Hi", "A longer question"], 4), list)
 
 

@@ -1,0 +1,171 @@
+"""Batched decoding: many prompts at once, with the answers and the random draws each would have alone.
+
+Stands on loading. Knows models and tokenizers of transformers; the lesson hands in those of an LM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation import LogitsProcessor, StoppingCriteria
+
+from ftguide.engine.loading import ModelError
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],  # as the model reads them
+    *,
+    context: int,  # tokens the model can attend to; ModelError for a text that fills them
+    max_new_tokens: int,  # of one answer
+    temperature: float,  # 0 = greedy
+    batch_size: int,  # texts at once
+    seed: int,  # of the sampling
+    progress: Callable[[int], object] | None = None,  # called with the number of texts answered so far
+) -> list[str]:  # answers in the order of the texts
+    "Continue texts in batches of similar length, padded on the left."
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    crowded = _without_room(tokenizer, texts, context - max_new_tokens)
+    fit = [i for i in order if i not in crowded]
+    batches = [fit[start : start + batch_size] for start in range(0, len(fit), batch_size)]
+    batches += [[i] for i in order if i in crowded]
+    answers, done = [""] * len(texts), 0
+    with evaluation_mode(model, seed):
+        for batch in batches:
+            some = [texts[i] for i in batch]
+            continued = generate_batch(model, tokenizer, some, context, max_new_tokens, temperature)
+            for i, answer in zip(batch, continued):
+                answers[i] = answer
+            done += len(batch)
+            if progress:
+                progress(done)
+    return answers
+
+
+def _without_room(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    room: int,  # tokens
+) -> set[int]:  # numbers of the texts
+    "Texts too long for a whole answer: in a batch they would end the others' answers with theirs."
+    # no token is shorter than a byte
+    long = [i for i, text in enumerate(texts) if len(text.encode("utf-8")) > room]
+    return {i for i in long if len(tokenizer(texts[i], add_special_tokens=False).input_ids) > room}
+
+
+@contextmanager
+def evaluation_mode(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    "Without dropout and gradients, with chance that neither depends on the caller's nor changes it."
+    training = model.training
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    context: int,  # tokens the model can attend to
+    max_new_tokens: int,
+    temperature: float,  # 0 = greedy
+) -> list[str]:  # answers without white space around them
+    "Continue the texts of one batch; ModelError when the longest leaves no room."
+    encoded = tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
+    length = encoded.input_ids.shape[1]
+    if length >= context:
+        raise ModelError(f"a prompt of {length} tokens does not fit the context of {context}; shorten it")
+    tokens = decode(
+        model,
+        encoded.input_ids.to(model.device),
+        encoded.attention_mask.to(model.device),
+        pad=tokenizer.pad_token_id,
+        room=min(max_new_tokens, context - length),
+        temperature=temperature,
+    )
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+class ExponentialSampling(LogitsProcessor):
+    """Scores whose largest is a token drawn from the model's probabilities.
+
+    `torch.multinomial` draws in the same way: the largest probability over an exponential draw.
+    Answers that have ended get their draws as well, so leaving them out changes no other."""
+
+    def __init__(
+        self,
+        temperature: float,
+        count: int,  # answers, ended ones too
+        rows: torch.Tensor,  # (R,) numbers of those that go on
+    ):
+        self.temperature, self.count, self.rows = temperature, count, rows
+
+    def __call__(self, input_ids, scores):  # (R, V) -> (R, V)
+        draws = torch.empty(self.count, scores.shape[1], device=scores.device).exponential_()
+        return (scores / self.temperature).softmax(-1) / draws[self.rows]
+
+
+class QuarterEnded(StoppingCriteria):
+    "Stop all answers of a batch as soon as a quarter of them have ended."
+
+    def __init__(
+        self,
+        ends: torch.Tensor,  # (E,) ids of end tokens
+        start: int,  # position of the first new token
+    ):
+        self.ends, self.start = ends, start
+
+    def ended(self, input_ids):  # (R, T) -> (R,)
+        return torch.isin(input_ids[:, self.start :], self.ends).any(1)
+
+    def __call__(self, input_ids, scores, **kwargs):  # (R,) all True once a quarter has ended
+        ended = self.ended(input_ids)
+        return ended | (ended.sum() * 4 >= len(input_ids))
+
+
+def decode(
+    model: PreTrainedModel,
+    ids: torch.Tensor,  # (B, T) token ids, padded on the left
+    mask: torch.Tensor,  # (B, T) 1 where they are not padding
+    *,
+    pad: int,  # id of the padding token
+    room: int,  # new tokens at most
+    temperature: float,  # 0 = greedy
+) -> torch.Tensor:  # (B, room) token ids, padding after the end
+    "Greedy decoding, or sampling; answers that have ended are left out each time a quarter of them have."
+    (count, length), cache = ids.shape, None
+    rows = torch.arange(count, device=ids.device)
+    answers = ids.new_full((count, room), pad)
+    stop = QuarterEnded(torch.tensor(model.generation_config.eos_token_id, device=model.device), length)
+    while len(rows) and ids.shape[1] < length + room:
+        sampling = [ExponentialSampling(temperature, count, rows)] if temperature > 0 else []
+        done = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=length + room - ids.shape[1],
+            do_sample=False,
+            return_dict_in_generate=True,
+            stopping_criteria=[stop],
+            logits_processor=sampling,
+        )
+        mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
+        ids, cache = done.sequences, done.past_key_values
+        answers[rows, : ids.shape[1] - length] = ids[:, length:]
+        on = (~stop.ended(ids)).nonzero()[:, 0]
+        ids, mask, rows = ids[on], mask[on], rows[on]
+        if hasattr(cache, "batch_select_indices"):
+            cache.batch_select_indices(on)
+        else:
+            cache = None  # no cache that rows can be taken from: the prompt is read again
+    return answers
