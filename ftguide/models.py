@@ -28,10 +28,13 @@ from ftguide.engine.environment import (  # noqa: F401
 )
 from .engine.files import fingerprint, folder_lock, write_atomic  # noqa: F401
 from .engine.generation import generate
-from ftguide.engine.loading import (
+from ftguide.engine.loading import (  # noqa: F401
+    SHIPPED,
     ModelError,
     first_line,
+    package_folder,
     read_model,
+    shipped_folder,
     write_model,
 )
 
