@@ -1067,7 +1067,7 @@ def HealthCallback(
 
     from transformers import TrainerCallback
 
-    from ftguide.models import LM, load, ready
+    from ftguide.models import LM, complete_tokenizer, load
 
     limits, knobs = diagnosed.pop("limits", LIMITS), dict(diagnosed, test=test)
     inspect.signature(_health_metrics).bind(None, None, None, set(), **knobs)
@@ -1088,7 +1088,7 @@ def HealthCallback(
             last = state.global_step == state.max_steps
             if not last and (state.global_step % every or state.global_step < start * state.max_steps):
                 return
-            lm = ready(LM(model, processing_class, "training", state.log_history))
+            lm = complete_tokenizer(LM(model, processing_class, "training", state.log_history))
             found = check_limits(_health_metrics(state.log_history, lm, data, self.said, **knobs), limits)
             if found:
                 self.symptoms[state.global_step] = found

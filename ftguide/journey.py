@@ -707,9 +707,9 @@ def html(folder: str | Path) -> Path:  # folder/report.html
     import papermill
     from nbconvert import HTMLExporter
 
-    from ftguide.models import package
+    from ftguide.models import package_folder
 
-    folder, source = Path(folder).resolve(), package() / "report.ipynb"
+    folder, source = Path(folder).resolve(), package_folder() / "report.ipynb"
     done = papermill.execute_notebook(
         str(source),
         None,

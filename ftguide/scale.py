@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from .engine.arguments import require_count, require_positive, require_share
 from .engine.measuring import measure
 from .engine.prices import device_line
-from .models import LM, SHIPPED, checkpoint
+from .models import LM, SHIPPED, shipped_folder
 
 # %% auto #0
 __all__ = ['METHODS', 'parameter_count', 'training_memory_gb', 'lora_parameters', 'ModelShape', 'model_shape', 'Estimate',
@@ -38,7 +38,7 @@ def _config(
                 'such as "llama", and sizes that fit together'
             ) from e
     if isinstance(model, str | Path):
-        source = str(checkpoint(model) if str(model) in SHIPPED else model)
+        source = str(shipped_folder(model) if str(model) in SHIPPED else model)
         try:
             return AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as e:

@@ -17,11 +17,11 @@ from ftguide.market import (
     TASKS,
     describe_product,
     make_product,
-    write_order,
     product_page,
-    write_receipt,
     product_sheet,
     task_row,
+    write_order,
+    write_receipt,
 )
 
 # %% auto #0
@@ -292,7 +292,7 @@ def make_tiny(
     names: tuple = tuple(MODEL_SIZES),
 ) -> dict:  # name -> share of names copied
     "Train the shipped models from a seed and save them with tokenizer, card and loss curve."
-    from ftguide.models import LM, checkpoint, progress_bar, save
+    from ftguide.models import LM, progress_bar, save, shipped_folder
 
     tokenizer, probes = train_tokenizer(seed=seed), {}
     for name in names:
@@ -319,7 +319,7 @@ def make_tiny(
             f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {total:,} steps on pages of an invented "
             f"marketplace in English and Portuguese. It copies {probes[name]:.1%} of unseen names from a sheet. It has never seen an instruction. Made by nbs/13_tiny.ipynb; Apache-2.0.\n"
         )
-        save(lm, Path(folder) / name if folder else checkpoint(name), overwrite=True, card=card)
+        save(lm, Path(folder) / name if folder else shipped_folder(name), overwrite=True, card=card)
     return probes
 
 # %% ../nbs/13_tiny.ipynb #tiny-row-probe

@@ -10,8 +10,8 @@ import torch
 from endpoints import QUESTIONS, Server
 from letters import TABLE, Bigram, Letters
 
-import ftguide.models
 from ftguide.distill import soft_labels
+from ftguide.engine import generation
 from ftguide.engine.cache import write_cache
 from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encode_row
 from ftguide.models import LM, ModelError, encode, load, prompt_text, reply
@@ -254,16 +254,21 @@ def test_raised_tries_go_on_where_the_asking_ended(tmp_path):
 
 
 def test_a_local_teacher_keeps_what_it_answered(tmp_path, monkeypatch):
-    generate, lm, file, batches = ftguide.models._generate, load("tiny-small"), tmp_path / "a.jsonl", []
+    lm, file, batches, generate_batch = (
+        load("tiny-small"),
+        tmp_path / "a.jsonl",
+        [],
+        generation.generate_batch,
+    )
     rows = [dict(prompt="How much is " + "1 + " * (i * 7 % 50) + f"{i}?") for i in range(130)]
 
-    def stopped(lm, texts, *a):
+    def stopped(model, tokenizer, texts, *a):
         batches.append(texts)
         if len(batches) == 6:
             raise KeyboardInterrupt
-        return generate(lm, texts, *a)
+        return generate_batch(model, tokenizer, texts, *a)
 
-    monkeypatch.setattr(ftguide.models, "_generate", stopped)
+    monkeypatch.setattr(generation, "generate_batch", stopped)
     said, teacher = (
         reply(lm, [r["prompt"] for r in rows], 4),
         TextTeacher(lm, usd_per_million_input_tokens=1.0, usd_per_million_output_tokens=2.0),
