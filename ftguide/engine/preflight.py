@@ -158,7 +158,7 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _template_problems(lm, rows: list[dict], kind: str) -> Iterator[str]:
     "Problems of the chat template: the same for every row, so a hundred rows show them."
     if lm.tokenizer.pad_token_id is None:
-        yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.ready gives it one"
+        yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.complete_tokenizer gives it one"
     some = (_answered_prompts(rows) if kind == "corpus" else rows)[:100]
     found = spans(lm.tokenizer, some, "sft" if kind == "corpus" else kind, _end_tokens(lm))
     seen = [span for span in found if span]

@@ -171,7 +171,7 @@ def test_templates_that_spoil_the_training():
     bare = small_model()
     bare.tokenizer.pad_token_id = None
     assert wording([HI], bare) == (
-        ["small: the tokenizer has no padding token; ftguide.models.ready gives it one"],
+        ["small: the tokenizer has no padding token; ftguide.models.complete_tokenizer gives it one"],
         [],
     )
     odd = small_model()
