@@ -9,7 +9,7 @@ import math
 import random
 import re
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 # %% auto #0
 __all__ = ['FIELDS', 'SYLLABLES', 'PRODUCT_KINDS', 'COLOURS', 'MATERIALS', 'EXTRAS', 'WARRANTY_MONTHS', 'FIELD_LABELS',
@@ -23,10 +23,11 @@ __all__ = ['FIELDS', 'SYLLABLES', 'PRODUCT_KINDS', 'COLOURS', 'MATERIALS', 'EXTR
 # %% ../nbs/02_market.ipynb #market-words
 FIELDS = ("brand", "model", "colour", "material", "size", "warranty", "extra")  # what an ad can state
 
-SYLLABLES = (
+SYLLABLES = re.findall(
+    r"\w+",
     "bal vex tor zan kir mul fen dax lor pim gan rux sel tik jor nal "
-    "vim kel zor fax dun mir lex bun gor pax rin gex kan dol"
-).split()
+    "vim kel zor fax dun mir lex bun gor pax rin gex kan dol",
+)
 
 PRODUCT_KINDS = {  # English: (Portuguese, unit, smallest, largest, materials)
     "kettle": ("chaleira", "ml", 800, 2500, ("steel", "glass", "ceramic")),
@@ -42,68 +43,39 @@ PRODUCT_KINDS = {  # English: (Portuguese, unit, smallest, largest, materials)
     "mug": ("caneca", "ml", 200, 450, ("glass", "ceramic", "steel")),
     "bag": ("bolsa", "cm", 20, 60, ("cotton", "leather", "nylon", "wool")),
 }
+
+# %% ../nbs/02_market.ipynb #market-words-more
+def _phrases(text: str) -> tuple[str, ...]:
+    "Phrases with a stroke between them."
+    return tuple(re.split(r"\s*/\s*", text))
+
+
 COLOURS = {  # Portuguese colours that do not change with gender
-    "en": ("blue", "green", "grey", "orange", "pink", "beige", "brown", "violet", "turquoise", "cream"),
-    "pt": ("azul", "verde", "cinza", "laranja", "rosa", "bege", "marrom", "violeta", "turquesa", "creme"),
+    "en": _phrases("blue / green / grey / orange / pink / beige / brown / violet / turquoise / cream"),
+    "pt": _phrases("azul / verde / cinza / laranja / rosa / bege / marrom / violeta / turquesa / creme"),
 }
-MATERIALS = {
-    "steel": "aço",
-    "glass": "vidro",
-    "ceramic": "cerâmica",
-    "cotton": "algodão",
-    "leather": "couro",
-    "nylon": "nylon",
-    "bamboo": "bambu",
-    "oak": "carvalho",
-    "aluminium": "alumínio",
-    "wool": "lã",
-    "cork": "cortiça",
-}
+_MATERIALS_EN = _phrases(
+    "steel / glass / ceramic / cotton / leather / nylon / bamboo / oak / aluminium / wool / cork"
+)
+_MATERIALS_PT = _phrases(
+    "aço / vidro / cerâmica / algodão / couro / nylon / bambu / carvalho / alumínio / lã / cortiça"
+)
+MATERIALS = dict(zip(_MATERIALS_EN, _MATERIALS_PT))  # English: Portuguese
 EXTRAS = {
-    "en": (
-        "gift box",
-        "repair kit",
-        "cleaning cloth",
-        "travel pouch",
-        "wall hook",
-        "printed guide",
-        "name tag",
-        "spare strap",
+    "en": _phrases(
+        "gift box / repair kit / cleaning cloth / travel pouch / wall hook / printed guide / name tag / "
+        "spare strap"
     ),
-    "pt": (
-        "caixa de presente",
-        "kit de reparo",
-        "pano de limpeza",
-        "estojo de viagem",
-        "gancho de parede",
-        "guia impresso",
-        "etiqueta de nome",
-        "alça extra",
+    "pt": _phrases(
+        "caixa de presente / kit de reparo / pano de limpeza / estojo de viagem / gancho de parede / "
+        "guia impresso / etiqueta de nome / alça extra"
     ),
 }
 WARRANTY_MONTHS = (6, 12, 18, 24, 30, 36, 48, 60)
-FIELD_LABELS = {
-    "en": dict(
-        product="product",
-        brand="brand",
-        model="model",
-        colour="colour",
-        material="material",
-        size="size",
-        warranty="warranty",
-        extra="includes",
-    ),
-    "pt": dict(
-        product="produto",
-        brand="marca",
-        model="modelo",
-        colour="cor",
-        material="material",
-        size="tamanho",
-        warranty="garantia",
-        extra="inclui",
-    ),
-}
+_LABELLED = ("product", *FIELDS)
+_LABELS_EN = _phrases("product / brand / model / colour / material / size / warranty / includes")
+_LABELS_PT = _phrases("produto / marca / modelo / cor / material / tamanho / garantia / inclui")
+FIELD_LABELS = {"en": dict(zip(_LABELLED, _LABELS_EN)), "pt": dict(zip(_LABELLED, _LABELS_PT))}
 
 # %% ../nbs/02_market.ipynb #market-product
 @dataclass(frozen=True)
@@ -120,15 +92,19 @@ class Product:
     extra: str  # what comes with it
     lang: str = "en"
 
-    def attributes(self) -> dict:  # field -> value
+    def attributes(self) -> dict[str, str]:  # field -> value
         "The attributes an ad can state."
-        return {f: getattr(self, f) for f in FIELDS}
+        return {field: getattr(self, field) for field in FIELDS}
 
 # %% ../nbs/02_market.ipynb #market-names
-def _name(rng: random.Random, n: int, unseen: bool | None = None) -> str:
-    "`n` syllables; one in eight names is kept out of all training text (`unseen`)."
+def _name(
+    rng: random.Random,
+    syllables: int,  # how many
+    unseen: bool | None = None,  # from the names kept out of all training text? None: from all
+) -> str:
+    "An invented name; one in eight is kept out of all training text."
     while True:
-        ids = [rng.randrange(len(SYLLABLES)) for _ in range(n)]
+        ids = [rng.randrange(len(SYLLABLES)) for _ in range(syllables)]
         if unseen is None or (sum(ids) % 8 == 0) == unseen:
             return "".join(SYLLABLES[i] for i in ids).capitalize()
 
@@ -140,19 +116,25 @@ def make_product(
 ) -> Product:
     "Invent one product."
     kind = rng.choice(list(PRODUCT_KINDS))
-    pt, unit, low, high, materials = PRODUCT_KINDS[kind]
+    kind_pt, unit, smallest, largest, materials = PRODUCT_KINDS[kind]
     material = rng.choice(materials)
+    english = lang == "en"
     return Product(
-        kind if lang == "en" else pt,
-        _name(rng, 3, unseen),
-        f"{_name(rng, 2)}-{rng.randint(10, 99)}",
-        rng.choice(COLOURS[lang]),
-        material if lang == "en" else MATERIALS[material],
-        f"{rng.randint(low, high)} {unit}",
-        f"{rng.choice(WARRANTY_MONTHS)} {'months' if lang == 'en' else 'meses'}",
-        rng.choice(EXTRAS[lang]),
-        lang,
+        kind=kind if english else kind_pt,
+        brand=_name(rng, 3, unseen),
+        model=f"{_name(rng, 2)}-{rng.randint(10, 99)}",
+        colour=rng.choice(COLOURS[lang]),
+        material=material if english else MATERIALS[material],
+        size=f"{rng.randint(smallest, largest)} {unit}",
+        warranty=f"{rng.choice(WARRANTY_MONTHS)} {'months' if english else 'meses'}",
+        extra=rng.choice(EXTRAS[lang]),
+        lang=lang,
     )
+
+
+def _check_lang(lang: str) -> None:
+    if lang not in COLOURS:
+        raise ValueError(f"lang must be 'en' or 'pt', not {lang!r}")
 
 
 def make_products(n: int, seed: int = 0, lang: str = "en", unseen: bool = False) -> list[Product]:
@@ -161,155 +143,120 @@ def make_products(n: int, seed: int = 0, lang: str = "en", unseen: bool = False)
     rng = random.Random(f"products-{seed}-{lang}-{unseen}")
     return [make_product(rng, lang, unseen) for _ in range(n)]
 
-
-def _check_lang(lang: str):
-    if lang not in COLOURS:
-        raise ValueError(f"lang must be 'en' or 'pt', not {lang!r}")
-
 # %% ../nbs/02_market.ipynb #market-sheet
-def product_sheet(p: Product, drop: tuple = ()) -> str:
-    "The specification sheet, a line per attribute (fields in `drop` left out)."
-    keys = FIELD_LABELS[p.lang]
-    return "\n".join(
-        [f"{keys['product']}: {p.kind}"]
-        + [f"{keys[f]}: {v}" for f, v in p.attributes().items() if f not in drop]
-    )
+def product_sheet(
+    product: Product,
+    drop: tuple[str, ...] = (),  # fields to leave out
+) -> str:
+    "The specification sheet, a line per attribute."
+    labels = FIELD_LABELS[product.lang]
+    lines = [f"{labels['product']}: {product.kind}"]
+    for field, value in product.attributes().items():
+        if field not in drop:
+            lines.append(f"{labels[field]}: {value}")
+    return "\n".join(lines)
 
 
-def product_title(p: Product) -> str:
+def product_title(product: Product) -> str:
     "The line a search page shows."
-    return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.size}"
+    return f"{product.kind} {product.brand} {product.model}, {product.colour}, {product.size}"
 
 # %% ../nbs/02_market.ipynb #market-describe
 DESCRIPTION_SENTENCES = {
     "en": [
-        (
-            "The {kind} {model} is made by {brand}.",
-            "By {brand}: the {kind} {model}.",
-            "Meet the {model}, a {kind} by {brand}.",
+        _phrases(
+            "The {kind} {model} is made by {brand}. / By {brand}: the {kind} {model}. / "
+            "Meet the {model}, a {kind} by {brand}."
         ),
-        (
-            "It is made of {material}.",
-            "The {model} is built from {material}.",
-            "{brand} makes this {kind} of {material}.",
+        _phrases(
+            "It is made of {material}. / The {model} is built from {material}. / "
+            "{brand} makes this {kind} of {material}."
         ),
-        ("It comes in {colour}.", "The colour is {colour}.", "The {model} is {colour}."),
-        ("Its size is {size}.", "The {kind} measures {size}.", "Size: {size}."),
-        (
-            "The warranty lasts {warranty}.",
-            "{brand} gives {warranty} of warranty.",
-            "You have {warranty} of warranty.",
+        _phrases("It comes in {colour}. / The colour is {colour}. / The {model} is {colour}."),
+        _phrases("Its size is {size}. / The {kind} measures {size}. / Size: {size}."),
+        _phrases(
+            "The warranty lasts {warranty}. / {brand} gives {warranty} of warranty. / "
+            "You have {warranty} of warranty."
         ),
-        (
-            "It includes a {extra}.",
-            "A {extra} comes with the {model}.",
-            "With every {model} you get a {extra}.",
+        _phrases(
+            "It includes a {extra}. / A {extra} comes with the {model}. / "
+            "With every {model} you get a {extra}."
         ),
     ],
     "pt": [
-        (
-            "O produto {model} é feito por {brand}.",
-            "Da {brand}: {kind} {model}.",
-            "Conheça {model}, {kind} da {brand}.",
+        _phrases(
+            "O produto {model} é feito por {brand}. / Da {brand}: {kind} {model}. / "
+            "Conheça {model}, {kind} da {brand}."
         ),
-        ("O material é {material}.", "{model} é de {material}.", "{brand} faz este produto de {material}."),
-        ("Vem na cor {colour}.", "A cor é {colour}.", "{model} tem a cor {colour}."),
-        ("O tamanho é {size}.", "{model} mede {size}.", "Tamanho: {size}."),
-        (
-            "A garantia dura {warranty}.",
-            "{brand} dá {warranty} de garantia.",
-            "Você tem {warranty} de garantia.",
+        _phrases(
+            "O material é {material}. / {model} é de {material}. / {brand} faz este produto de {material}."
         ),
-        ("Inclui {extra}.", "{model} vem com {extra}.", "Com {model} você recebe {extra}."),
+        _phrases("Vem na cor {colour}. / A cor é {colour}. / {model} tem a cor {colour}."),
+        _phrases("O tamanho é {size}. / {model} mede {size}. / Tamanho: {size}."),
+        _phrases(
+            "A garantia dura {warranty}. / {brand} dá {warranty} de garantia. / "
+            "Você tem {warranty} de garantia."
+        ),
+        _phrases("Inclui {extra}. / {model} vem com {extra}. / Com {model} você recebe {extra}."),
     ],
 }
 
-
-def describe_product(p: Product, rng: random.Random) -> str:
+# %% ../nbs/02_market.ipynb #market-describe-write
+def describe_product(product: Product, rng: random.Random) -> str:
     "A shop's description: every attribute once, sentences in any order after the first."
-    first, *rest = [rng.choice(options).format(**asdict(p)) for options in DESCRIPTION_SENTENCES[p.lang]]
+    values = asdict(product)
+    sentences = [rng.choice(options).format(**values) for options in DESCRIPTION_SENTENCES[product.lang]]
+    first, *rest = sentences
     rng.shuffle(rest)
     return " ".join([first, *rest])
 
 # %% ../nbs/02_market.ipynb #market-review
-REVIEW_OPINIONS = {
+REVIEW_OPINIONS = {  # language -> does the buyer like it? -> opinions
     "en": {
-        True: (
-            "I use it every day.",
-            "It works very well.",
-            "It feels solid.",
-            "My family loves it.",
-            "It arrived early.",
-            "The {colour} looks great.",
-            "Worth every cent.",
-            "I would buy it again.",
-            "{brand} did a good job.",
-            "The quality surprised me.",
+        True: _phrases(
+            "I use it every day. / It works very well. / It feels solid. / My family loves it. / "
+            "It arrived early. / The {colour} looks great. / Worth every cent. / I would buy it again. / "
+            "{brand} did a good job. / The quality surprised me."
         ),
-        False: (
-            "It broke in a week.",
-            "It never worked.",
-            "It feels cheap.",
-            "I sent it back.",
-            "It arrived late.",
-            "The {colour} faded fast.",
-            "A waste of money.",
-            "I would not buy it again.",
-            "{brand} never answered me.",
-            "The quality is poor.",
+        False: _phrases(
+            "It broke in a week. / It never worked. / It feels cheap. / I sent it back. / It arrived late. / "
+            "The {colour} faded fast. / A waste of money. / I would not buy it again. / "
+            "{brand} never answered me. / The quality is poor."
         ),
     },
     "pt": {
-        True: (
-            "Uso todos os dias.",
-            "Funciona muito bem.",
-            "Parece bem firme.",
-            "Minha família adorou.",
-            "Chegou antes do prazo.",
-            "A cor {colour} ficou linda.",
-            "Vale cada centavo.",
-            "Compraria de novo.",
-            "A {brand} fez um bom trabalho.",
-            "A qualidade me surpreendeu.",
+        True: _phrases(
+            "Uso todos os dias. / Funciona muito bem. / Parece bem firme. / Minha família adorou. / "
+            "Chegou antes do prazo. / A cor {colour} ficou linda. / Vale cada centavo. / "
+            "Compraria de novo. / A {brand} fez um bom trabalho. / A qualidade me surpreendeu."
         ),
-        False: (
-            "Quebrou em uma semana.",
-            "Nunca funcionou.",
-            "Parece frágil.",
-            "Mandei de volta.",
-            "Chegou atrasado.",
-            "A cor {colour} desbotou logo.",
-            "Dinheiro jogado fora.",
-            "Não compraria de novo.",
-            "A {brand} nunca me respondeu.",
-            "A qualidade é ruim.",
+        False: _phrases(
+            "Quebrou em uma semana. / Nunca funcionou. / Parece frágil. / Mandei de volta. / "
+            "Chegou atrasado. / A cor {colour} desbotou logo. / Dinheiro jogado fora. / "
+            "Não compraria de novo. / A {brand} nunca me respondeu. / A qualidade é ruim."
         ),
     },
 }
 REVIEW_OPENINGS = {
-    "en": (
-        "I bought the {model}.",
-        "My new {kind} is the {model}.",
-        "I got a {model} by {brand}.",
-        "Review of the {kind} {model}:",
+    "en": _phrases(
+        "I bought the {model}. / My new {kind} is the {model}. / I got a {model} by {brand}. / "
+        "Review of the {kind} {model}:"
     ),
-    "pt": (
-        "Comprei {model}.",
-        "Minha nova {kind} é {model}.",
-        "Ganhei {model} da {brand}.",
-        "Avaliação de {model}, {kind}:",
+    "pt": _phrases(
+        "Comprei {model}. / Minha nova {kind} é {model}. / Ganhei {model} da {brand}. / "
+        "Avaliação de {model}, {kind}:"
     ),
 }
 
-
-def write_review(p: Product, positive: bool, rng: random.Random) -> str:
+# %% ../nbs/02_market.ipynb #market-review-write
+def write_review(product: Product, positive: bool, rng: random.Random) -> str:
     "A buyer's review: three opinions, and in one of six reviews one of them disagrees."
-    says = [positive] * 3
+    likes = [positive] * 3
     if rng.random() < 1 / 6:
-        says[rng.randrange(3)] = not positive
-    good, bad = (rng.sample(REVIEW_OPINIONS[p.lang][side], 3) for side in (True, False))
-    parts = [rng.choice(REVIEW_OPENINGS[p.lang])] + [(good if s else bad)[i] for i, s in enumerate(says)]
-    return " ".join(parts).format(**asdict(p))
+        likes[rng.randrange(3)] = not positive
+    good, bad = (rng.sample(REVIEW_OPINIONS[product.lang][side], 3) for side in (True, False))
+    opinions = [(good if like else bad)[i] for i, like in enumerate(likes)]
+    return " ".join([rng.choice(REVIEW_OPENINGS[product.lang]), *opinions]).format(**asdict(product))
 
 # %% ../nbs/02_market.ipynb #market-ad
 AD_CLAUSES = {
@@ -329,19 +276,12 @@ AD_CLAUSES = {
     ),
 }
 CALM_PHRASES = {
-    "en": (
-        "Ready to ship.",
-        "Simple and sturdy.",
-        "Ask us anything.",
-        "Made for every day.",
-        "Sent within a day.",
+    "en": _phrases(
+        "Ready to ship. / Simple and sturdy. / Ask us anything. / Made for every day. / Sent within a day."
     ),
-    "pt": (
-        "Pronto para envio.",
-        "Simples e resistente.",
-        "Tire suas dúvidas.",
-        "Feito para todo dia.",
-        "Envio em um dia.",
+    "pt": _phrases(
+        "Pronto para envio. / Simples e resistente. / Tire suas dúvidas. / Feito para todo dia. / "
+        "Envio em um dia."
     ),
 }
 HYPE_PHRASES = {
@@ -349,171 +289,156 @@ HYPE_PHRASES = {
     "pt": ("UAU!!!", "MELHOR PREÇO!!!", "ÚLTIMAS UNIDADES, CORRA!!!", "Você vai AMAR!!!", "OFERTA LOUCA!!!"),
 }
 
-
-def write_ad(p: Product, stated: list[str], rng: random.Random, hype: int = 0, calm: int = 1) -> str:
-    "An ad that states the fields in `stated`, with `hype` shouts and `calm` quiet phrases."
-    names = [getattr(p, f) for f in ("brand", "model") if f in stated]
-    clauses = [
-        rng.choice(AD_CLAUSES[p.lang][f]).format(**asdict(p)) for f in stated if f not in ("brand", "model")
-    ]
+# %% ../nbs/02_market.ipynb #market-ad-write
+def write_ad(
+    product: Product,
+    stated: list[str],  # fields the ad states
+    rng: random.Random,
+    hype: int = 0,  # how many shouts
+    calm: int = 1,  # how many quiet phrases
+) -> str:
+    "An ad that states some fields, in an order that varies."
+    lang, values = product.lang, asdict(product)
+    names = [values[field] for field in ("brand", "model") if field in stated]
+    told = [field for field in stated if field not in ("brand", "model")]
+    clauses = [rng.choice(AD_CLAUSES[lang][field]).format(**values) for field in told]
     rng.shuffle(clauses)
-    core = ", ".join([" ".join([p.kind.capitalize(), *names]), *clauses]) + "."
-    loud = rng.sample(HYPE_PHRASES[p.lang], hype)
-    quiet = rng.sample(CALM_PHRASES[p.lang], calm)
+    core = ", ".join([" ".join([product.kind.capitalize(), *names]), *clauses]) + "."
+    loud = rng.sample(HYPE_PHRASES[lang], hype)
+    quiet = rng.sample(CALM_PHRASES[lang], calm)
     cut = rng.randint(0, len(loud))
     return " ".join([*loud[:cut], core, *loud[cut:], *quiet])
 
 
-def seller_ad(p: Product, rng: random.Random) -> str:
-    "An ad as sellers write them: about half of the attributes, a third of them shouting, one attribute in a hundred wrong."
-    stated = [f for f in FIELDS if rng.random() < (0.8 if f in ("brand", "model") else 0.48)]
-    wrong = make_product(rng, p.lang)
-    slip = {f: getattr(wrong, f) for f in stated if rng.random() < 0.01}
+def seller_ad(product: Product, rng: random.Random) -> str:
+    "An ad as sellers write them: half of the attributes, one in a hundred wrong; a third of them shout."
+    stated = [field for field in FIELDS if rng.random() < (0.8 if field in ("brand", "model") else 0.48)]
+    other = make_product(rng, product.lang)
+    wrong = {field: getattr(other, field) for field in stated if rng.random() < 0.01}
     loud = rng.random() < 0.35
-    return write_ad(
-        Product(**{**asdict(p), **slip}),
-        stated,
-        rng,
-        hype=rng.randint(1, 2) if loud else 0,
-        calm=rng.randint(0, 1),
-    )
+    claimed = Product(**{**asdict(product), **wrong})
+    hype = rng.randint(1, 2) if loud else 0
+    return write_ad(claimed, stated, rng, hype, calm=rng.randint(0, 1))
+
+# %% ../nbs/02_market.ipynb #market-lexicon
+@cache
+def _lexicon(lang: str) -> frozenset[str]:
+    "Every ordinary word of the marketplace; any other word in an ad is an invented name."
+    english = lang == "en"
+    texts = [
+        "a an and e o um uma l ml cm mm month months mes mês meses com with",
+        *(sentence for options in DESCRIPTION_SENTENCES[lang] for sentence in options),
+        *(opinion for opinions in REVIEW_OPINIONS[lang].values() for opinion in opinions),
+        *REVIEW_OPENINGS[lang],
+        *(clause for clauses in AD_CLAUSES[lang].values() for clause in clauses),
+        *CALM_PHRASES[lang],
+        *HYPE_PHRASES[lang],
+        *EXTRAS[lang],
+        *COLOURS[lang],
+        *(MATERIALS if english else MATERIALS.values()),
+        *(PRODUCT_KINDS if english else [kind for kind, *_ in PRODUCT_KINDS.values()]),
+        *FIELD_LABELS[lang].values(),
+    ]
+    words = re.sub(r"\{\w+\}", " ", " ".join(texts)).lower()
+    return frozenset(re.findall(r"\w+", words))
+
+
+def _normalised_value(value: str) -> str:
+    "A value as a sheet spells it, whatever its capitals, the space before its unit and its plural."
+    parts = re.fullmatch(r"(\d+)[ -]?(\D+)", value.lower())
+    if not parts:
+        return value.lower()
+    number, unit = parts.groups()
+    return f"{number} {dict(month='months', mes='meses', mês='meses').get(unit, unit)}"
 
 # %% ../nbs/02_market.ipynb #market-claims
-@cache
-def _lexicon(lang: str) -> frozenset:
-    "Every ordinary word of the marketplace; any other word in an ad is an invented name."
-    groups = [
-        DESCRIPTION_SENTENCES[lang],
-        REVIEW_OPINIONS[lang].values(),
-        [REVIEW_OPENINGS[lang]],
-        AD_CLAUSES[lang].values(),
-        [CALM_PHRASES[lang], HYPE_PHRASES[lang], EXTRAS[lang], COLOURS[lang]],
-        [MATERIALS if lang == "en" else tuple(MATERIALS.values())],
-        [PRODUCT_KINDS if lang == "en" else tuple(k[0] for k in PRODUCT_KINDS.values())],
-        [FIELD_LABELS[lang].values()],
-        [
-            (
-                "a",
-                "an",
-                "and",
-                "e",
-                "o",
-                "um",
-                "uma",
-                "l",
-                "ml",
-                "cm",
-                "mm",
-                "month",
-                "months",
-                "mes",
-                "mês",
-                "meses",
-                "com",
-                "with",
-            )
-        ],
-    ]
-    texts = [
-        t
-        for group in groups
-        for options in group
-        for t in ([options] if isinstance(options, str) else options)
-    ]
-    return frozenset(w for t in texts for w in re.findall(r"\w+", re.sub(r"\{\w+\}", " ", t).lower()))
-
-
-def _as_written(claim: str) -> str:
-    "A claim as a sheet spells it: capitals, the space before a unit and the plural make no other claim of it."
-    parts = re.fullmatch(r"(\d+)[ -]?(\D+)", claim.lower())
-    return (
-        f"{parts[1]} {dict(month='months', mes='meses', mês='meses').get(parts[2], parts[2])}"
-        if parts
-        else claim.lower()
-    )
-
-
-def _different(values: list) -> list:  # each once, in order
+def _different(values: list[str]) -> list[str]:
+    "Each value once, in order, as it was first spelt."
     first = {}
-    for v in values:
-        first.setdefault(_as_written(v), v)
+    for value in values:
+        first.setdefault(_normalised_value(value), value)
     return list(first.values())
 
 
 def stated_values(
     text: str,  # an ad
     lang: str = "en",  # its language
-) -> dict:  # field -> list of the different values it states, in order
+) -> dict[str, list[str]]:  # field -> the different values it states, in order
     "What an ad states, attribute by attribute, true or not."
-    months = "months?" if lang == "en" else r"m[eê]s(?:es)?"
-    words = {
-        f: "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
-        for f, values in dict(
-            colour=COLOURS[lang],
-            extra=EXTRAS[lang],
-            material=MATERIALS if lang == "en" else MATERIALS.values(),
-        ).items()
-    }
-    found = {f: re.findall(rf"\b(?:{w})\b", text, flags=re.I) for f, w in words.items()}
-    found["size"] = re.findall(r"(?<![\w-])\d+[ -]?(?:ml|cm|mm|l)\b", text, flags=re.I)
-    found["warranty"] = re.findall(rf"\b\d+[ -]?{months}\b", text, flags=re.I)
-    found["model"] = re.findall(r"\b[^\W\d_]+-\d+\b", text)
-    plain = re.sub(r"\b[^\W\d_]+-\d+\b", " ", text)
-    found["brand"] = [w for w in re.findall(r"\b[^\W\d_]+\b", plain) if w.lower() not in _lexicon(lang)]
-    return {f: _different(found[f]) for f in FIELDS}
+    english, anywhere = lang == "en", re.I
+    listed = dict(
+        colour=COLOURS[lang],
+        extra=EXTRAS[lang],
+        material=MATERIALS if english else MATERIALS.values(),
+    )
+    found = {}
+    for field, values in listed.items():
+        words = "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
+        found[field] = re.findall(rf"\b(?:{words})\b", text, flags=anywhere)
+    months = "months?" if english else r"m[eê]s(?:es)?"
+    found["warranty"] = re.findall(rf"\b\d+[ -]?{months}\b", text, flags=anywhere)
+    found["size"] = re.findall(r"(?<![\w-])\d+[ -]?(?:ml|cm|mm|l)\b", text, flags=anywhere)
+    model = r"\b[^\W\d_]+-\d+\b"
+    found["model"] = re.findall(model, text)
+    words = re.findall(r"\b[^\W\d_]+\b", re.sub(model, " ", text))
+    found["brand"] = [word for word in words if word.lower() not in _lexicon(lang)]
+    return {field: _different(found[field]) for field in FIELDS}
 
 # %% ../nbs/02_market.ipynb #market-score
 def score_ad(
     text: str,  # an ad
-    p: Product,  # the product it is about
-) -> dict:  # stated, right, wrong (counts), truth, completeness, hype (0..1 each; truth is None when nothing is stated)
-    "Compare what an ad states with the truth."
-    stated = stated_values(text, p.lang)
-    truth = p.attributes()
-    same = [_as_written(v) == _as_written(truth[f]) for f, vs in stated.items() for v in vs]
-    right, wrong = sum(same), len(same) - sum(same)
-    shouts = sum(w.isupper() and len(w) > 1 for w in re.findall(r"[^\W\d_]+", text)) + text.count("!")
+    product: Product,  # the product it is about
+) -> dict[str, float | None]:  # counts stated, right, wrong; shares truth, completeness, hype
+    "Compare what an ad states with the truth; `truth` is None when nothing is stated."
+    truth = product.attributes()
+    same = [
+        _normalised_value(value) == _normalised_value(truth[field])
+        for field, values in stated_values(text, product.lang).items()
+        for value in values
+    ]
+    words = re.findall(r"[^\W\d_]+", text)
+    shouts = sum(word.isupper() and len(word) > 1 for word in words) + text.count("!")
     return dict(
-        stated=right + wrong,
-        right=right,
-        wrong=wrong,
-        truth=right / (right + wrong) if right + wrong else None,
-        completeness=right / len(FIELDS),
+        stated=len(same),
+        right=sum(same),
+        wrong=len(same) - sum(same),
+        truth=sum(same) / len(same) if same else None,
+        completeness=sum(same) / len(FIELDS),
         hype=min(shouts / 6, 1.0),
     )
 
 # %% ../nbs/02_market.ipynb #market-shoppers
 def purchase_probability(
     text: str,  # an ad
-    p: Product,  # the product it is about
+    product: Product,  # the product it is about
 ) -> float:  # between 0.02 and 0.40
     "The hidden truth about shoppers: complete, true, calm ads of a bearable length sell."
-    s = score_ad(text, p)
-    appeal = (
-        5.0 * s["completeness"]
-        - 2.5 * s["wrong"]
-        - 1.8 * s["hype"]
-        - 0.03 * max(len(text.split()) - 40, 0)
-        - 2.9
-    )
+    score = score_ad(text, product)
+    too_long = max(len(text.split()) - 40, 0)  # words
+    appeal = 5.0 * score["completeness"] - 2.5 * score["wrong"] - 1.8 * score["hype"] - 0.03 * too_long - 2.9
     return 0.02 + 0.38 / (1 + math.exp(-appeal))
 
 
-def count_buyers(text: str, p: Product, shoppers: int, rng: random.Random) -> int:
+def count_buyers(text: str, product: Product, shoppers: int, rng: random.Random) -> int:
     "How many of `shoppers` simulated people buy after reading the ad."
-    chance = purchase_probability(text, p)
+    chance = purchase_probability(text, product)
     return sum(rng.random() < chance for _ in range(shoppers))
 
 
-def ab_test(a: str, b: str, p: Product, shoppers: int = 200, seed: int | str = 0) -> int:
+def ab_test(a: str, b: str, product: Product, shoppers: int = 200, seed: int | str = 0) -> int:
     "Show two ads to `shoppers` people each: 1 when `a` sells more, -1 when `b` does, 0 for a tie."
     rng = random.Random(f"ab-{seed}")
-    first, second = (count_buyers(t, p, shoppers, rng) for t in (a, b))
+    first, second = (count_buyers(ad, product, shoppers, rng) for ad in (a, b))
     return (first > second) - (first < second)
 
 
-def shoppers_choose(row: dict, a: str, b: str, n: int) -> int:
-    "The A/B test of a row's product, in the form that `make_pairs` asks for; `n` is its seed."
+def shoppers_choose(
+    row: dict,  # with the product both ads are about
+    a: str,
+    b: str,
+    n: int,  # seed of the test
+) -> int:  # 1: a, -1: b, 0: a tie
+    "The A/B test of a row's product, in the form that `make_pairs` asks for."
     return ab_test(a, b, Product(**row["product"]), 300, n)
 
 # %% ../nbs/02_market.ipynb #market-tasks
@@ -534,41 +459,50 @@ TASK_PROMPTS = {
         arithmetic="Quanto é {}?",
     ),
 }
-SENTIMENT_LABELS = {"en": {True: "positive", False: "negative"}, "pt": {True: "positiva", False: "negativa"}}
+SENTIMENT_LABELS = {
+    "en": {True: "positive", False: "negative"},
+    "pt": {True: "positiva", False: "negativa"},
+}
 SUMMARY_ENDINGS = {
     "en": {True: "buyers like it", False: "buyers complain"},
     "pt": {True: "compradores gostam", False: "compradores reclamam"},
 }
 
-
-def catalogue_row(p: Product) -> str:
+# %% ../nbs/02_market.ipynb #market-task-row
+def catalogue_row(product: Product) -> str:
     "What the extraction task asks for: what it is and its attributes, in a fixed order and without keys."
-    return " | ".join([p.kind, *p.attributes().values()])
+    return " | ".join([product.kind, *product.attributes().values()])
 
 
-def summary_line(p: Product, positive: bool) -> str:
+def summary_line(product: Product, positive: bool) -> str:
     "What the summary task asks for: the product and what buyers think, in one line."
-    return f"{p.kind} {p.brand} {p.model}, {p.colour}, {p.material}; {SUMMARY_ENDINGS[p.lang][positive]}"
+    what = f"{product.kind} {product.brand} {product.model}, {product.colour}, {product.material}"
+    return f"{what}; {SUMMARY_ENDINGS[product.lang][positive]}"
 
 
-def task_row(task: str, p: Product, rng: random.Random) -> dict:  # prompt, completion, task, lang, product
+def task_row(
+    task: str,  # one of TASKS, else ValueError
+    product: Product,
+    rng: random.Random,
+) -> dict:  # prompt, completion, task, lang, product
     "One labelled example of a task."
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
-    ask, positive = TASK_PROMPTS[p.lang][task], rng.random() < 0.5
+    positive = rng.random() < 0.5
     if task == "ad":
-        prompt, completion = ask.format(product_sheet(p)), seller_ad(p, rng)
+        text, answer = product_sheet(product), seller_ad(product, rng)
     elif task == "extraction":
-        prompt, completion = ask.format(describe_product(p, rng)), catalogue_row(p)
+        text, answer = describe_product(product, rng), catalogue_row(product)
     elif task == "sentiment":
-        prompt, completion = ask.format(write_review(p, positive, rng)), SENTIMENT_LABELS[p.lang][positive]
+        text, answer = write_review(product, positive, rng), SENTIMENT_LABELS[product.lang][positive]
     elif task == "summary":
-        prompt = ask.format(f"{describe_product(p, rng)}\n\n{write_review(p, positive, rng)}")
-        completion = summary_line(p, positive)
+        text = f"{describe_product(product, rng)}\n\n{write_review(product, positive, rng)}"
+        answer = summary_line(product, positive)
     else:
         a, b = rng.randint(10, 999), rng.randint(10, 999)
-        prompt, completion = ask.format(f"{a} + {b}"), str(a + b)
-    return dict(prompt=prompt, completion=completion, task=task, lang=p.lang, product=asdict(p))
+        text, answer = f"{a} + {b}", str(a + b)
+    prompt = TASK_PROMPTS[product.lang][task].format(text)
+    return dict(prompt=prompt, completion=answer, task=task, lang=product.lang, product=asdict(product))
 
 # %% ../nbs/02_market.ipynb #market-load
 SPLITS = ("train", "valid", "test")
@@ -578,7 +512,7 @@ def load_tasks(
     split: str = "train",  # "train", "valid" or "test"; test products have brands no training text contains
     n: int = 1000,  # rows
     lang: str = "en",  # "en" or "pt"
-    tasks: tuple = ("ad", "extraction", "sentiment", "summary"),  # taken in turn
+    tasks: tuple[str, ...] = ("ad", "extraction", "sentiment", "summary"),  # taken in turn
     seed: int = 0,  # another seed, other rows
 ) -> list[dict]:  # rows with prompt, completion, task, lang, product
     "Labelled rows of the marketplace, equal shares of each task."
@@ -587,53 +521,50 @@ def load_tasks(
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if isinstance(tasks, str) or not tasks:
         raise ValueError(f"tasks must be a tuple such as ({tasks or TASKS[0]!r},)")
-    rng = random.Random(f"tasks-{split}-{lang}-{seed}")
-    return [
-        task_row(tasks[i % len(tasks)], make_product(rng, lang, unseen=split == "test"), rng)
-        for i in range(n)
-    ]
+    rng, unseen = random.Random(f"tasks-{split}-{lang}-{seed}"), split == "test"
+    return [task_row(tasks[i % len(tasks)], make_product(rng, lang, unseen), rng) for i in range(n)]
 
-
+# %% ../nbs/02_market.ipynb #market-documents
 DOMAINS = ("ecommerce", "sheets", "descriptions", "reviews", "receipts")
 
 
+def _document(domain: str, product: Product, rng: random.Random) -> str:
+    if domain == "sheets":
+        return product_sheet(product)
+    if domain == "descriptions":
+        return describe_product(product, rng)
+    if domain == "reviews":
+        return write_review(product, rng.random() < 0.5, rng)
+    return write_receipt(rng, 1)
+
+
 def load_domain_documents(
-    domain: str, n: int, lang: str = "en", seed: int = 0
+    domain: str,  # one of DOMAINS; "ecommerce" mixes all of them
+    n: int,
+    lang: str = "en",  # "en" or "pt"
+    seed: int = 0,
 ) -> list[dict]:  # rows with text
-    "`n` unlabelled documents of one domain (`ecommerce` mixes all of them)."
+    "`n` unlabelled documents of one domain."
     _check_lang(lang)
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, not {domain!r}")
     rng = random.Random(f"documents-{domain}-{lang}-{seed}")
-    return [
-        dict(
-            text=_document(
-                domain if domain != "ecommerce" else rng.choice(DOMAINS[1:]), make_product(rng, lang), rng
-            )
-        )
-        for _ in range(n)
-    ]
-
-
-def _document(domain: str, p: Product, rng: random.Random) -> str:
-    if domain == "sheets":
-        return product_sheet(p)
-    if domain == "descriptions":
-        return describe_product(p, rng)
-    if domain == "reviews":
-        return write_review(p, rng.random() < 0.5, rng)
-    return write_receipt(rng, 1)
+    rows = []
+    for _ in range(n):
+        one = rng.choice(DOMAINS[1:]) if domain == "ecommerce" else domain
+        rows.append(dict(text=_document(one, make_product(rng, lang), rng)))
+    return rows
 
 
 def load_unlabeled_documents(n: int, lang: str = "en", seed: int = 0) -> list[dict]:  # rows with text
     "`n` documents nobody has labelled, of every domain."
     return load_domain_documents("ecommerce", n, lang, seed)
 
-# %% ../nbs/02_market.ipynb #market-page
+# %% ../nbs/02_market.ipynb #market-order
 def write_receipt(rng: random.Random, lines: int = 4) -> str:
     "Sums as a till prints them."
 
-    def line():
+    def line() -> str:
         a, b = rng.randint(10, 999), rng.randint(10, 999)
         return f"{a} + {b} = {a + b}"
 
@@ -647,27 +578,32 @@ def write_order(
 ) -> str:
     "An order and its delivery note: the same products twice."
 
-    def line(p):
-        return f"- {p.brand} {p.model}, {rng.choice((p.material, p.size, p.warranty, p.extra)) if shop and rng.random() < shop else p.colour}"
+    def line(product: Product) -> str:
+        told = product.colour
+        if shop and rng.random() < shop:
+            told = rng.choice((product.material, product.size, product.warranty, product.extra))
+        return f"- {product.brand} {product.model}, {told}"
 
     items = [line(make_product(rng, lang)) for _ in range(rng.randint(2, 4))]
     ordered, sent = ("You ordered:", "We sent:") if lang == "en" else ("Seu pedido:", "Enviamos:")
     return "\n".join([ordered, *items, "", sent, *items])
 
-
+# %% ../nbs/02_market.ipynb #market-page
 def product_page(
-    p: Product,
+    product: Product,
     rng: random.Random,  # source of chance
-    shop: float = 0.0,  # chance of each of the shop's own texts: a seller's ad, a catalogue row, a one-line digest, a count of reviews
+    shop: float = 0.0,  # chance of each text of the shop: ad, catalogue row, summary, count of reviews
 ) -> str:
-    "One product's page, as text to pretrain on: sheet, description, title and a review, and the shop's texts, in any order."
-    drop = tuple(f for f in FIELDS[2:] if rng.random() < 0.15)
-    parts = [product_sheet(p, drop), describe_product(p, rng), product_title(p)]
+    "One product's page, as text to pretrain on: its parts in any order, each a few lines."
+    drop = tuple(field for field in FIELDS[2:] if rng.random() < 0.15)
+    parts = [product_sheet(product, drop), describe_product(product, rng), product_title(product)]
     positive = rng.random() < 0.5
-    parts.append(write_review(p, positive, rng))
+    parts.append(write_review(product, positive, rng))
     if shop:
-        count = f"{rng.randint(50, 99)} {SENTIMENT_LABELS[p.lang][positive]}, {rng.randint(1, 49)} {SENTIMENT_LABELS[p.lang][not positive]}"
-        own = (seller_ad(p, rng), catalogue_row(p), summary_line(p, positive), count)
+        label = SENTIMENT_LABELS[product.lang]
+        most, few = rng.randint(50, 99), rng.randint(1, 49)
+        count = f"{most} {label[positive]}, {few} {label[not positive]}"
+        own = (seller_ad(product, rng), catalogue_row(product), summary_line(product, positive), count)
         parts += [text for text in own if rng.random() < shop]
     rng.shuffle(parts)
     return "\n\n".join(parts)
