@@ -5,11 +5,22 @@
 # %% ../nbs/13_tiny.ipynb #tiny-imports
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from ftguide.market import (
     FIELDS,
@@ -23,6 +34,7 @@ from ftguide.market import (
     write_order,
     write_receipt,
 )
+from .models import LM, progress_bar, reply, save, shipped_folder
 
 # %% auto #0
 __all__ = ['MODEL_SIZES', 'CONTEXT_LENGTH', 'VOCABULARY_SIZE', 'SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'TASK_PHRASES',
@@ -31,7 +43,8 @@ __all__ = ['MODEL_SIZES', 'CONTEXT_LENGTH', 'VOCABULARY_SIZE', 'SPECIAL_TOKENS',
            'held_out_perplexity']
 
 # %% ../nbs/13_tiny.ipynb #tiny-sizes
-MODEL_SIZES = {  # name -> width, layers, heads, feed-forward width, and phases of pretraining: steps, learning rate, `shop` and `orders` of the pages, share of packed rows
+# Phases of pretraining: steps, learning rate, `shop` and `orders` of the pages, share of packed rows
+MODEL_SIZES = {  # name -> width, layers, heads, feed-forward width, phases
     "tiny": dict(
         hidden_size=160,
         num_hidden_layers=6,
@@ -56,7 +69,8 @@ CONTEXT_LENGTH, VOCABULARY_SIZE = 512, 1024
 SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' }}"
+    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
     "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -83,140 +97,134 @@ TASK_PHRASES = {
 def split_invented_names(text: str) -> str:
     "Cut invented names into syllables, so that the tokenizer learns the syllables and never a whole name."
     syllable = "|".join(SYLLABLES)
-    return re.sub(
-        rf"\b(?:{syllable}){{2,3}}\b",
-        lambda m: "0".join(re.findall(syllable, m[0], flags=re.I)),
-        text,
-        flags=re.I,
-    )
 
+    def cut(name: re.Match) -> str:
+        return "0".join(re.findall(syllable, name[0], flags=re.I))
 
-def tokenizer_texts(n: int = 3000, seed: int = 0):
+    return re.sub(rf"\b(?:{syllable}){{2,3}}\b", cut, text, flags=re.I)
+
+# %% ../nbs/13_tiny.ipynb #tiny-tokenizer-texts
+def tokenizer_texts(n: int = 3000, seed: int = 0) -> Iterator[str]:
     "Text the tokenizer is trained on: pages, what people ask, and names at the start of a line."
     rng = random.Random(f"tokenizer-{seed}")
     for i in range(n):
-        p = make_product(rng, ("en", "pt")[i % 2])
+        product = make_product(rng, ("en", "pt")[i % 2])
         names = "".join(" " + make_product(rng).brand for _ in range(4))
-        tasks = "\n".join(
-            says + ("" if t == "arithmetic" else "\n\n") + task_row(t, p, rng)["completion"]
-            for says, t in zip(TASK_PHRASES[p.lang], TASKS)
-        )
-        yield split_invented_names(
-            f"{product_page(p, rng)}\n\n{write_order(p.lang, rng)}\n\n{tasks}"
-        ) + split_invented_names(names)
+        asked = []
+        for phrase, task in zip(TASK_PHRASES[product.lang], TASKS):
+            gap = "" if task == "arithmetic" else "\n\n"
+            asked.append(phrase + gap + task_row(task, product, rng)["completion"])
+        page, order = product_page(product, rng), write_order(product.lang, rng)
+        text = "\n\n".join([page, order, "\n".join(asked)])
+        yield split_invented_names(text) + split_invented_names(names)
 
 # %% ../nbs/13_tiny.ipynb #tiny-tokenizer
-def train_tokenizer(n: int = 3000, seed: int = 0):  # -> PreTrainedTokenizerFast
+def train_tokenizer(n: int = 3000, seed: int = 0) -> PreTrainedTokenizerFast:
     "Byte-level BPE with 1,024 tokens: digits alone, a line's key as one token, any text encodable."
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tok = Tokenizer(models.BPE())
+    bpe = Tokenizer(models.BPE())
     words = Regex(r"\n\p{L}+:|[ ]?\p{L}+:?|\p{N}|[ ]?[^\s\p{L}\p{N}]+|\s")
-    tok.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), in_bytes])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    tok.decoder = decoders.ByteLevel()
-    tok.train_from_iterator(
-        tokenizer_texts(n, seed),
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE,
-            special_tokens=SPECIAL_TOKENS,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tok,
+    bpe.train_from_iterator(tokenizer_texts(n, seed), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
         pad_token="<|pad|>",
         eos_token="<|end|>",
         model_max_length=CONTEXT_LENGTH,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 # %% ../nbs/13_tiny.ipynb #tiny-model
-def build_model(name: str, tokenizer, seed: int = 0):  # -> LlamaForCausalLM, random weights
+def build_model(
+    name: str,  # one of MODEL_SIZES
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int = 0,
+) -> LlamaForCausalLM:  # with random weights
     "A Llama of one of `MODEL_SIZES`, initialised wide (0.05), which brings the copying phase earlier."
-    import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-    shape = {k: v for k, v in MODEL_SIZES[name].items() if k != "phases"}
+    sizes = {key: value for key, value in MODEL_SIZES[name].items() if key != "phases"}
     ids = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            num_key_value_heads=shape["num_attention_heads"],
-            initializer_range=0.05,
-            max_position_embeddings=CONTEXT_LENGTH,
-            tie_word_embeddings=True,
-            **shape,
-            **ids,
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_key_value_heads=sizes["num_attention_heads"],
+        initializer_range=0.05,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=True,
+        **sizes,
+        **ids,
     )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(**ids)
     return model
 
 # %% ../nbs/13_tiny.ipynb #tiny-stream
-def pretraining_pages(seed: int = 0, shop: float = 0.0, orders: float = 0.0):
-    "An endless stream of documents in both languages: product pages, one order in five, one till receipt in ten; `shop` as in `product_page`, `orders` as in `write_order`."
+def pretraining_pages(
+    seed: int = 0,
+    shop: float = 0.0,  # chance of each of the shop's own texts on a page, as in `product_page`
+    orders: float = 0.0,  # chance that a line of an order tells another attribute than the colour
+) -> Iterator[str]:
+    "Endless documents in both languages: product pages, one order in five, one till receipt in ten."
     rng = random.Random(f"pages-{seed}")
     while True:
         lang, chance = rng.choice(("en", "pt")), rng.random()
-        yield (
-            write_order(lang, rng, orders)
-            if chance < 0.2
-            else write_receipt(rng, 8)
-            if chance < 0.3
-            else product_page(make_product(rng, lang), rng, shop)
-        )
+        if chance < 0.2:
+            yield write_order(lang, rng, orders)
+        elif chance < 0.3:
+            yield write_receipt(rng, 8)
+        else:
+            yield product_page(make_product(rng, lang), rng, shop)
 
 # %% ../nbs/13_tiny.ipynb #tiny-rows
 def pretraining_batches(
-    tokenizer, batch_size: int, packed: bool = False, seed: int = 0, shop: float = 0.0, orders: float = 0.0
-):  # yields (ids, labels), (B, T) each
-    "One document a row, padded; or, `packed`, documents one after another in rows as long as the context."
-    import torch
-
-    stream, pad, end, ids = (
-        pretraining_pages(seed, shop, orders),
-        tokenizer.pad_token_id,
-        tokenizer.eos_token_id,
-        [],
-    )
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    packed: bool = False,  # documents one after another, in rows as long as the context
+    seed: int = 0,
+    shop: float = 0.0,  # as in `pretraining_pages`
+    orders: float = 0.0,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # ids and labels, (B, T) each
+    "One document a row, padded; or packed."
+    documents = pretraining_pages(seed, shop, orders)
+    pad, end, ids = tokenizer.pad_token_id, tokenizer.eos_token_id, []
+    needed = batch_size * CONTEXT_LENGTH
+    while packed:
+        while len(ids) < needed:
+            ids += [*tokenizer(next(documents)).input_ids, end]
+        batch = torch.tensor(ids[:needed]).view(batch_size, CONTEXT_LENGTH)
+        ids = ids[needed:]
+        yield batch, batch
     while True:
-        if packed:
-            while len(ids) < batch_size * CONTEXT_LENGTH:
-                ids += tokenizer(next(stream)).input_ids + [end]
-            batch, ids = (
-                torch.tensor(ids[: batch_size * CONTEXT_LENGTH]).view(batch_size, CONTEXT_LENGTH),
-                ids[batch_size * CONTEXT_LENGTH :],
-            )
-            yield batch, batch
-        else:
-            docs = [tokenizer(next(stream)).input_ids + [end] for _ in range(batch_size)]
-            width = max(map(len, docs))
-            batch = torch.tensor([d + [pad] * (width - len(d)) for d in docs])
-            yield batch, batch.masked_fill(batch == pad, -100)
+        rows = [[*tokenizer(next(documents)).input_ids, end] for _ in range(batch_size)]
+        width = max(map(len, rows))
+        batch = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+        yield batch, batch.masked_fill(batch == pad, -100)
 
 # %% ../nbs/13_tiny.ipynb #tiny-schedule
-def learning_rate_factor(step: int, steps: int, warmup: float = 0.05) -> float:  # factor on the learning rate
+def learning_rate_factor(
+    step: int,
+    steps: int,  # of the whole training
+    warmup: float = 0.05,  # share of the steps
+) -> float:
     "Linear warm-up, then a cosine down to a twentieth."
     start = max(int(steps * warmup), 1)
     if step < start:
         return (step + 1) / start
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - start) / max(steps - start, 1)))
 
-
+# %% ../nbs/13_tiny.ipynb #tiny-pretrain
 def pretrain(
-    model,  # a causal LM, changed in place
-    tokenizer,
+    model: PreTrainedModel,  # a causal LM, changed in place
+    tokenizer: PreTrainedTokenizerBase,
     steps: int,  # optimizer steps
     learning_rate: float,  # at the top of the schedule
     batch_size: int = 24,  # documents a batch
@@ -224,33 +232,26 @@ def pretrain(
     shop: float = 0.0,  # chance of each of the shop's own texts on a page
     orders: float = 0.0,  # chance that a line of an order tells another attribute than the colour
     seed: int = 0,  # of the pages
-    report=None,  # called as report(step, loss in nats per token)
+    report: Callable[[int, float], None] | None = None,  # gets the step and its loss, nats per token
 ) -> list[dict]:  # one row a step: step, loss
-    "Next-token prediction on the page stream, in float32 with AdamW."
-    import torch
-
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim == 1]
-    opt = torch.optim.AdamW(
-        [dict(params=decay, weight_decay=0.1), dict(params=rest, weight_decay=0.0)],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-    )
-    alone, together = (
-        pretraining_batches(tokenizer, batch_size, False, seed, shop, orders),
-        pretraining_batches(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders),
-    )
+    "Next-token prediction on the pages, in float32 with AdamW."
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    norms = [p for p in model.parameters() if p.ndim == 1]
+    groups = [dict(params=matrices, weight_decay=0.1), dict(params=norms, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    padded = pretraining_batches(tokenizer, batch_size, False, seed, shop, orders)
+    filled = pretraining_batches(tokenizer, max(batch_size // 4, 1), True, seed + 1, shop, orders)
     history = []
     model.train()
     for step in range(steps):
-        for group in opt.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(step, steps)
-        ids, labels = next(alone if step < steps * (1 - packed) else together)
+        ids, labels = next(padded if step < steps * (1 - packed) else filled)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        opt.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         history.append(dict(step=step, loss=loss.item()))
         if report:
             report(step, loss.item())
@@ -258,102 +259,100 @@ def pretrain(
     return history
 
 # %% ../nbs/13_tiny.ipynb #tiny-probe
+def _unseen_products(n: int, seed: str) -> tuple[list, random.Random]:
+    "Products of both languages in turn, with brands no training text contains, and the source of chance."
+    rng = random.Random(seed)
+    return [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)], rng
+
+
 def copy_probe(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     n: int = 200,  # sheets, with brands no training text contains
     seed: int = 0,
     batch_size: int = 50,
 ) -> float:  # share of brand and model names repeated correctly, 0..1
     "Show a sheet, begin the title after it, and see whether the two names are copied."
-    import torch
-
-    rng = random.Random(f"probe-{seed}")
-    products = [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)]
+    products, _ = _unseen_products(n, f"probe-{seed}")
     right = 0
-    for i in range(0, n, batch_size):
-        some = products[i : i + batch_size]
-        enc = tokenizer(
-            [f"{product_sheet(p)}\n\n{p.kind}" for p in some],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-        )
+    for start in range(0, n, batch_size):
+        batch = products[start : start + batch_size]
+        prompts = [f"{product_sheet(product)}\n\n{product.kind}" for product in batch]
+        encoded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
         with torch.no_grad():
-            out = model.generate(**enc, max_new_tokens=14, do_sample=False)
-        texts = tokenizer.batch_decode(out[:, enc.input_ids.shape[1] :])
-        right += sum(name in t for p, t in zip(some, texts) for name in (f" {p.brand} ", f" {p.model},"))
+            out = model.generate(**encoded, max_new_tokens=14, do_sample=False)
+        answers = tokenizer.batch_decode(out[:, encoded.input_ids.shape[1] :])
+        for product, answer in zip(batch, answers):
+            right += (f" {product.brand} " in answer) + (f" {product.model}," in answer)
     return right / (2 * n)
 
 # %% ../nbs/13_tiny.ipynb #tiny-make
+def _card(lm: LM, seed: int, steps: int, copied: float) -> str:
+    "The README.md beside a shipped model."
+    return (
+        f"# {lm.name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama "
+        f"architecture, trained from seed {seed} for {steps:,} steps on pages of an invented marketplace in "
+        f"English and Portuguese. It copies {copied:.1%} of unseen names from a sheet. It has never seen an "
+        "instruction. Made by nbs/13_tiny.ipynb; Apache-2.0.\n"
+    )
+
+
 def make_tiny(
     folder: str | Path | None = None,  # where to; by default the package's own checkpoints
     seed: int = 0,
-    names: tuple = tuple(MODEL_SIZES),
-) -> dict:  # name -> share of names copied
+    names: tuple[str, ...] = tuple(MODEL_SIZES),
+) -> dict[str, float]:  # name -> share of names copied
     "Train the shipped models from a seed and save them with tokenizer, card and loss curve."
-    from ftguide.models import LM, progress_bar, save, shipped_folder
-
-    tokenizer, probes = train_tokenizer(seed=seed), {}
+    tokenizer, copied = train_tokenizer(seed=seed), {}
     for name in names:
-        phases, model, history = MODEL_SIZES[name]["phases"], build_model(name, tokenizer, seed), []
+        model, phases, losses = build_model(name, tokenizer, seed), MODEL_SIZES[name]["phases"], []
         total = sum(steps for steps, *_ in phases)
         with progress_bar(total, name) as progress:
             for i, (steps, rate, shop, orders, packed) in enumerate(phases):
-                history += pretrain(
-                    model,
-                    tokenizer,
-                    steps,
-                    rate,
-                    packed=packed,
-                    shop=shop,
-                    orders=orders,
-                    seed=seed + 100 * i,
-                    report=lambda step, loss: progress.update(1),
+                knobs = dict(packed=packed, shop=shop, orders=orders, seed=seed + 100 * i)
+                history = pretrain(
+                    model, tokenizer, steps, rate, **knobs, report=lambda step, loss: progress.update(1)
                 )
-        probes[name] = copy_probe(model, tokenizer)
-        lm = LM(
-            model.half(), tokenizer, name, [dict(step=i, loss=h["loss"]) for i, h in enumerate(history)][::10]
-        )
-        card = (
-            f"# {name}\n\nA base model of the ftguide package: {lm.parameters:,} parameters, Llama architecture, trained from seed {seed} for {total:,} steps on pages of an invented "
-            f"marketplace in English and Portuguese. It copies {probes[name]:.1%} of unseen names from a sheet. It has never seen an instruction. Made by nbs/13_tiny.ipynb; Apache-2.0.\n"
-        )
-        save(lm, Path(folder) / name if folder else shipped_folder(name), overwrite=True, card=card)
-    return probes
+                losses += [entry["loss"] for entry in history]
+        copied[name] = copy_probe(model, tokenizer)
+        curve = [dict(step=step, loss=losses[step]) for step in range(0, len(losses), 10)]
+        lm = LM(model.half(), tokenizer, name, curve)
+        target = Path(folder) / name if folder else shipped_folder(name)
+        save(lm, target, overwrite=True, card=_card(lm, seed, total, copied[name]))
+    return copied
 
 # %% ../nbs/13_tiny.ipynb #tiny-row-probe
 def row_probe(
-    lm,
+    lm: LM,
     n: int = 60,  # descriptions, half of them English, with brands no training text contains
     seed: int = 0,
-) -> dict:  # field -> share copied correctly, 0..1
+) -> dict[str, float]:  # field -> share copied correctly, 0..1
     "Show a description, begin the catalogue row after it, and see which attributes are copied."
-    from ftguide.models import reply
-
-    rng = random.Random(f"rows-{seed}")
-    products = [make_product(rng, ("en", "pt")[i % 2], unseen=True) for i in range(n)]
-    texts = reply(lm, [f"{describe_product(p, rng)}\n\n{p.kind} |" for p in products], 48, template=False)
-    cells = [[c.strip() for c in t.split("\n")[0].split("|")] + [""] * len(FIELDS) for t in texts]
-    return {
-        f: sum(row[i] == getattr(p, f) for p, row in zip(products, cells)) / n for i, f in enumerate(FIELDS)
-    }
+    products, rng = _unseen_products(n, f"rows-{seed}")
+    prompts = [f"{describe_product(product, rng)}\n\n{product.kind} |" for product in products]
+    right = dict.fromkeys(FIELDS, 0)
+    for product, text in zip(products, reply(lm, prompts, 48, template=False)):
+        cells = [cell.strip() for cell in text.split("\n")[0].split("|")]
+        for field, cell in zip(FIELDS, cells):
+            right[field] += cell == getattr(product, field)
+    return {field: count / n for field, count in right.items()}
 
 # %% ../nbs/13_tiny.ipynb #tiny-held-out
-def held_out_perplexity(model, tokenizer, n: int = 100, lang: str = "en", seed: int = 12345) -> float:
-    "Perplexity per token on pages about products with unseen brands."
-    import torch
-
+def held_out_perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    n: int = 100,  # pages
+    lang: str = "en",
+    seed: int = 12345,
+) -> float:  # per token
+    "Perplexity on pages about products with unseen brands."
     rng = random.Random(f"held-out-{seed}-{lang}")
     nll = count = 0
     for _ in range(n):
-        ids = torch.tensor(
-            [
-                tokenizer(product_page(make_product(rng, lang, unseen=True), rng)).input_ids
-                + [tokenizer.eos_token_id]
-            ]
-        )
+        text = product_page(make_product(rng, lang, unseen=True), rng)
+        ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.eos_token_id]])
+        predicted = ids.shape[1] - 1
         with torch.no_grad():
-            nll += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-        count += ids.shape[1] - 1
+            nll += model(input_ids=ids, labels=ids).loss.item() * predicted
+        count += predicted
     return math.exp(nll / count)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftguide.market import Product, stated_values, load_tasks, purchase_probability, score_ad, task_row
+from ftguide.market import Product, load_tasks, purchase_probability, score_ad, stated_values, task_row
 
 MUG = Product("mug", "Zavolor", "Gexgor-61", "green", "clay", "300 ml", "24 months", "lid")
 CANECA = Product("caneca", "Zavolor", "Gexgor-61", "verde", "barro", "300 ml", "24 meses", "tampa", "pt")
