@@ -1,4 +1,4 @@
 "`python -m ftguide`: the command, for `accelerate launch -m ftguide`. Written by hand, because a notebook cannot export this name."
-from ftguide.journey import main
+from ftguide.cli import main
 
 main()

@@ -274,7 +274,7 @@ def distill(
     cross_tokenizer: str
     | None = None,  # "gold": a student with another tokenizer learns from probabilities too (TRL's experimental GOLDTrainer)
     cache=None,  # folder for the teacher's answers and scores: written once, read by every later run
-    epochs: float = 3,
+    epochs: float = 3,  # passes over the prompts
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 8,  # rows a step
     max_new_tokens: int = 96,  # of an answer

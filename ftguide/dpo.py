@@ -192,7 +192,7 @@ def align_dpo(
     data,  # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps, and a second copy of the model as the reference
     *,
     beta: float = 0.1,  # pull towards the reference: small drifts far, large stays close
-    epochs: float = 1,
+    epochs: float = 1,  # passes over the pairs
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 4,  # pairs a step
     eval_data=None,  # pairs for the validation loss; the best model seen on them is the one returned
@@ -389,7 +389,7 @@ def align_kto(
     thumbs,  # rows (or a file) with prompt, completion, label: True for a thumb up
     *,
     beta: float = 0.1,  # pull towards the reference
-    epochs: float = 1,
+    epochs: float = 1,  # passes over the rows
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 8,  # answers a step, above 1: the others estimate the reference's average
     output_dir: str | None = None,  # keep checkpoints here

@@ -5,48 +5,43 @@
 # %% ../nbs/09_journey.ipynb #journey-imports
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import wraps
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import typer
-
-from .engine.rows import question_key, without_questions
-from .engine.statistics import bootstrap, mean_over_seeds, required_sample_size
+from .data import check_lengths, preflight, split
+from .distill import distill
+from .dpo import align_dpo, make_pairs
+from .engine.environment import progress_bar
+from .engine.formats import DataError
+from .engine.rows import question_key, read, without_questions
+from .engine.statistics import Score, bootstrap, required_sample_size
+from .evaluate import Report, difference, evaluate, table
+from .market import Product, ab_test, load_tasks
+from .models import LM, TrainingError, completion_logps, load, reply
+from .sft import finetune_sft
 
 # %% auto #0
-__all__ = ['FOLDERS', 'NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'SETTINGS', 'app', 'BASE', 'SEED', 'RESUME', 'LR', 'FOUR_BITS',
-           'Material', 'example_material', 'load_material', 'Stage', 'stages_of', 'journey', 'Verdict', 'check_stage',
-           'verdict', 'results_table', 'run', 'watching', 'machine', 'html', 'report_errors', 'run_command',
-           'sft_command', 'dpo_command', 'distill_command', 'decide_command', 'estimate_command', 'check_command',
-           'evaluate_command', 'reply_command', 'main', 'serve_command', 'votes_command', 'deploy_command',
-           'versions_command', 'rollback_command', 'improve_command']
+__all__ = ['NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'Material', 'example_material', 'load_material', 'Stage', 'Settings',
+           'stages_of', 'journey', 'Verdict', 'check_stage', 'verdict', 'results_table']
 
 # %% ../nbs/09_journey.ipynb #journey-material
 @dataclass
 class Material:
     "Everything a journey learns from; a stage without material is left out."
 
-    train: list = field(default_factory=list)  # prompt, completion
-    valid: list = field(default_factory=list)
-    test: list = field(default_factory=list)  # never trained on
-    pairs: list = field(default_factory=list)  # prompt, chosen, rejected
-    held_pairs: list = field(default_factory=list)
-    sheets: list = field(
-        default_factory=list
-    )  # prompts for pairs of the model's own answers, judged by `prefer`
-    prefer: object = None  # see make_pairs
+    train: list[dict] = field(default_factory=list)  # prompt, completion
+    valid: list[dict] = field(default_factory=list)
+    test: list[dict] = field(default_factory=list)  # never trained on
+    pairs: list[dict] = field(default_factory=list)  # prompt, chosen, rejected
+    held_pairs: list[dict] = field(default_factory=list)
+    sheets: list[dict] = field(default_factory=list)  # prompts for pairs of the model's own answers...
+    prefer: Callable | None = None  # ...which this judges, see `make_pairs`
     rounds: int = 2  # of DPO on sheets; each compares what the last round's model writes
-    corpus: list = field(default_factory=list)  # prompt or text
+    corpus: list[dict] = field(default_factory=list)  # prompt or text
 
 
 def example_material(
@@ -58,7 +53,6 @@ def example_material(
     n_test: int = 160,
 ) -> Material:
     "The marketplace's material; test brands occur in no training text."
-    from ftguide.market import Product, ab_test, load_tasks
 
     def shoppers(row, a, b, n):
         return ab_test(a, b, Product(**row["product"]), 300, f"{seed}-{n}")
@@ -75,52 +69,61 @@ def example_material(
 
 # %% ../nbs/09_journey.ipynb #journey-own
 def load_material(
-    sft=None,
-    pairs=None,
-    corpus=None,  # files or rows; None leaves the stage out
-    seed: int = 0,
+    sft: str | Path | list | None = None,  # files or rows; None leaves the stage out
+    pairs: str | Path | list | None = None,
+    corpus: str | Path | list | None = None,
+    seed: int = 0,  # of the split
 ) -> Material:
-    "Material from a user's files: 80/10/10 of the SFT rows, 90/10 of the pairs; what is asked in a test is learnt in no stage."
-    from ftguide.data import DataError, read, split
+    """Material from a user's files: 80/10/10 of the SFT rows, 90/10 of the pairs.
 
-    m = Material()
+    What is asked in a test is learnt in no stage.
+    """
     if sft is None and pairs is None and corpus is None:
         raise DataError("nothing to learn from: give at least one of the SFT rows, the pairs and the corpus")
+    material = Material()
     if sft is not None:
-        m.train, m.valid, m.test = split(read(sft, "sft"), seed=seed)
-    if sft is not None and not m.test:
-        raise DataError(
-            f"{len(m.train)} different prompts are too few to set some aside for the test; give at least 10"
-        )
+        material.train, material.valid, material.test = split(read(sft, "sft"), seed=seed)
+        if not material.test:
+            raise DataError(
+                f"{len(material.train)} different prompts are too few to set some aside for the test; "
+                "give at least 10"
+            )
     if pairs is not None:
-        m.pairs, m.held_pairs = _apart(read(pairs, "pairs"), m, seed)
+        material.pairs, material.held_pairs = _hold_out(read(pairs, "pairs"), material, seed)
     if corpus is not None:
-        rows = read(corpus, "corpus")
-        m.corpus = without_questions(rows, m.valid + m.test + m.held_pairs)
-        if not m.corpus:
-            raise DataError(f"all {len(rows)} prompts of the corpus are asked in a test; give others")
-        if gone := len(rows) - len(m.corpus):
-            warnings.warn(f"{gone} of {len(rows)} corpus rows ask what a test asks, and are left out")
-    return m
+        material.corpus = _not_tested(read(corpus, "corpus"), material)
+    return material
 
 
-def _apart(pairs: list, m: Material, seed: int) -> tuple:  # (pairs to learn from, held-out pairs)
-    "A tenth of the prompts held out: those that SFT's test and validation ask, then new ones, then some that SFT has learnt."
-    from ftguide.data import DataError, split
+def _not_tested(rows: list[dict], material: Material) -> list[dict]:
+    "Rows of a corpus that no test asks; a warning counts the others, DataError when none is left."
+    left = without_questions(rows, material.valid + material.test + material.held_pairs)
+    if not left:
+        raise DataError(f"all {len(rows)} prompts of the corpus are asked in a test; give others")
+    if gone := len(rows) - len(left):
+        says = f"{gone} of {len(rows)} corpus rows ask what a test asks, and are left out"
+        warnings.warn(says, stacklevel=3)
+    return left
 
+# %% ../nbs/09_journey.ipynb #journey-hold-out
+def _hold_out(pairs: list[dict], material: Material, seed: int) -> tuple[list[dict], list[dict]]:
+    """Pairs to learn from and a tenth of the prompts held out.
+
+    Held out are those that SFT's test and validation ask, then new ones, then some that SFT has learnt.
+    """
     prompts = lambda rows: len(set(map(question_key, rows)))
-    rest = without_questions(pairs, m.valid + m.test)
+    rest = without_questions(pairs, material.valid + material.test)
     kept = set(map(id, rest))
-    held = [p for p in pairs if id(p) not in kept]
+    held = [pair for pair in pairs if id(pair) not in kept]
     if not rest:
         raise DataError(
             f"all {len(pairs)} pairs are about prompts of the SFT rows' test; give pairs about others as well"
         )
-    fresh = without_questions(rest, m.train)
     missing = round(prompts(pairs) / 10) - prompts(held)
-    pool = fresh if prompts(fresh) > missing else rest
     if missing <= 0:
         return rest, held
+    fresh = without_questions(rest, material.train)
+    pool = fresh if prompts(fresh) > missing else rest
     share = missing / prompts(pool)
     more = split(pool, (1 - share, share), seed=seed)[1]
     return without_questions(rest, more), held + more
@@ -131,212 +134,206 @@ class Stage:
     "A model on the way, with its report."
 
     name: str  # base, SFT, DPO, distilled
-    lm: object  # LM
-    report: object  # Report
+    lm: LM
+    report: Report
     seconds: float = 0.0  # training and evaluation
-    pairs: list = field(default_factory=list)  # what DPO learned from
-    held_pairs: list = field(default_factory=list)  # and what was held out of it
+    pairs: list[dict] = field(default_factory=list)  # what DPO learned from
+    held_pairs: list[dict] = field(default_factory=list)  # and what was held out of it
 
 
-FOLDERS = {"SFT": "sft", "DPO": "dpo", "distilled": "student"}
+@dataclass(frozen=True)
+class Settings:
+    "What `journey` was asked for, beside its material."
+
+    base: LM | str | Path
+    student: LM | str | Path
+    epochs: float
+    beta: float
+    temperature: float
+    alpha: float
+    distill_epochs: float
+    seed: int
+    usd_per_hour: float
+    speed: bool
+
+
 NEEDS = (("SFT", "train"), ("DPO", "pairs"), ("DPO", "sheets"), ("distilled", "corpus"))
 
 
-def stages_of(m: Material) -> list[str]:
+def stages_of(material: Material) -> list[str]:
     "Names of the stages this material is enough for."
-    return list(dict.fromkeys(name for name, what in NEEDS if getattr(m, what)))
+    return list(dict.fromkeys(name for name, what in NEEDS if getattr(material, what)))
 
 # %% ../nbs/09_journey.ipynb #journey-journey
 def journey(
     material: Material,  # never changed
-    base="tiny",  # LM, folder or hub name
-    student="tiny-small",  # LM, folder or hub name
+    base: LM | str | Path = "tiny",  # model to start from: tiny, a folder, a hub name, or an LM
+    student: LM | str | Path = "tiny-small",  # smaller model for the distillation, with the base's tokenizer
     *,
-    epochs: float = 1,  # of SFT
-    beta: float = 0.1,  # of DPO
-    temperature: float = 2.0,
-    alpha: float = 0.7,  # of distillation
-    distill_epochs: float = 3,
-    seed: int = 0,
-    usd_per_hour: float = 0.10,  # price of this machine
+    epochs: float = 1,  # passes of SFT over its rows
+    beta: float = 0.1,  # DPO's pull towards the model it starts from, above 0
+    temperature: float = 2.0,  # of the distillation, above 0
+    alpha: float = 0.7,  # share of soft labels in the distillation, 0..1; 0 teaches with text alone
+    distill_epochs: float = 3,  # passes of the distillation over its prompts
+    seed: int = 0,  # of all chance
+    usd_per_hour: float = 0.10,  # what an hour of this machine costs, for the cost column
     speed: bool = True,  # measure latency and cost too?
-    begin=None,  # called with a stage's name before it starts
-    kept: dict | None = None,  # name -> Stage of an earlier run, given back instead of trained again
-) -> Iterator[
-    Stage
-]:  # each stage is made when it is asked for; ValueError or DataError at once for what can be refused
-    "Base, SFT, DPO, distillation: train, evaluate, wait to be asked for the next."
-    from ftguide.models import load
+    begin: Callable[[str], object] | None = None,  # called with a stage's name before it starts
+    kept: dict[str, Stage] | None = None,  # stages of an earlier run, given back instead of trained again
+) -> Iterator[Stage]:  # each stage is made when it is asked for
+    """Base, SFT, DPO, distillation: train, evaluate, wait to be asked for the next.
 
-    m, kept = (
-        _check(
-            replace(material),
-            base,
-            student,
-            epochs,
-            beta,
-            temperature,
-            alpha,
-            distill_epochs,
-            seed,
-            usd_per_hour,
-        ),
-        kept or {},
+    ValueError or DataError at once, before the first stage, for all that can be refused.
+    """
+    settings = Settings(
+        base, student, epochs, beta, temperature, alpha, distill_epochs, seed, usd_per_hour, speed
     )
-    make = {
-        "base": lambda _: load(base).copy(),
-        "SFT": lambda lm: _sft(lm, m, epochs, seed),
-        "DPO": lambda lm: _dpo(lm, m, beta, seed),
-        "distilled": lambda lm: _distil(lm, student, m, temperature, alpha, distill_epochs, seed),
-    }
+    material = replace(material)
+    _check(material, settings)
+    return _stages(material, settings, begin, kept or {})
 
-    def trained(name, last):
-        started = time.perf_counter()
-        if begin:
-            begin(name)
-        if name == "distilled" and not m.test:
-            m.test = _reference(last.lm, m)
-            last.report = _judge(last.lm, m, None, usd_per_hour, speed)
-        lm = make[name](last and last.lm)
-        lm.name = name
-        report = _judge(lm, m, last.report if name == "distilled" else None, usd_per_hour, speed)
-        return Stage(
-            name,
-            lm,
-            report,
-            time.perf_counter() - started,
-            *((m.pairs, m.held_pairs) if name == "DPO" else ()),
-        )
 
-    def stages(last=None):
-        for name in ["base", *stages_of(m)]:
-            last = kept[name] if name in kept else trained(name, last)
-            m.held_pairs = last.held_pairs or m.held_pairs
-            yield last
-
-    return stages()
+def _stages(material: Material, settings: Settings, begin, kept: dict[str, Stage]) -> Iterator[Stage]:
+    names, last = ["base", *stages_of(material)], None
+    for name, following in zip(names, [*names[1:], ""]):
+        teaches = following == "distilled"
+        if name not in kept:
+            if begin:
+                begin(name)
+            last = _made(name, last, teaches, material, settings)
+        else:
+            last = kept[name]
+            material.held_pairs = last.held_pairs or material.held_pairs
+            if teaches and following not in kept:
+                _set_reference(last.lm, material)
+        yield last
 
 # %% ../nbs/09_journey.ipynb #journey-steps
-def _sft(lm, m, epochs, seed):
-    from ftguide.sft import finetune_sft
+def _made(name: str, last: Stage | None, teaches: bool, material: Material, settings: Settings) -> Stage:
+    "Train, then judge; a teacher's reference is made before it is judged, so that its report is final."
+    started = time.perf_counter()
+    lm = _trained(name, last and last.lm, material, settings)
+    lm.name = name
+    if teaches:
+        _set_reference(lm, material)
+    report = _judged(lm, material, last.report if name == "distilled" else None, settings)
+    learned = (material.pairs, material.held_pairs) if name == "DPO" else ()
+    return Stage(name, lm, report, time.perf_counter() - started, *learned)
 
-    return finetune_sft(lm, m.train, epochs=epochs, eval_data=m.valid or None, seed=seed)
 
+def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -> LM:
+    "The stage's model, made from the last one."
+    seed = settings.seed
+    if name == "base":
+        return load(settings.base).copy()
+    if name == "SFT":
+        held_out = material.valid or None
+        return finetune_sft(lm, material.train, epochs=settings.epochs, eval_data=held_out, seed=seed)
+    if name == "DPO" and material.sheets:
+        return _dpo_in_rounds(lm, material, settings.beta, seed)
+    if name == "DPO":
+        held_out = material.held_pairs or None
+        return align_dpo(lm, material.pairs, beta=settings.beta, eval_data=held_out, seed=seed)
+    return distill(
+        lm,
+        settings.student,
+        material.corpus,
+        temperature=settings.temperature,
+        alpha=settings.alpha,
+        epochs=settings.distill_epochs,
+        seed=seed,
+    )
 
-def _dpo(lm, m, beta, seed):
-    from ftguide.dpo import align_dpo
-
-    if not m.sheets:
-        return align_dpo(lm, m.pairs, beta=beta, eval_data=m.held_pairs or None, seed=seed)
-    size, history, m.pairs = -(-len(m.sheets) // m.rounds), [], []
-    for n in range(m.rounds):
-        pairs, m.held_pairs = _chosen(lm, m, m.sheets[n * size : (n + 1) * size], seed + n)
-        lm = align_dpo(lm, pairs, beta=beta, eval_data=m.held_pairs, seed=seed)
-        m.pairs = m.pairs + pairs
-        steps = max((h["step"] for h in history), default=0)
-        history += [{**h, "step": h["step"] + steps} for h in lm.history]
+# %% ../nbs/09_journey.ipynb #journey-rounds
+def _dpo_in_rounds(lm: LM, material: Material, beta: float, seed: int) -> LM:
+    "Pairs from the model's own answers, a round at a time; the history runs through all rounds."
+    size, history = -(-len(material.sheets) // material.rounds), []
+    material.pairs = []
+    for n in range(material.rounds):
+        sheets = material.sheets[n * size : (n + 1) * size]
+        pairs, material.held_pairs = _chosen(lm, material, sheets, seed + n)
+        lm = align_dpo(lm, pairs, beta=beta, eval_data=material.held_pairs, seed=seed)
+        material.pairs = material.pairs + pairs
+        steps = max((entry["step"] for entry in history), default=0)
+        history += [{**entry, "step": entry["step"] + steps} for entry in lm.history]
     lm.history = history
     return lm
 
 
-def _chosen(lm, m, sheets, seed) -> tuple:  # (pairs, held-out pairs)
-    "The model writes two answers to each sheet, and the material's preference chooses."
-    from ftguide.dpo import make_pairs
-    from ftguide.models import TrainingError, progress_bar
-
+def _chosen(lm: LM, material: Material, sheets: list[dict], seed: int) -> tuple[list[dict], list[dict]]:
+    "The model writes two answers to each sheet, the material's preference chooses: pairs, held-out pairs."
     with progress_bar(2 * len(sheets), "ads for shoppers") as progress:
-        pairs = make_pairs(
-            lm, sheets, m.prefer, seed=seed, progress=lambda n: progress.update(n - progress.n)
-        )
+        forward = lambda n: progress.update(n - progress.n)
+        pairs = make_pairs(lm, sheets, material.prefer, seed=seed, progress=forward)
     cut = max(len(pairs) // 10, 1)
     if len(pairs) <= cut:
         raise TrainingError("the model gave no two different answers to compare; it needs SFT first")
     return pairs[cut:], pairs[:cut]
 
+# %% ../nbs/09_journey.ipynb #journey-judged
+def _set_reference(teacher: LM, material: Material):
+    "Without test rows: prompts of the corpus set aside, with the teacher's answers as the reference."
+    if not material.test:
+        material.test = _reference(teacher, material)
 
-def _distil(teacher, student, m, temperature, alpha, epochs, seed):
-    from ftguide.distill import distill
 
-    return distill(teacher, student, m.corpus, temperature=temperature, alpha=alpha, epochs=epochs, seed=seed)
-
-
-def _reference(teacher, m) -> list[dict]:
-    "Prompts of the corpus set aside, with the teacher's answers as the reference."
-    from ftguide.models import reply
-
-    asked = list({question_key(r): r for r in reversed(m.corpus) if "prompt" in r}.values())[
-        ::-1
-    ]  # each prompt once
+def _reference(teacher: LM, material: Material) -> list[dict]:
+    "A tenth of the corpus's prompts, taken out of it; none where there are fewer than ten."
+    first = {question_key(row): row for row in reversed(material.corpus) if "prompt" in row}
+    asked = list(reversed(first.values()))  # each prompt once, in the corpus's order
     if len(asked) < 10:
         return []
     held = asked[: len(asked) // 10]
-    m.corpus = without_questions(m.corpus, held)
-    return [
-        dict(prompt=r["prompt"], completion=a)
-        for r, a in zip(held, reply(teacher, [r["prompt"] for r in held]))
-        if a
-    ]
+    material.corpus = without_questions(material.corpus, held)
+    answers = reply(teacher, [row["prompt"] for row in held])
+    return [dict(prompt=row["prompt"], completion=a) for row, a in zip(held, answers) if a]
 
 
-def _judge(lm, m, against, usd_per_hour, speed):
-    from ftguide.evaluate import Report, evaluate
-    from ftguide.models import completion_logps
-
-    report = (
-        evaluate(
-            lm,
-            m.test,
-            against,
-            ("quality", "latency", "cost") if speed else ("quality",),
-            usd_per_hour=usd_per_hour,
-        )
-        if m.test
-        else Report(lm.name, lm.parameters)
-    )
-    if m.held_pairs:
+def _judged(lm: LM, material: Material, against: Report | None, settings: Settings) -> Report:
+    "Quality on the test rows, speed where it is asked for, and the share of held-out pairs told right."
+    report = Report(lm.name, lm.parameters)
+    if material.test:
+        metrics = ("quality", "latency", "cost") if settings.speed else ("quality",)
+        report = evaluate(lm, material.test, against, metrics, usd_per_hour=settings.usd_per_hour)
+    if held := material.held_pairs:
+        prompts = [pair["prompt"] for pair in held]
         chosen, rejected = (
-            completion_logps(lm, [r["prompt"] for r in m.held_pairs], [r[k] for r in m.held_pairs])[0]
-            for k in ("chosen", "rejected")
+            completion_logps(lm, prompts, [pair[side] for pair in held])[0] for side in ("chosen", "rejected")
         )
         report.rows["preference accuracy"] = [(float(c > r), 1) for c, r in zip(chosen, rejected)]
     return report
 
 # %% ../nbs/09_journey.ipynb #journey-check
-def _check(
-    material: Material, base, student, epochs, beta, temperature, alpha, distill_epochs, seed, usd_per_hour
-) -> Material:
-    "The material, when nothing about the whole journey has to be refused: each stage's `preflight`, before the first one starts."
-    from ftguide.data import check_lengths, preflight
-    from ftguide.models import load
-
-    for name, value, good, says in (
-        *(
-            (k, v, 0 < v < math.inf, "above 0" + " and finite" * (v == math.inf))
-            for k, v in dict(
-                epochs=epochs, distill_epochs=distill_epochs, beta=beta, temperature=temperature
-            ).items()
-        ),
-        ("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1"),
-        ("seed", seed, 0 <= seed < 2**32, "between 0 and 2**32 - 1"),
-        ("usd_per_hour", usd_per_hour, 0 <= usd_per_hour < math.inf, "0 or more, and finite"),
-    ):
-        if not good:
-            raise ValueError(f"{name} must be {says}, not {value}")
+def _check(material: Material, settings: Settings):
+    "Raises for all that has to be refused: each stage's `preflight`, before the first one starts."
+    _check_numbers(settings)
     if not stages_of(material):
         raise ValueError("nothing to learn from: no SFT rows, no pairs, no corpus")
-    start = load(base)
+    start = load(settings.base)
     for rows, kind in ((material.valid + material.test, "sft"), (material.held_pairs, "pairs")):
         if rows:
             check_lengths(start, rows, kind)
     if material.train:
-        preflight(start, material.train, "sft", epochs=epochs)
+        preflight(start, material.train, "sft", epochs=settings.epochs)
     if material.pairs:
         preflight(start, material.pairs, "dpo")
     if material.corpus:
-        preflight(
-            load(student), material.corpus, "distill", epochs=distill_epochs, teacher=start, alpha=alpha
-        )
-    return material
+        student, taught = load(settings.student), dict(teacher=start, alpha=settings.alpha)
+        preflight(student, material.corpus, "distill", epochs=settings.distill_epochs, **taught)
+
+
+def _check_numbers(settings: Settings):
+    for name in ("epochs", "distill_epochs", "beta", "temperature"):
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            finite = " and finite" if value == math.inf else ""
+            raise ValueError(f"{name} must be above 0{finite}, not {value}")
+    if not 0 <= settings.alpha <= 1:
+        raise ValueError(f"alpha must be between 0 and 1, not {settings.alpha}")
+    if not 0 <= settings.seed < 2**32:
+        raise ValueError(f"seed must be between 0 and 2**32 - 1, not {settings.seed}")
+    if not 0 <= settings.usd_per_hour < math.inf:
+        raise ValueError(f"usd_per_hour must be 0 or more, and finite, not {settings.usd_per_hour}")
 
 # %% ../nbs/09_journey.ipynb #journey-go
 @dataclass(frozen=True)
@@ -345,11 +342,9 @@ class Verdict:
 
     go: bool
     because: str  # one sentence
-    gain: object  # Score, paired: what was asked about
-    fell: tuple = ()  # metrics whose whole interval lies below what they may fall
-    more_rows: int | None = (
-        None  # test rows that would tell, if the gain stays as it is; None where it is decided, or no number would
-    )
+    gain: Score  # paired: what was asked about
+    fell: tuple[str, ...] = ()  # metrics whose whole interval lies below what they may fall
+    more_rows: int | None = None  # that would tell, if the gain stays; None: it is decided, or none would
 
     def __str__(self):
         return ("Go on: " if self.go else "Wait: " if self.more_rows else "Do not go on: ") + self.because
@@ -357,88 +352,73 @@ class Verdict:
     def _repr_markdown_(self):
         return f"**{self}**"
 
-
+# %% ../nbs/09_journey.ipynb #journey-check-stage
 def check_stage(
-    after,
-    before,  # Reports on the same rows; ValueError otherwise
+    after: Report,
+    before: Report,  # on the same rows; ValueError otherwise
     metric: str,  # what the stage was made for; KeyError when it is not there
     at_least: float = 0.0,  # gain that the whole paired interval must lie above
     how: str = "difference",  # or "ratio"
-    watch: tuple | None = None,  # metrics that may not clearly fall; None watches all
+    watch: tuple[str, ...] | None = None,  # metrics that may not clearly fall; None watches all
     may_fall: float = 0.0,  # by so much they may
     rows: int = 10,  # fewer say nothing
 ) -> Verdict:
-    "Go on when the whole interval is above what is asked and nothing else has clearly fallen; otherwise, how many rows would tell."
-    from ftguide.evaluate import difference
+    """Go on when the whole interval is above what is asked and nothing else has clearly fallen.
 
-    for m in (metric, *(watch or ())):
-        after.score(m), before.score(m)
-    gain, changed = (
-        bootstrap(after.rows[metric], before.rows[metric], how=how),
-        difference(after, before).scores,
-    )
-    floor, asked = at_least, f"more than {at_least:g}"
-    fell = {
-        m: changed[m]
-        for m in (changed if watch is None else watch)
-        if m in after.rows and m != metric and changed[m].high < -may_fall
-    }
-    sign = "" if how == "ratio" else "+"
-    said = f"{metric} {'is' if how == 'ratio' else 'changed by'} {gain.value:{sign}.3f} [{gain.low:{sign}.3f}, {gain.high:{sign}.3f}]{' times that' if how == 'ratio' else ' from that'} of {before.name}"
-    if how == "ratio" and math.isnan(
-        gain.value
-    ):  # a share that may be 0 has no ratio; a > c·b is asked as a - c·b > 0
-        gain, floor, asked = (
-            bootstrap(
-                after.rows[metric], [(at_least * x, n) for x, n in before.rows[metric]], how="difference"
-            ),
-            0.0,
-            "more than 0",
-        )
-        said = f"{metric} is {after.score(metric).value:.3f} against {before.score(metric).value:.3f} of {before.name}, too near 0 for a ratio; less {at_least:g} times the latter it is {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    Otherwise, how many rows would tell.
+    """
+    for name in (metric, *(watch or ())):
+        after.score(name), before.score(name)
+    gain, bound, said = _gain(after, before, metric, at_least, how)
+    fell = _fallen(after, before, metric, watch, may_fall)
+    asked = f"{said}; asked was more than {bound:g}"
     if gain.n < rows:
-        return Verdict(
-            False,
-            f"{said}, but {gain.n} rows are too few to say anything; take {rows - gain.n} more and look again.",
-            gain,
-            tuple(fell),
-            rows - gain.n,
-        )
+        few = f"{gain.n} rows are too few to say anything; take {rows - gain.n} more and look again"
+        return Verdict(False, f"{said}, but {few}.", gain, tuple(fell), rows - gain.n)
     if fell:
-        return Verdict(
-            False,
-            f"{said}, but "
-            + ", ".join(
-                f"{m} has clearly fallen ({s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}])"
-                for m, s in fell.items()
-            )
-            + ".",
-            gain,
-            tuple(fell),
-        )
-    if gain.low > floor:
-        return Verdict(True, f"{said}; asked was {asked}, and nothing watched has clearly fallen.", gain)
-    if gain.high < floor:
-        return Verdict(False, f"{said}; asked was {asked}, and the whole interval lies below.", gain)
-    needed = required_sample_size(gain, floor)
+        names = ", ".join(f"{m} has clearly fallen ({_signed(score)})" for m, score in fell.items())
+        return Verdict(False, f"{said}, but {names}.", gain, tuple(fell))
+    if gain.low > bound:
+        return Verdict(True, f"{asked}, and nothing watched has clearly fallen.", gain)
+    if gain.high < bound:
+        return Verdict(False, f"{asked}, and the whole interval lies below.", gain)
+    needed = required_sample_size(gain, bound)
     more = needed and needed - gain.n
-    return Verdict(
-        False,
-        f"{said}; asked was {asked}, which the interval holds. "
-        + (
-            f"About {more:,} more test rows would tell, if it stays so."
-            if more
-            else "No number of rows would tell."
-        ),
-        gain,
-        (),
-        more,
+    tell = (
+        f"About {more:,} more test rows would tell, if it stays so"
+        if more
+        else "No number of rows would tell"
     )
+    return Verdict(False, f"{asked}, which the interval holds. {tell}.", gain, (), more)
+
+
+def _gain(after: Report, before: Report, metric: str, at_least: float, how: str) -> tuple[Score, float, str]:
+    "The paired change, what it must lie above, and both in words."
+    ours, theirs = after.rows[metric], before.rows[metric]
+    gain = bootstrap(ours, theirs, how=how)
+    if how == "difference":
+        return gain, at_least, f"{metric} changed by {_signed(gain)} from that of {before.name}"
+    if not math.isnan(gain.value):
+        return gain, at_least, f"{metric} is {gain} times that of {before.name}"
+    # a share that may be 0 has no ratio; a > c·b is asked as a - c·b > 0
+    gain = bootstrap(ours, [(at_least * x, n) for x, n in theirs], how="difference")
+    scores = f"{after.score(metric).value:.3f} against {before.score(metric).value:.3f} of {before.name}"
+    less = f"less {at_least:g} times the latter it is {_signed(gain)}"
+    return gain, 0.0, f"{metric} is {scores}, too near 0 for a ratio; {less}"
+
+
+def _fallen(after, before, metric, watch, may_fall) -> dict[str, Score]:
+    "Other metrics whose whole interval lies below what they may fall."
+    changed = difference(after, before).scores
+    watched = changed if watch is None else watch
+    return {m: changed[m] for m in watched if m in after.rows and m != metric and changed[m].high < -may_fall}
+
+
+def _signed(score: Score) -> str:
+    return f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
 
 # %% ../nbs/09_journey.ipynb #journey-asked
-PURPOSE = {
-    "DPO": ("conversion", "preference accuracy", "ROUGE-L", "exact match")
-}  # the first that was measured
+PURPOSE = {"DPO": ("conversion", "preference accuracy", "ROUGE-L", "exact match")}
 ASKED = {
     "SFT": dict(at_least=0.0),
     "DPO": dict(at_least=0.0),
@@ -448,1023 +428,33 @@ UNWATCHED = ("completeness", "conversion, greedy", "preference accuracy")
 
 
 def verdict(
-    stages: list,  # of Stage, so far
+    stages: list[Stage],  # so far
 ) -> Verdict | None:  # None after the base, and where nothing was measured twice
     "What `check_stage` says of the last stage against the one before it."
     if len(stages) < 2:
         return None
-    after, before = stages[-1].report, stages[-2].report
+    name, after, before = stages[-1].name, stages[-1].report, stages[-2].report
     both = [m for m in after.rows if m in before.rows]
-    metric = next(
-        (m for m in PURPOSE.get(stages[-1].name, ("conversion", "ROUGE-L", "exact match")) if m in both), None
-    )
+    purpose = PURPOSE.get(name, ("conversion", "ROUGE-L", "exact match"))
+    metric = next((m for m in purpose if m in both), None)  # the first that was measured
     if metric is None or after.test != before.test:
         return None
-    taught = (
-        ("truth",) if stages[-1].name == "distilled" else both
-    )  # a student knows what its corpus asked for
-    return check_stage(
-        after,
-        before,
-        metric,
-        watch=tuple(m for m in taught if m in both and m not in UNWATCHED),
-        **ASKED[stages[-1].name],
-    )
+    taught = ("truth",) if name == "distilled" else both  # a student knows what its corpus asked for
+    watch = tuple(m for m in taught if m in both and m not in UNWATCHED)
+    return check_stage(after, before, metric, watch=watch, **ASKED[name])
 
 # %% ../nbs/09_journey.ipynb #journey-standing
 def results_table(
-    stages: list,  # of Stage, so far
+    stages: list[Stage],  # so far
     intervals: bool = True,  # 95 %, over the test rows
 ) -> str:  # Markdown
     "The table that grows: one row for each stage."
-    from ftguide.evaluate import table
-
     head, *rows = table([s.report for s in stages], intervals)
+    measured = [m for m in stages[-1].report.rows if m != "conversion, greedy"]
     shown = [
         ["stage", *head[1:]],
-        *[
-            r
-            for r in rows
-            if (r[0] in stages[-1].report.rows and r[0] != "conversion, greedy") or r[0].startswith("USD")
-        ],
+        *[row for row in rows if row[0] in measured or row[0].startswith("USD")],
         ["seconds", *[f"{s.seconds:.0f}" for s in stages]],
     ]
     first, *rest = [" | ".join(cells) for cells in zip(*shown)]
     return "\n".join([f"| {first} |", "|---" * len(shown) + "|", *[f"| {r} |" for r in rest]])
-
-# %% ../nbs/09_journey.ipynb #journey-run
-def run(
-    out: str
-    | Path,  # folder for everything; FileExistsError when it holds something else, or another run is at work
-    base="tiny",
-    student="tiny-small",
-    sft=None,
-    pairs=None,
-    corpus=None,  # files or rows; the built-in example when all three are None
-    *,
-    lang: str = "en",  # of the built-in example
-    seed: int = 0,
-    resume: bool = False,  # load the stages that a stopped run finished; ValueError when they belong to another run
-    say=print,  # where progress is reported
-    size: dict | None = None,  # of the built-in example: n_train, n_sheets, n_corpus, n_test
-    **knobs,  # of `journey`
-) -> list[Stage]:
-    "The whole journey, written to a folder: models, report.json, report.html."
-    from ftguide.models import folder_lock
-
-    out = Path(out)
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and out.is_dir():
-        with folder_lock(out, "run"):
-            pass
-    if taken and not resume:
-        raise FileExistsError(
-            f"{out} exists and is not empty; choose another folder with --out"
-            + (", or go on with what is there: --resume" if (out / "report.json").is_file() else "")
-        )
-    example = sft is None and pairs is None and corpus is None
-    material = (
-        example_material(lang, seed, **(size or {})) if example else load_material(sft, pairs, corpus, seed)
-    )
-    about = _about(material, base, student, example, lang, seed, knobs)
-
-    def begin(name):
-        if watching():
-            say(f"… {name}")
-
-    with ExitStack() as lock:
-        if taken and out.is_dir():
-            lock.enter_context(folder_lock(out, "run"))  # before what it may be writing is cleared away
-        kept, stages = _finished(out, about, base) if taken else {}, []
-        steps = journey(material, base, student, seed=seed, begin=begin, kept=kept, **knobs)
-        if not taken:
-            lock.enter_context(
-                folder_lock(out, "run")
-            )  # the folder is made when nothing has to be refused any more
-        say(
-            f"{'built-in example' if example else 'your data'}: "
-            + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in about["rows"].items())
-        )
-        for stage in steps:
-            stages.append(stage)
-            if stage.name not in kept:
-                if stage.name in FOLDERS:
-                    _keep(stage, stages, out, about)
-                _write(out, about, stages)
-            say(_line(stage) + (" | from the stopped run" if stage.name in kept else ""))
-            if said := verdict(stages):
-                say(f"{'':>10} | {said}")
-        _write(out, about, stages)
-        html(out)
-    return stages
-
-# %% ../nbs/09_journey.ipynb #journey-run-parts
-def watching() -> bool:
-    "Is somebody looking?"
-    from ftguide.models import is_interactive
-
-    return is_interactive()
-
-
-def machine() -> dict:
-    "What the numbers were measured with."
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    return dict(
-        date=time.strftime("%Y-%m-%d %H:%M"),
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.machine()}",
-        threads=torch.get_num_threads(),
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        versions={p: version(p) for p in ("torch", "transformers", "trl", "datasets")},
-    )
-
-
-SETTINGS = (
-    "base",
-    "student",
-    "example",
-    "lang",
-    "seed",
-    "rows",
-    "material",
-    "knobs",
-)  # what two runs must share to be one
-
-
-def _about(m: Material, base, student, example: bool, lang: str, seed: int, knobs: dict) -> dict:
-    from ftguide.models import fingerprint
-
-    parts = {
-        k: getattr(m, k)
-        for k in ("train", "valid", "test", "sheets", "pairs", "held_pairs", "corpus")
-        if getattr(m, k)
-    }
-    return dict(
-        base=str(getattr(base, "name", base)),
-        student=str(getattr(student, "name", student)),
-        example=example,
-        lang=lang if example else None,
-        seed=seed,
-        rows={k: len(v) for k, v in parts.items()},
-        material=fingerprint(parts.items()),
-        knobs={k: v for k, v in knobs.items() if isinstance(v, (int, float, str))},
-        **machine(),
-    )
-
-
-def _card(stage: Stage, stages: list, about: dict) -> str:
-    from ftguide.evaluate import markdown
-
-    made = (
-        f"Made by ftguide from {about['base']}"
-        + (f" and {about['student']}" if stage.name == "distilled" else "")
-        + f", seed {about['seed']}, on {about['date']}."
-    )
-    data = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in about["rows"].items())
-    return (
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [ftguide]\n---\n# {stage.name}\n\n{made} Rows: {data}.\n\n"
-        f"Measured on held-out rows, 95 % intervals:\n\n{markdown([s.report for s in stages])}\n\nVersions: {', '.join(f'{k} {v}' for k, v in about['versions'].items())}.\n"
-    )
-
-
-def _keep(stage, stages, out, about):
-    "The model's folder; one that is there already is from a run killed before it named it in report.json."
-    from ftguide.models import save
-
-    save(stage.lm, out / FOLDERS[stage.name], overwrite=True, card=_card(stage, stages, about))
-
-
-def _write(out: Path, about: dict, stages: list):
-    "report.json, replaced in one step."
-    content = dict(
-        about=about,
-        stages=[
-            dict(
-                name=s.name,
-                seconds=s.seconds,
-                report=asdict(s.report),
-                history=s.lm.history,
-                pairs=s.pairs,
-                held_pairs=s.held_pairs,
-            )
-            for s in stages
-        ],
-    )
-    half = out / ".report.json"
-    half.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    half.replace(out / "report.json")
-
-
-def _line(stage) -> str:
-    "The table's next row."
-    cells = [f"{m} {stage.report.score(m).value:.3f}" for m in stage.report.rows]
-    if "tokens_per_second" in stage.report.speed:
-        cells.append(f"{stage.report.speed['tokens_per_second']:,.0f} tokens/s")
-    return f"{stage.name:>10} | {stage.seconds:5.0f} s | " + " | ".join(cells)
-
-# %% ../nbs/09_journey.ipynb #journey-finished
-def _finished(out: Path, about: dict, base) -> dict:  # name -> Stage
-    "The stages that a stopped run left whole, and its half-written files removed."
-    from ftguide.evaluate import Report
-    from ftguide.models import load
-
-    if not (out / "report.json").is_file():
-        raise FileExistsError(
-            f"{out} exists and is not empty, and holds no report.json of a run to go on with; choose another folder with --out"
-        )
-    try:
-        was = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        before, listed = was["about"], was["stages"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{out / 'report.json'} is not a run's report; choose another folder with --out"
-        ) from None
-    now = json.loads(json.dumps(about))
-    if other := [k for k in SETTINGS if before.get(k) != now[k]]:
-        raise ValueError(
-            f"{out} belongs to another run: {other[0]} was {before.get(other[0])}, and is {now[other[0]]}; give the same settings, or choose another folder with --out"
-        )
-    for half in (p for pattern in (".sft-*", ".dpo-*", ".student-*", ".report.*") for p in out.glob(pattern)):
-        shutil.rmtree(half) if half.is_dir() else half.unlink()
-    found = {}
-    for s in listed:
-        if s["name"] in FOLDERS and not (out / FOLDERS[s["name"]]).is_dir():
-            break
-        lm = load(out / FOLDERS[s["name"]]) if s["name"] in FOLDERS else load(base).copy()
-        lm.name, lm.history = s["name"], s["history"]
-        found[s["name"]] = Stage(
-            s["name"], lm, Report.of(s["report"]), s["seconds"], s.get("pairs", []), s.get("held_pairs", [])
-        )
-    return found
-
-# %% ../nbs/09_journey.ipynb #journey-html
-def html(folder: str | Path) -> Path:  # folder/report.html
-    "Execute the shipped report notebook on a run's folder and convert it, without its code."
-    import papermill
-    from nbconvert import HTMLExporter
-
-    from ftguide.models import package_folder
-
-    folder, source = Path(folder).resolve(), package_folder() / "report.ipynb"
-    done = papermill.execute_notebook(
-        str(source),
-        None,
-        parameters=dict(folder=str(folder)),
-        progress_bar=False,
-        kernel_name="python3",
-        log_output=False,
-        extra_arguments=["--log-level=ERROR"],
-    )
-    exporter = HTMLExporter(
-        exclude_input=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        mathjax_url="",
-        require_js_url="",
-        jquery_url="",
-        mermaid_js_url="",
-    )
-    body, _ = exporter.from_notebook_node(done)
-    half = folder / ".report.html"
-    half.write_text(body, encoding="utf-8")
-    half.replace(folder / "report.html")
-    return folder / "report.html"
-
-# %% ../nbs/09_journey.ipynb #journey-cli-base
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings=dict(
-        help_option_names=["--help", "-h"], token_normalize_func=lambda word: word.lower().replace("_", "-")
-    ),  # --Batch_Size is understood
-    help="Customise language models: SFT, DPO, distillation, evaluation. Without files, everything runs on a built-in example.",
-)
-
-
-def report_errors(command):
-    "One line and exit code 2 for what a user can mend; a clean end for Ctrl-C."
-
-    @wraps(command)
-    def wrapped(*args, **kwargs):
-        from ftguide.models import TrainingError
-
-        try:
-            return command(*args, **kwargs)
-        except (
-            ValueError,
-            FileExistsError,
-            FileNotFoundError,
-            PermissionError,
-            NotADirectoryError,
-            KeyError,
-            ModuleNotFoundError,
-        ) as e:
-            _fail(e, 2)
-        except (TrainingError, OSError) as e:
-            _fail(e, 1)
-        except KeyboardInterrupt as e:
-            typer.echo(f"\n{e or 'stopped'}; finished stages are kept", err=True)
-            raise typer.Exit(130)
-
-    return wrapped
-
-
-def _version(asked: bool):
-    import ftguide
-
-    if asked:
-        typer.echo(f"ftguide {ftguide.__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def _begin(
-    version: bool = typer.Option(
-        False, "--version", is_eager=True, callback=_version, help="Show the version and exit."
-    ),
-):
-    pass
-
-
-def _fail(e, code: int):
-    if os.environ.get("FTGUIDE_DEBUG"):
-        raise e
-    if isinstance(e, ModuleNotFoundError) and e.name == "gradio":
-        e = ModuleNotFoundError("the page needs gradio: pip install 'ftguide[serve]'")
-    if code == 2 and os.environ.get("RANK", "0") != "0":
-        time.sleep(20)  # the first process says it, and its end ends this one; unless only this one fails
-    typer.echo(
-        "error: " + " ".join(str(e.args[0] if isinstance(e, KeyError) and e.args else e).splitlines()),
-        err=True,
-    )
-    raise typer.Exit(code)
-
-
-BASE = typer.Option("tiny", help="Model to start from: tiny, a folder, or a hub name.")
-SEED = typer.Option(0, help="Of all chance.")
-RESUME = typer.Option(
-    False, "--resume", help="Go on from the checkpoints that an interrupted run left in OUT.checkpoints."
-)
-LR = typer.Option(None, help="Learning rate at the top of the schedule; by default from the model's size.")
-
-# %% ../nbs/09_journey.ipynb #journey-cli-run
-@app.command(
-    "run",
-    epilog="Example:  ftguide run --base tiny --student tiny-small --sft train.jsonl --pairs pairs.jsonl --corpus prompts.jsonl --out runs/mine",
-)
-@report_errors
-def run_command(
-    base: str = BASE,
-    student: str = typer.Option(
-        "tiny-small", help="Smaller model for the distillation, with the base's tokenizer."
-    ),
-    sft: Path | None = typer.Option(
-        None, help="Rows of prompt and completion (.jsonl, .json, .csv, .parquet)."
-    ),
-    pairs: Path | None = typer.Option(None, help="Rows of prompt, chosen and rejected."),
-    corpus: Path | None = typer.Option(None, help="Rows of prompt, or of text, for the distillation."),
-    out: Path = typer.Option(Path("runs/example"), help="New folder for models and report."),
-    lang: str = typer.Option("en", help="Language of the built-in example: en or pt."),
-    epochs: float = typer.Option(1.0, help="Passes of SFT over its rows."),
-    beta: float = typer.Option(0.1, help="DPO's pull towards the model it starts from, above 0."),
-    temperature: float = typer.Option(2.0, help="Distillation temperature, above 0."),
-    alpha: float = typer.Option(0.7, help="Share of soft labels, 0 to 1; 0 teaches with text alone."),
-    distill_epochs: float = typer.Option(3.0, help="Passes of the distillation over its prompts."),
-    usd_per_hour: float = typer.Option(0.10, help="What an hour of this machine costs, for the cost column."),
-    resume: bool = typer.Option(
-        False, "--resume", help="Go on with a run that was stopped: its finished stages are loaded from OUT."
-    ),
-    seed: int = SEED,
-):
-    "The whole journey: base, SFT, DPO, distillation, report. A stage without a file is left out; without any file the built-in example runs."
-    try:
-        run(
-            out,
-            base,
-            student,
-            sft,
-            pairs,
-            corpus,
-            lang=lang,
-            seed=seed,
-            resume=resume,
-            epochs=epochs,
-            beta=beta,
-            temperature=temperature,
-            alpha=alpha,
-            distill_epochs=distill_epochs,
-            usd_per_hour=usd_per_hour,
-            say=typer.echo,
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command with --resume goes on") from None
-    typer.echo(f"\nopen {out / 'report.html'}; the models are in {out}")
-
-# %% ../nbs/09_journey.ipynb #journey-cli-sft
-def _new(out: Path):
-    "FileExistsError before any work when the folder is taken."
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out")
-    if other := [p.name for p in _checkpoints(out).glob("*") if not _ours(p)]:
-        raise FileExistsError(
-            f"{_checkpoints(out)} holds {other[0]}, which no training wrote; move it, or choose another folder with --out"
-        )
-
-
-def _ours(path: Path) -> bool:  # of what a training writes beside its model
-    return path.name == "README.md" or path.name.startswith(("checkpoint-", "reference-"))
-
-
-def _free(*files):
-    "FileExistsError or FileNotFoundError before any work when a file cannot be written there."
-    for file in filter(None, files):
-        if [f and f.absolute() for f in files].count(file.absolute()) > 1:
-            raise ValueError(f"{file} is named twice; give every output a file of its own")
-        if file.exists():
-            raise FileExistsError(f"{file} exists; choose another file")
-        if not file.absolute().parent.is_dir():
-            raise FileNotFoundError(f"no folder {file.parent} for {file.name}; make it first")
-
-
-def _kept(lm, out: Path):
-    from ftguide.models import processes, save
-
-    if processes()[0] > 0:
-        return  # one of several processes writes
-    save(lm, out)
-    for made in filter(_ours, _checkpoints(out).glob("*")):
-        shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
-    with suppress(OSError):
-        _checkpoints(out).rmdir()
-    typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
-
-
-def _checkpoints(out: Path) -> Path:  # beside the model, until it is finished
-    return out.with_name(out.name + ".checkpoints")
-
-
-def _start(base: str, load_in_4bit: bool, lora: bool):  # -> LM or name
-    from ftguide.models import load
-
-    if load_in_4bit and not lora:
-        raise ValueError(
-            "--load-in-4bit needs --lora: weights of 4 bits stay as they are, and an adapter is trained on them"
-        )
-    return load(base, load_in_4bit=True) if load_in_4bit else base
-
-
-FOUR_BITS = typer.Option(
-    False,
-    "--load-in-4bit",
-    help="Weights in 4 bits under the adapter (QLoRA). Needs --lora, a CUDA GPU and bitsandbytes.",
-)
-
-
-@app.command("sft", epilog="Example:  ftguide sft --base tiny --data train.jsonl --out models/sft")
-@report_errors
-def sft_command(
-    data: Path = typer.Option(..., help="Rows of prompt and completion, or messages."),
-    out: Path = typer.Option(..., help="New folder for the model."),
-    base: str = BASE,
-    epochs: float = typer.Option(3.0, help="Passes over the rows."),
-    learning_rate: float | None = LR,
-    batch_size: int = typer.Option(4, help="Rows a step."),
-    eval_data: Path | None = typer.Option(None, help="Rows for the validation loss."),
-    lora: bool = typer.Option(False, help="Train an adapter and merge it."),
-    load_in_4bit: bool = FOUR_BITS,
-    packing: bool = typer.Option(False, help="Fill rows up to the context with several examples."),
-    resume: bool = RESUME,
-    seed: int = SEED,
-):
-    "Supervised fine-tuning on right answers."
-    from ftguide.sft import finetune_sft
-
-    _new(out)
-    _kept(
-        finetune_sft(
-            _start(base, load_in_4bit, lora),
-            data,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            eval_data=eval_data,
-            lora=lora or None,
-            packing=packing,
-            output_dir=str(_checkpoints(out)),
-            resume=resume,
-            seed=seed,
-        ),
-        out,
-    )
-
-# %% ../nbs/09_journey.ipynb #journey-cli-dpo
-@app.command("dpo", epilog="Example:  ftguide dpo --base models/sft --data pairs.jsonl --out models/dpo")
-@report_errors
-def dpo_command(
-    data: Path = typer.Option(..., help="Rows of prompt, chosen and rejected."),
-    out: Path = typer.Option(..., help="New folder for the model."),
-    base: str = BASE,
-    beta: float = typer.Option(0.1, help="Pull towards the model it starts from, above 0."),
-    epochs: float = typer.Option(1.0, help="Passes over the pairs."),
-    learning_rate: float | None = LR,
-    batch_size: int = typer.Option(4, help="Pairs a step."),
-    eval_data: Path | None = typer.Option(None, help="Pairs for the validation loss."),
-    lora: bool = typer.Option(False, help="Train an adapter and merge it."),
-    load_in_4bit: bool = FOUR_BITS,
-    resume: bool = RESUME,
-    seed: int = SEED,
-):
-    "Preference training on better and worse answers."
-    from ftguide.dpo import align_dpo
-
-    _new(out)
-    _kept(
-        align_dpo(
-            _start(base, load_in_4bit, lora),
-            data,
-            beta=beta,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            eval_data=eval_data,
-            lora=lora or None,
-            output_dir=str(_checkpoints(out)),
-            resume=resume,
-            seed=seed,
-        ),
-        out,
-    )
-
-
-@app.command(
-    "distill",
-    epilog="Example:  ftguide distill --teacher models/dpo --student tiny-small --data prompts.jsonl --out models/student",
-)
-@report_errors
-def distill_command(
-    teacher: str = typer.Option(..., help="Model to learn from: a folder or a hub name."),
-    student: str = typer.Option("tiny-small", help="Smaller model with the same tokenizer."),
-    data: Path = typer.Option(..., help="Rows of prompt, or of text."),
-    out: Path = typer.Option(..., help="New folder for the student."),
-    temperature: float | None = typer.Option(
-        None, help="Flattens both distributions, above 0. 2 by default, 1 with --on-policy."
-    ),
-    alpha: float | None = typer.Option(
-        None, help="Share of soft labels, 0 to 1. 0.7 by default; 0 needs no common tokenizer."
-    ),
-    divergence: str | None = typer.Option(None, help="forward_kl (the default), reverse_kl or jsd."),
-    on_policy: bool = typer.Option(False, help="The student answers and the teacher scores it."),
-    cache: Path | None = typer.Option(
-        None, help="Folder for the teacher's answers and scores: written once, read by later runs."
-    ),
-    epochs: float = typer.Option(3.0, help="Passes over the prompts."),
-    learning_rate: float | None = LR,
-    batch_size: int = typer.Option(8, help="Rows a step."),
-    eval_data: Path | None = typer.Option(None, help="Rows for the validation loss."),
-    lora: bool = typer.Option(False, help="Train an adapter and merge it."),
-    load_in_4bit: bool = FOUR_BITS,
-    resume: bool = RESUME,
-    seed: int = SEED,
-):
-    "Teach a smaller model a larger one's answers and probabilities."
-    from ftguide.distill import distill
-
-    _new(out)
-    _kept(
-        distill(
-            teacher,
-            _start(student, load_in_4bit, lora),
-            data,
-            temperature=temperature,
-            alpha=alpha,
-            divergence=divergence,
-            on_policy=on_policy,
-            cache=cache,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            eval_data=eval_data,
-            lora=lora or None,
-            output_dir=str(_checkpoints(out)),
-            resume=resume,
-            seed=seed,
-        ),
-        out,
-    )
-
-# %% ../nbs/09_journey.ipynb #journey-cli-decide
-@app.command(
-    "decide",
-    epilog="Example:  ftguide decide --score 0.85 --low 0.81 --high 0.88 --labelled 2000 --pairs 300 --several-right --latency-ms 340 --latency-target-ms 100",
-)
-@report_errors
-def decide_command(
-    score: float = typer.Option(..., help="Quality of the best prompt on the model you would serve, 0 to 1."),
-    labelled: int = typer.Option(..., help="Inputs with a checked right answer."),
-    pairs: int = typer.Option(0, help="A better and a worse answer to the same prompt."),
-    low: float | None = typer.Option(None, help="Lower end of the score's 95 % interval; needs --high."),
-    high: float | None = typer.Option(None, help="Upper end; needs --low."),
-    rows: int | None = typer.Option(
-        None, help="Test rows the score rests on; then the plan says how many more are needed."
-    ),
-    several_right: bool = typer.Option(
-        False, help="Several answers are right and some are better: there is no one right answer."
-    ),
-    cost_critical: bool = typer.Option(False, help="A call is too expensive."),
-    latency_critical: bool = typer.Option(False, help="A call is too slow."),
-    latency_ms: float | None = typer.Option(
-        None, help="Measured call of the model you would serve; needs --latency-target-ms."
-    ),
-    latency_target_ms: float | None = typer.Option(None, help="Longest acceptable call; needs --latency-ms."),
-    teacher: bool = typer.Option(True, help="Is there a larger model that does this task well?"),
-    worth_it: bool = typer.Option(True, help="Is the gain worth the cost?"),
-    good_enough: float = typer.Option(0.9, help="A score above this means: do not train."),
-    min_labelled: int = typer.Option(1000, help="Examples before SFT; folklore."),
-    min_pairs: int = typer.Option(1000, help="Pairs before DPO; folklore."),
-):
-    "Should you train at all, with what, and what to collect first?"
-    from types import SimpleNamespace
-
-    from ftguide.decide import choose_technique
-
-    if (low is None) != (high is None):
-        raise ValueError("--low and --high belong together")
-    measured = score if low is None else SimpleNamespace(value=score, low=low, high=high, n=rows)
-    typer.echo(
-        choose_technique(
-            measured,
-            labelled,
-            pairs,
-            not several_right,
-            cost_critical,
-            latency_critical,
-            teacher,
-            good_enough,
-            min_labelled,
-            min_pairs,
-            worth_it=worth_it,
-            latency_target_ms=latency_target_ms,
-            latency_ms=latency_ms,
-        )
-    )
-
-# %% ../nbs/09_journey.ipynb #journey-cli-estimate
-@app.command(
-    "estimate",
-    epilog="Example:  ftguide estimate --model HuggingFaceTB/SmolLM2-360M --method lora --device L4 --tokens 5e6 --epochs 3",
-)
-@report_errors
-def estimate_command(
-    model: str = typer.Option(
-        "tiny", help="tiny, tiny-small, a folder with a config.json, or a hub name; no weights are read."
-    ),
-    method: str = typer.Option("sft", help="sft, lora, dpo or distill."),
-    device: str = typer.Option(
-        "CPU", help="A line of ftguide/prices.json: CPU, L4, RTX 4090, L40S, A100, H100, H200, B200."
-    ),
-    batch_size: int = typer.Option(4, help="Rows a step; pairs for dpo."),
-    sequence_length: int = typer.Option(512, help="Tokens of the longest row."),
-    tokens: float = typer.Option(1e6, help="Tokens in the data, all rows."),
-    epochs: float = typer.Option(1.0, help="Passes over the data."),
-    scored: float = typer.Option(0.5, help="Share of the tokens that belong to answers."),
-    teacher: str | None = typer.Option(None, help="For distill; by default as large as the model."),
-    rank: int = typer.Option(8, help="Of the LoRA adapter."),
-    mfu: float = typer.Option(0.3, help="Share of the device's peak that is reached; an assumption."),
-):
-    "Memory by part, hours and money of a training run. Reads the model's config alone."
-    from ftguide.engine.prices import prices
-    from ftguide.scale import estimate
-
-    typer.echo(
-        estimate(
-            model,
-            method,
-            batch_size,
-            sequence_length,
-            tokens,
-            device,
-            epochs=epochs,
-            scored=scored,
-            teacher=teacher,
-            rank=rank,
-            mfu=mfu,
-        )
-    )
-    if device in prices()["gpus"]:
-        typer.echo(f"price of {prices()['gpus'][device]['date']}: {prices()['gpus'][device]['source']}")
-
-# %% ../nbs/09_journey.ipynb #journey-cli-check
-@app.command("check", epilog="Example:  ftguide check train.jsonl --test test.jsonl --model tiny")
-@report_errors
-def check_command(
-    data: str = typer.Argument(
-        ..., metavar="FILE", help="Rows to check: .jsonl, .json, .csv, .parquet, or owner/name on the hub."
-    ),
-    kind: str = typer.Option("sft", help="What the rows are for: sft, pairs or corpus."),
-    test: str | None = typer.Option(None, help="Rows that must not occur in FILE."),
-    model: str | None = typer.Option(
-        None,
-        help="Model whose tokenizer measures lengths and end tokens; without it, only the text is checked.",
-    ),
-    max_length: int | None = typer.Option(
-        None, help="Tokens of a row that training keeps; by default the model's context."
-    ),
-):
-    "What is wrong with a file, before any training. Duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors."
-    from ftguide.data import check
-    from ftguide.models import load
-
-    if max_length is not None and (max_length < 1 or not model):
-        raise ValueError(
-            "--max-length counts tokens, so it needs --model"
-            if not model
-            else f"--max-length must be 1 or more, not {max_length}"
-        )
-    try:
-        found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True)
-        raise typer.Exit(130) from None
-    typer.echo(str(found))
-    if found.errors:
-        raise typer.Exit(1)
-
-# %% ../nbs/09_journey.ipynb #journey-cli-evaluate
-@app.command(
-    "evaluate",
-    epilog="Example:  ftguide evaluate --model models/student --data test.jsonl --against models/dpo --out report.json",
-)
-@report_errors
-def evaluate_command(
-    model: str = typer.Option(..., help="tiny, tiny-small, a folder, or a hub name."),
-    data: Path = typer.Option(..., help="Test rows of prompt and completion."),
-    against: str | None = typer.Option(None, help="Another model, for paired ratios."),
-    out: Path | None = typer.Option(None, help="Write the report as JSON."),
-    usd_per_hour: float = typer.Option(0.10, help="What an hour of this machine costs."),
-):
-    "Quality with 95 % intervals, latency and cost on test rows."
-    from ftguide.evaluate import evaluate, markdown
-
-    _free(out)
-    other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None
-    report = evaluate(model, data, other, usd_per_hour=usd_per_hour)
-    typer.echo(markdown([r for r in (other, report) if r]))
-    if other:
-        typer.echo(
-            f"\nratio to {other.name}: "
-            + (", ".join(f"{m} {s}" for m, s in report.against.items()) or "none, its scores are too near 0")
-        )
-    if out:
-        report.save(out)
-
-
-@app.command("reply", epilog='Example:  ftguide reply --model models/student "How much is 2 + 2?"')
-@report_errors
-def reply_command(
-    prompts: list[str] | None = typer.Argument(
-        None, help="What to ask; without it, one prompt a line from standard input."
-    ),
-    model: str = typer.Option("tiny", help="tiny, tiny-small, a folder, or a hub name."),
-    temperature: float = typer.Option(0.0, help="0 answers greedily; above, by chance."),
-    max_new_tokens: int = typer.Option(96, help="Longest answer."),
-    seed: int = SEED,
-):
-    "Ask a model."
-    from ftguide.models import load, reply
-
-    asked = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not asked:
-        raise ValueError("nothing to answer: give a prompt, or lines on standard input")
-    for answer in reply(load(model), asked, max_new_tokens, temperature, seed=seed):
-        typer.echo(answer)
-
-
-def main():
-    "The `ftguide` command."
-    from itertools import takewhile
-
-    from typer.main import get_command
-
-    options = {o for c in get_command(app).commands.values() for p in c.params for o in p.opts}
-    for word in takewhile(
-        lambda word: word != "--", sys.argv[1:]
-    ):  # what follows is text, whatever it looks like
-        if f"-{word}" in options and len(word) > 2:
-            typer.echo(f"error: {word}: options have two dashes, -{word}", err=True)
-            raise SystemExit(2)
-    app()
-
-# %% ../nbs/09_journey.ipynb #journey-cli-serve
-@app.command("serve", epilog="Example:  ftguide serve models/ads --against models/ads/v1")
-@report_errors
-def serve_command(
-    folder: str = typer.Argument(
-        ..., metavar="FOLDER", help="Of a model, or of deployed versions; tiny and tiny-small with --store."
-    ),
-    against: str | None = typer.Option(None, help="Another model, for a blind comparison."),
-    store: Path | None = typer.Option(None, help="File of the votes; by default FOLDER/feedback.db."),
-    host: str = typer.Option(
-        "127.0.0.1", help="Who may reach the page; beyond this machine only with a password."
-    ),
-    port: int = typer.Option(7860, help="Where it listens."),
-    password: str | None = typer.Option(
-        None,
-        envvar="FTGUIDE_PASSWORD",
-        help="Of all visitors, 8 characters or more; better in FTGUIDE_PASSWORD than on the command line.",
-    ),
-    temperature: float = typer.Option(0.0, help="0 answers greedily; above, by chance."),
-    max_new_tokens: int = typer.Option(96, help="Longest answer."),
-    per_minute: int = typer.Option(60, help="Questions and votes from one address in a minute."),
-    at_once: int = typer.Option(16, help="Answers written at the same time."),
-):
-    "A page for asking and voting. With --against, for comparing two models without knowing which is which."
-    from ftguide.page import Limits, serve
-
-    try:
-        serve(
-            folder,
-            against,
-            store,
-            host,
-            port,
-            password,
-            Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once),
-            temperature,
-        )
-    except KeyboardInterrupt:
-        typer.echo("\nThe page is closed; all votes are stored.")
-
-# %% ../nbs/09_journey.ipynb #journey-cli-votes
-@app.command("votes", epilog="Example:  ftguide votes shop/votes.db --pairs pairs.jsonl --min-votes 2")
-@report_errors
-def votes_command(
-    store: Path = typer.Argument(..., help="File of the votes."),
-    pairs: Path | None = typer.Option(None, help="Write pairs for `ftguide dpo`."),
-    thumbs: Path | None = typer.Option(None, help="Write labelled answers for KTO."),
-    min_votes: int = typer.Option(1, help="People behind a pair or a label."),
-    export: Path | None = typer.Option(None, help="Write all rows, .jsonl or .parquet, raters as numbers."),
-    personal: str = typer.Option(
-        "refuse", help="Rows with personal data in an export: refuse, mask or keep."
-    ),
-    backup: bool = typer.Option(False, "--backup", help="Copy the store."),
-    forget: str | None = typer.Option(None, help="Delete all that this rater said, in backups too."),
-):
-    "What people think, in numbers by version. Pairs, thumbs, exports and backups of a store."
-    from ftguide.feedback import Feedback, pairs_from, thumbs_from
-    from ftguide.models import write_atomic
-
-    if not store.is_file():
-        raise FileNotFoundError(f"no store {store}")
-    _free(pairs, thumbs, export)
-    votes = Feedback(store)
-    if forget:
-        typer.echo(f"deleted {votes.forget(forget)} rows of {forget}")
-    numbers = votes.numbers()
-    typer.echo(
-        f"{numbers['votes']:,} votes, share up {numbers['share_up'] or '-'}; {numbers['choices']:,} choices"
-    )
-    for name, n in numbers["by_version"].items():
-        typer.echo(
-            f"  {name}: {n['votes']:,} votes, share up {n['share_up'] or '-'}; {n['choices']:,} choices, win rate {n['win_rate'] or '-'}"
-        )
-    for path, make in ((pairs, pairs_from), (thumbs, thumbs_from)):
-        if path:
-            rows, left_out = make(votes, min_votes)
-            write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-            typer.echo(
-                f"{len(rows):,} rows in {path}; votes left out: {', '.join(f'{why} {n:,}' for why, n in left_out.items()) or 'none'}. Look at it with `ftguide check`"
-            )
-    if export:
-        typer.echo(f"all rows in {votes.export(export, personal)}")
-    if backup:
-        typer.echo(f"copied to {votes.backup()}")
-
-# %% ../nbs/09_journey.ipynb #journey-cli-deploy
-def _report(path: Path):
-    from ftguide.evaluate import Report
-
-    try:
-        return Report.read(path)
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not a report; `ftguide evaluate --out` writes one") from None
-
-
-@app.command(
-    "deploy",
-    epilog="Example:  ftguide deploy models/student --folder models/ads --report report.json --quality 0.8 --data train.jsonl --license apache-2.0",
-)
-@report_errors
-def deploy_command(
-    model: str = typer.Argument(..., help="tiny, tiny-small, a folder, or a hub name."),
-    folder: Path = typer.Option(..., help="Of all versions; the newest is FOLDER/current."),
-    report: Path = typer.Option(..., help="What `ftguide evaluate --out` wrote about this model."),
-    quality: float | None = typer.Option(
-        0.75, help="At least: 0 to 1, or a ratio if the report has --against."
-    ),
-    rows: int | None = typer.Option(None, help="At least so many test rows."),
-    tokens_per_second: float | None = typer.Option(None, help="At least."),
-    latency_p95_ms: float | None = typer.Option(None, help="At most."),
-    usd_per_million_tokens: float | None = typer.Option(None, help="At most."),
-    truncated_share: float | None = typer.Option(
-        None, help="At most this share of answers cut at the limit."
-    ),
-    data: list[Path] | None = typer.Option(
-        None, help="What it was trained on, for fingerprints in the card; can be repeated."
-    ),
-    license: str = typer.Option("", help="As the hub writes it, such as apache-2.0."),
-    base: str = typer.Option("", help="What it was made from."),
-):
-    "Put a model into service, if its report meets the gate."
-    from ftguide.deploy import Gate, deploy
-
-    try:
-        gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, truncated_share, rows)
-    except TypeError as e:
-        raise ValueError(str(e)) from None  # nan and inf are numbers to the command line
-    typer.echo(
-        f"in service: {deploy(model, folder, _report(report), gate, data=[str(d) for d in data] if data else None, license=license, base=base)}"
-    )
-
-
-@app.command("versions", epilog="Example:  ftguide versions models/ads")
-@report_errors
-def versions_command(folder: Path = typer.Argument(..., help="As given to `ftguide deploy`.")):
-    "The versions in a folder; the one in service has a star."
-    from ftguide.deploy import current, versions
-
-    now = current(folder).name
-    for name in versions(folder):
-        record = json.loads((folder / name / "deployment.json").read_text(encoding="utf-8"))
-        typer.echo(
-            f"{'*' if name == now else ' '} {name}  quality {_report(folder / name / 'report.json').quality:.3f}, {record.get('deployed', 'date unknown')}, replaced {record.get('replaces') or 'nothing'}"
-        )
-
-
-@app.command("rollback", epilog="Example:  ftguide rollback models/ads")
-@report_errors
-def rollback_command(
-    folder: Path = typer.Argument(..., help="As given to `ftguide deploy`."),
-    to: str | None = typer.Option(
-        None, help="A version; by default the one that the current version replaced."
-    ),
-):
-    "Put an earlier version back into service."
-    from ftguide.deploy import rollback
-
-    typer.echo(f"in service: {rollback(folder, to)}")
-
-# %% ../nbs/09_journey.ipynb #journey-cli-improve
-@app.command(
-    "improve",
-    epilog='Example:  ftguide improve models/ads --store votes.db --data holdout.jsonl --better "exact match" --guard ROUGE-L',
-)
-@report_errors
-def improve_command(
-    folder: Path = typer.Argument(..., help="Folder of versions, one of them in service."),
-    store: Path = typer.Option(..., help="Store of votes; only read."),
-    data: Path = typer.Option(
-        ..., help="Hold-out rows of prompt and completion, never trained on; frozen at the first call."
-    ),
-    better: str = typer.Option("exact match", help="Metric of the hold-out that must rise."),
-    by: float = typer.Option(0.0, help="By more than this: the lower end of the paired 95 % interval."),
-    guard: list[str] | None = typer.Option(
-        None, help="Metric that must not fall; may be given several times."
-    ),
-    margin: float = typer.Option(0.02, help="How far a guard may fall at most."),
-    min_pairs: int = typer.Option(100, help="New pairs below which nothing is trained."),
-    min_votes: int = typer.Option(1, help="People behind each pair."),
-    beta: float = typer.Option(0.1, help="Pull towards the version in service, above 0."),
-    epochs: float = typer.Option(1.0, help="Passes over the pairs."),
-    learning_rate: float | None = LR,
-    new_holdout: bool = typer.Option(False, "--new-holdout", help="Begin with another hold-out."),
-    restart: bool = typer.Option(
-        False, "--restart", help="Begin a month that was cut off anew, instead of going on with it."
-    ),
-    seed: int = SEED,
-):
-    "Train the next version on the votes since the last one. It is deployed if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why."
-    from ftguide.improve import NonInferiorityGate, improve
-
-    month = improve(
-        folder,
-        store,
-        NonInferiorityGate(better, by, tuple(guard or ()), margin),
-        data,
-        min_pairs=min_pairs,
-        min_votes=min_votes,
-        new_holdout=new_holdout,
-        resume=not restart,
-        beta=beta,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    typer.echo(str(month))
-    if month.outcome != "deployed":
-        raise typer.Exit(1)

@@ -14,7 +14,7 @@ ROOT, LIMIT = Path(__file__).resolve().parent.parent, 15e6
 NEEDS = (
     "ftguide/checkpoints/tiny/model.safetensors",
     "ftguide/checkpoints/tiny-small/model.safetensors",
-    "ftguide/report.ipynb",
+    "ftguide/report/report.html.jinja",
     "ftguide/prices.json",
     "ftguide/journey.py",
 )
@@ -65,7 +65,7 @@ def at_work(wheel: Path):
         run(
             python,
             "-c",
-            "from ftguide.journey import main; main()",
+            "from ftguide.cli import main; main()",
             "run",
             "--out",
             f"{there}/out",

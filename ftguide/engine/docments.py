@@ -5,11 +5,11 @@ the help of the commands are made from docments, so that nothing is said twice.
 """
 
 import ast
-import importlib.util
 import io
 import re
 import tokenize
 from functools import cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,7 +101,8 @@ def docments(module: str, name: str) -> dict[str, str]:
         if isinstance(node, ast.ImportFrom):
             imported = {alias.asname or alias.name: alias.name for alias in node.names}
             if name in imported:
-                return docments(node.module, imported[name])
+                origin = "." * node.level + (node.module or "")
+                return docments(resolve_name(origin, module.rpartition(".")[0]), imported[name])
         if name in _names(node):
             source = ModuleSource("\n".join(lines[node.lineno - 1 : node.end_lineno]))
             found = source.tree.body[0]
@@ -113,5 +114,8 @@ def docments(module: str, name: str) -> dict[str, str]:
 @cache
 def _read(module: str) -> tuple[list[str], ast.Module]:
     "Lines and syntax tree of a module that is found and not imported."
-    text = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+    found = find_spec(module)
+    if found is None:
+        raise LookupError(f"no module {module}")
+    text = Path(found.origin).read_text(encoding="utf-8")
     return text.splitlines(), ast.parse(text)

@@ -14,6 +14,6 @@ def sliced(self, *args, fsdp_plugin=None, **knobs):
 
 AcceleratorState.__init__ = sliced
 
-from ftguide.journey import main
+from ftguide.cli import main
 
 main()

@@ -23,7 +23,7 @@ def server():
             "ftguide.sft",
             "ftguide.dpo",
             "ftguide.distill",
-            "ftguide.journey",
+            "ftguide.report.run_folder",
         ]
     )
     first = context.Process(target=nothing)
@@ -93,7 +93,7 @@ def month(shop: str, votes: str):
 
 def journey(folder: str, knobs: dict, told=None):
     "The whole journey; `told` is set as soon as it holds its folder, and then it waits."
-    from ftguide.journey import run
+    from ftguide.report.run_folder import run
 
     def say(line):
         if told:

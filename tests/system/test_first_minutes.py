@@ -12,9 +12,9 @@ import pytest
 from test_hostile import cli
 from typer.main import get_command
 
+from ftguide.cli import app, main
 from ftguide.data import DataError, check, read
 from ftguide.models import ModelError, load
-from ftguide.journey import app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [

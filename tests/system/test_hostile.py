@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from test_training import ROWS, weights
 from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.evaluate import Report, evaluate
 from ftguide.models import ModelError, checkpoints, completion_logps, load, prompt_text, reply, save
 from ftguide.sft import finetune_sft
-from ftguide.journey import app
 
 
 def cli(*args):

@@ -169,7 +169,7 @@ def test_a_second_journey_is_refused_until_the_first_is_gone(tmp_path):
     from killed import server
     from typer.testing import CliRunner
 
-    from ftguide.journey import app
+    from ftguide.cli import app
 
     told = server().Event()
     knobs = dict(base="tiny-small", size=dict(n_train=40, n_sheets=8, n_corpus=8, n_test=4))

@@ -19,10 +19,10 @@ pytest.importorskip("gradio")
 import httpx
 from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
-from ftguide.journey import app
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, context_length, load, prompt_text, reply, shipped_folder
 from ftguide.page import (
@@ -71,7 +71,7 @@ class Server:
     def __init__(self, log, *arguments, before="", **env):
         self.port, self.log = free_port(), log
         self.url = f"http://127.0.0.1:{self.port}"
-        program = f"{before}\nfrom ftguide.journey import main\nmain()"
+        program = f"{before}\nfrom ftguide.cli import main\nmain()"
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program, "serve", *map(str, arguments), "--port", str(self.port)],

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.distill import write_cache
 from ftguide.market import load_tasks
 from ftguide.models import load
-from ftguide.journey import app
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -169,7 +169,7 @@ def test_without_a_gpu_four_bits_are_refused_before_anything_is_read(monkeypatch
 def command(*args):
     from typer.testing import CliRunner
 
-    from ftguide.journey import app
+    from ftguide.cli import app
 
     return CliRunner().invoke(app, list(map(str, args)))
 

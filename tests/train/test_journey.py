@@ -12,20 +12,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ftguide.data import DataError
+from ftguide.cli import app
+from ftguide.engine.formats import DataError
 from ftguide.evaluate import Report
-from ftguide.models import load
 from ftguide.journey import (
-    app,
     check_stage,
     example_material,
     journey,
     load_material,
     results_table,
-    run,
     stages_of,
     verdict,
 )
+from ftguide.models import load
+from ftguide.report.run_folder import run
 
 SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
 KNOBS = dict(
@@ -402,7 +402,7 @@ def test_portuguese_runs_the_same_journey(whole):
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
     out, stages, _ = whole
     mine = tmp_path / "run"
-    kill = f"import os, sys, json; from ftguide.journey import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
+    kill = f"import os, sys, json; from ftguide.report.run_folder import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
     done = subprocess.run(
         [sys.executable, "-c", kill, mine, json.dumps(KNOBS)],
         capture_output=True,
@@ -421,9 +421,9 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after)
         shutil.copytree(mine / "sft", mine / "dpo")  # a model that report.json does not name is not finished
     with pytest.raises(FileExistsError, match="exists and is not empty.*--resume"):
         run(mine, **KNOBS)
-    monkeypatch.setattr("ftguide.sft.finetune_sft", lambda *a, **k: pytest.fail("SFT is trained again"))
+    monkeypatch.setattr("ftguide.journey.finetune_sft", lambda *a, **k: pytest.fail("SFT is trained again"))
     if after == "DPO":
-        monkeypatch.setattr("ftguide.dpo.align_dpo", lambda *a, **k: pytest.fail("DPO is trained again"))
+        monkeypatch.setattr("ftguide.journey.align_dpo", lambda *a, **k: pytest.fail("DPO is trained again"))
     said = []
     again = run(mine, **KNOBS, resume=True, say=said.append)
     assert sum("from the stopped run" in line for line in said) == (2 if after == "SFT" else 3)
@@ -443,8 +443,8 @@ def test_a_finished_run_is_loaded(whole, tmp_path, monkeypatch):
     mine = tmp_path / "run"
     shutil.copytree(whole[0], mine)
     (mine / "report.html").unlink()
-    for stage in ("sft.finetune_sft", "dpo.align_dpo", "distill.distill"):
-        monkeypatch.setattr(f"ftguide.{stage}", lambda *a, **k: pytest.fail("trained again"))
+    for stage in ("finetune_sft", "align_dpo", "distill"):
+        monkeypatch.setattr(f"ftguide.journey.{stage}", lambda *a, **k: pytest.fail("trained again"))
     assert [s.name for s in run(mine, **KNOBS, resume=True, say=lambda _: None)] == [
         "base",
         "SFT",

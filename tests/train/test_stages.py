@@ -235,7 +235,7 @@ def test_own_data_through_the_command(tmp_path):
         [
             sys.executable,
             "-c",
-            "from ftguide.journey import main; main()",
+            "from ftguide.cli import main; main()",
             "run",
             "--sft",
             tmp_path / "sft.jsonl",
@@ -294,7 +294,7 @@ def test_interrupt_keeps_finished_stages(tmp_path):
         [
             sys.executable,
             "-c",
-            "from ftguide.journey import main; main()",
+            "from ftguide.cli import main; main()",
             "run",
             "--base",
             "tiny-small",

@@ -227,7 +227,7 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path):
     command = [
         sys.executable,
         "-c",
-        "from ftguide.journey import main; main()",
+        "from ftguide.cli import main; main()",
         "sft",
         "--base",
         "tiny-small",

@@ -16,10 +16,10 @@ import pytest
 from killed import KILLS
 from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.data import DataError
 from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report, evaluate, weights_fingerprint
-from ftguide.journey import app
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
 from ftguide.serving import versions as store

@@ -61,11 +61,16 @@ def test_fields_and_names(source):
 def test_a_module_is_read_and_not_imported(tmp_path, monkeypatch):
     (tmp_path / "defines_it.py").write_text(SOURCE + "raise RuntimeError('imported')\n")
     (tmp_path / "imports_it.py").write_text("from defines_it import several as it\n")
+    (tmp_path / "house").mkdir()
+    (tmp_path / "house/__init__.py").touch()
+    (tmp_path / "house/room.py").write_text(SOURCE)
+    (tmp_path / "house/door.py").write_text("from .room import several\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     assert docments("defines_it", "several")["size"] == "rows a step"
     assert docments("defines_it", "Sizes") == {"few": "at least", "many": ""}
     assert docments("imports_it", "it") == docments("defines_it", "several")
+    assert docments("house.door", "several") == docments("house.room", "several")
     with pytest.raises(LookupError, match="imports_it has no nothing"):
         docments("imports_it", "nothing")
     assert not {"defines_it", "imports_it"} & set(sys.modules)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import ftguide.feedback as feedback
+from ftguide.cli import app
 from ftguide.data import read
 from ftguide.feedback import (
     MIGRATIONS,
@@ -32,7 +33,6 @@ from ftguide.feedback import (
     restore,
     thumbs_from,
 )
-from ftguide.journey import app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and resource limits")
 SLOW_DISK = (

@@ -11,10 +11,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ftguide.models
+from ftguide.cli import app
 from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
-from ftguide.journey import app
 from ftguide.models import TrainingError, load
 from ftguide.page import PageError
 
@@ -147,17 +147,18 @@ def quick(folder):
         m.setattr("ftguide.models.train", stop)
         m.setattr("ftguide.page.page", page)
         m.setattr("ftguide.evaluate._quality", quality)
-        m.setattr("ftguide.journey.html", lambda f: f)
+        m.setattr("ftguide.report.run_folder.write_page", lambda f: f)
         m.setattr(
             "ftguide.evaluate.latency",
             lambda *a, **k: dict(
                 latency_p50_ms=1.0, latency_p95_ms=1.0, tokens_per_second=100.0, new_tokens=1, batch_size=1
             ),
         )
-        m.setattr(
-            "ftguide.models.load",
-            lambda name, *a: kept[name] if isinstance(name, str) and name in kept else real(name, *a),
-        )
+        for place in ("models", "journey", "report.run_folder"):
+            m.setattr(
+                f"ftguide.{place}.load",
+                lambda name, *a: kept[name] if isinstance(name, str) and name in kept else real(name, *a),
+            )
         yield
 
 

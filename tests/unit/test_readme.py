@@ -55,7 +55,7 @@ def helps():
     script = """
 import json, re
 from typer.testing import CliRunner
-from ftguide.journey import app
+from ftguide.cli import app
 ask = lambda *words: CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"}).output
 names = [c.name or c.callback.__name__ for c in app.registered_commands]
 print(json.dumps({"": ask(), **{n: ask(n) for n in names}}))

@@ -36,18 +36,11 @@ def copy(tmp_path_factory):
 
 def test_notebooks_are_clean(copy):
     subprocess.run([BIN / "nbdev-clean"], cwd=copy, check=True, capture_output=True)
-    subprocess.run(
-        [BIN / "nbdev-clean", "--fname", "ftguide/report.ipynb"], cwd=copy, check=True, capture_output=True
-    )
     dirty = [
         str(p.relative_to(ROOT))
         for p in NOTEBOOKS
         if p.read_text(encoding="utf-8") != (copy / p.relative_to(ROOT)).read_text(encoding="utf-8")
     ]
-    if (ROOT / "ftguide/report.ipynb").read_text(encoding="utf-8") != (
-        copy / "ftguide/report.ipynb"
-    ).read_text(encoding="utf-8"):
-        dirty.append("report.ipynb")
     assert not dirty, f"not clean: {dirty}; run nbdev-clean"
 
 

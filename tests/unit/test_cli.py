@@ -1,13 +1,16 @@
-"Bad input: one clear error before any training, exit code 2, nothing overwritten."
+"The commands: bad input is one clear error before any training, exit code 2, nothing overwritten."
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.data import DataError, read
-from ftguide.journey import app
 
 GOOD = {"prompt": "Hi", "completion": "Hello"}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}
@@ -191,3 +194,39 @@ def test_check_exits_with_1_on_errors(tmp_path):
         ],
     )
     assert found.exit_code == 1 and "line 10" in found.output, found.output
+
+
+# ---- the commands themselves
+
+
+@pytest.mark.parametrize("error", [KeyError("rows"), TypeError("no"), ZeroDivisionError()])
+def test_a_mistake_of_the_program_is_not_shown_as_the_users(monkeypatch, error):
+    def broken(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("ftguide.decide.choose_technique", broken)
+    done = CliRunner().invoke(app, ["decide", "--score", "0.8", "--labelled", "10"])
+    assert done.exception is error
+
+
+def test_every_flag_has_help():
+    for name, command in get_command(app).commands.items():
+        assert command.help and command.epilog.startswith("Example:  ftguide " + name)
+        for parameter in command.params:
+            said = parameter.help if parameter.name != "help" else "Show this."
+            assert said and said[-1] in ".?!", (name, parameter.name)
+
+
+def test_help_comes_from_the_function():
+    from ftguide.engine.docments import docments
+
+    said = docments("ftguide.sft", "finetune_sft")["epochs"]
+    (epochs,) = [p for p in get_command(app).commands["sft"].params if p.name == "epochs"]
+    assert epochs.help == said[0].upper() + said[1:] + "."
+
+
+def test_the_command_line_loads_nothing_heavy():
+    heavy = {"torch", "transformers", "trl", "datasets", "matplotlib", "gradio", "scipy"}
+    code = f"import ftguide.cli, sys; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -1,0 +1,843 @@
+"""The commands of `ftguide`.
+
+A command imports the module it needs when it runs, so that `ftguide --help` and a misspelt flag are
+answered at once, without torch. This is the one module where imports stand inside functions.
+
+The help of an option is the comment beside the parameter of the function that the command calls: it is read
+from the source (`engine.docments`), and written here only where the command takes something else.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from contextlib import suppress
+from functools import wraps
+from itertools import takewhile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+import ftguide
+from ftguide.engine.docments import docments
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=dict(
+        help_option_names=["--help", "-h"],
+        token_normalize_func=lambda word: word.lower().replace("_", "-"),  # --Batch_Size is understood
+    ),
+    help=(
+        "Customise language models: SFT, DPO, distillation, evaluation. "
+        "Without files, everything runs on a built-in example."
+    ),
+)
+
+
+def main():
+    "The `ftguide` command."
+    options = {o for c in get_command(app).commands.values() for p in c.params for o in p.opts}
+    for word in takewhile(lambda word: word != "--", sys.argv[1:]):  # what follows is text, whatever it is
+        if f"-{word}" in options and len(word) > 2:
+            typer.echo(f"error: {word}: options have two dashes, -{word}", err=True)
+            raise SystemExit(2)
+    app()
+
+
+# ---- help
+
+
+def help_of(function: str, parameter: str) -> str:
+    "The comment beside a parameter, as a sentence. `function` is module:name, inside this package."
+    module, name = function.split(":")
+    comment = docments(f"ftguide.{module}", name)[parameter]
+    if not comment:
+        raise LookupError(f"{parameter} of {function} has no comment, and a command shows it as its help")
+    return comment[0].upper() + comment[1:] + ("" if comment[-1] in ".?!" else ".")
+
+
+def option(function: str, parameter: str, *names: str, **how):
+    "An option that says what the function says of its parameter."
+    return typer.Option(*names, help=help_of(function, parameter), **how)
+
+
+def described(text: str, *names: str, **how):
+    "An option with words of its own, because it is not what the function takes."
+    return typer.Option(*names, help=text, **how)
+
+
+ModelName = Annotated[str, described("tiny, tiny-small, a folder, or a hub name.")]
+Start = Annotated[str, described("Model to start from: tiny, a folder, or a hub name.")]
+NewModel = Annotated[Path, described("New folder for the model.")]
+Resume = Annotated[
+    bool, described("Go on from the checkpoints that an interrupted run left in OUT.checkpoints.", "--resume")
+]
+FourBits = Annotated[
+    bool,
+    described(
+        "Weights in 4 bits under the adapter (QLoRA). Needs --lora, a CUDA GPU and bitsandbytes.",
+        "--load-in-4bit",
+    ),
+]
+Lora = Annotated[bool, described("Train an adapter and merge it.")]
+LearningRate = Annotated[float | None, described("Top of the schedule; by default from the model's size.")]
+Seed = Annotated[int, described("Of all chance.")]
+Versions = Annotated[Path, typer.Argument(help="As given to `ftguide deploy`.")]
+
+
+# ---- errors
+
+
+USER_ERRORS = (
+    ValueError,
+    FileExistsError,
+    FileNotFoundError,
+    PermissionError,
+    NotADirectoryError,
+    ModuleNotFoundError,
+)
+
+
+def report_errors(command):
+    """One line and exit code 2 for what a user can mend; a clean end for Ctrl-C.
+
+    A KeyError is a mistake of this program, and shown as one.
+    """
+
+    @wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except USER_ERRORS as error:
+            fail(error, 2)
+        except (OSError, RuntimeError) as error:
+            from ftguide.models import TrainingError
+
+            if not isinstance(error, (OSError, TrainingError)):
+                raise
+            fail(error, 1)
+        except KeyboardInterrupt as stop:
+            typer.echo(f"\n{stop or 'stopped'}; finished stages are kept", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def fail(error: Exception, code: int):
+    "Say it in one line and end; FTGUIDE_DEBUG shows where it happened."
+    if os.environ.get("FTGUIDE_DEBUG"):
+        raise error
+    if isinstance(error, ModuleNotFoundError) and error.name == "gradio":
+        error = ModuleNotFoundError("the page needs gradio: pip install 'ftguide[serve]'")
+    if code == 2 and os.environ.get("RANK", "0") != "0":
+        time.sleep(20)  # the first process says it, and its end ends this one; unless only this one fails
+    typer.echo("error: " + " ".join(str(error).splitlines()), err=True)
+    raise typer.Exit(code)
+
+
+# ---- files and folders
+
+
+def check_new_folder(out: Path):
+    "FileExistsError before any work when the folder is taken."
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out")
+    beside = checkpoints_beside(out)
+    if other := [p.name for p in beside.glob("*") if not made_by_training(p)]:
+        raise FileExistsError(
+            f"{beside} holds {other[0]}, which no training wrote; "
+            "move it, or choose another folder with --out"
+        )
+
+
+def check_new_files(*files: Path | None):
+    "FileExistsError or FileNotFoundError before any work when a file cannot be written there."
+    for file in filter(None, files):
+        if [f and f.absolute() for f in files].count(file.absolute()) > 1:
+            raise ValueError(f"{file} is named twice; give every output a file of its own")
+        if file.exists():
+            raise FileExistsError(f"{file} exists; choose another file")
+        if not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"no folder {file.parent} for {file.name}; make it first")
+
+
+def checkpoints_beside(out: Path) -> Path:
+    "The folder for checkpoints, beside the model until it is finished."
+    return out.with_name(out.name + ".checkpoints")
+
+
+def made_by_training(path: Path) -> bool:
+    "Is this one of the files that a training writes beside its model?"
+    return path.name == "README.md" or path.name.startswith(("checkpoint-", "reference-"))
+
+
+def save_model(lm, out: Path):
+    "Write the finished model and sweep away its checkpoints."
+    from ftguide.engine.environment import processes
+    from ftguide.models import save
+
+    if processes()[0] > 0:
+        return  # one of several processes writes
+    save(lm, out)
+    for made in filter(made_by_training, checkpoints_beside(out).glob("*")):
+        if made.is_dir():
+            shutil.rmtree(made, ignore_errors=True)
+        else:
+            made.unlink(missing_ok=True)
+    with suppress(OSError):
+        checkpoints_beside(out).rmdir()
+    typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
+
+
+def model_to_train(name: str, load_in_4bit: bool, lora: bool):
+    "The name, or the model loaded with 4-bit weights."
+    if not load_in_4bit:
+        return name
+    if not lora:
+        raise ValueError(
+            "--load-in-4bit needs --lora: weights of 4 bits stay as they are, "
+            "and an adapter is trained on them"
+        )
+    from ftguide.models import load
+
+    return load(name, load_in_4bit=True)
+
+
+def read_report(path: Path):
+    "What `ftguide evaluate --out` wrote."
+    from ftguide.evaluate import Report
+
+    try:
+        return Report.read(path)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not a report; `ftguide evaluate --out` writes one") from None
+
+
+# ---- the commands
+
+
+def show_version(asked: bool):
+    if asked:
+        typer.echo(f"ftguide {ftguide.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool, described("Show the version and exit.", "--version", is_eager=True, callback=show_version)
+    ] = False,
+):
+    pass
+
+
+@app.command(
+    "run",
+    epilog=(
+        "Example:  ftguide run --base tiny --student tiny-small "
+        "--sft train.jsonl --pairs pairs.jsonl --corpus prompts.jsonl --out runs/mine"
+    ),
+)
+@report_errors
+def run_command(
+    base: Annotated[str, option("journey:journey", "base")] = "tiny",
+    student: Annotated[str, option("journey:journey", "student")] = "tiny-small",
+    sft: Annotated[Path | None, option("report.run_folder:run", "sft")] = None,
+    pairs: Annotated[Path | None, option("report.run_folder:run", "pairs")] = None,
+    corpus: Annotated[Path | None, option("report.run_folder:run", "corpus")] = None,
+    out: Annotated[Path, option("report.run_folder:run", "out")] = Path("runs/example"),
+    lang: Annotated[str, option("report.run_folder:run", "lang")] = "en",
+    epochs: Annotated[float, option("journey:journey", "epochs")] = 1.0,
+    beta: Annotated[float, option("journey:journey", "beta")] = 0.1,
+    temperature: Annotated[float, option("journey:journey", "temperature")] = 2.0,
+    alpha: Annotated[float, option("journey:journey", "alpha")] = 0.7,
+    distill_epochs: Annotated[float, option("journey:journey", "distill_epochs")] = 3.0,
+    usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
+    resume: Annotated[bool, option("report.run_folder:run", "resume", "--resume")] = False,
+    seed: Seed = 0,
+):
+    """The whole journey: base, SFT, DPO, distillation, report.
+
+    A stage without a file is left out; without any file the built-in example runs.
+    """
+    from ftguide.report.run_folder import run
+
+    try:
+        run(
+            out,
+            base,
+            student,
+            sft,
+            pairs,
+            corpus,
+            lang=lang,
+            seed=seed,
+            resume=resume,
+            epochs=epochs,
+            beta=beta,
+            temperature=temperature,
+            alpha=alpha,
+            distill_epochs=distill_epochs,
+            usd_per_hour=usd_per_hour,
+            say=typer.echo,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command with --resume goes on") from None
+    typer.echo(f"\nopen {out / 'report.html'}; the models are in {out}")
+
+
+@app.command("sft", epilog="Example:  ftguide sft --base tiny --data train.jsonl --out models/sft")
+@report_errors
+def sft_command(
+    data: Annotated[Path, option("sft:finetune_sft", "data")],
+    out: NewModel,
+    base: Start = "tiny",
+    epochs: Annotated[float, option("sft:finetune_sft", "epochs")] = 3.0,
+    learning_rate: LearningRate = None,
+    batch_size: Annotated[int, option("sft:finetune_sft", "batch_size")] = 4,
+    eval_data: Annotated[Path | None, option("sft:finetune_sft", "eval_data")] = None,
+    lora: Lora = False,
+    load_in_4bit: FourBits = False,
+    packing: Annotated[bool, option("sft:finetune_sft", "packing")] = False,
+    resume: Resume = False,
+    seed: Seed = 0,
+):
+    "Supervised fine-tuning on right answers."
+    from ftguide.sft import finetune_sft
+
+    check_new_folder(out)
+    model = finetune_sft(
+        model_to_train(base, load_in_4bit, lora),
+        data,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        eval_data=eval_data,
+        lora=lora or None,
+        packing=packing,
+        output_dir=str(checkpoints_beside(out)),
+        resume=resume,
+        seed=seed,
+    )
+    save_model(model, out)
+
+
+@app.command("dpo", epilog="Example:  ftguide dpo --base models/sft --data pairs.jsonl --out models/dpo")
+@report_errors
+def dpo_command(
+    data: Annotated[Path, option("dpo:align_dpo", "data")],
+    out: NewModel,
+    base: Start = "tiny",
+    beta: Annotated[float, option("dpo:align_dpo", "beta")] = 0.1,
+    epochs: Annotated[float, option("dpo:align_dpo", "epochs")] = 1.0,
+    learning_rate: LearningRate = None,
+    batch_size: Annotated[int, option("dpo:align_dpo", "batch_size")] = 4,
+    eval_data: Annotated[Path | None, option("dpo:align_dpo", "eval_data")] = None,
+    lora: Lora = False,
+    load_in_4bit: FourBits = False,
+    resume: Resume = False,
+    seed: Seed = 0,
+):
+    "Preference training on better and worse answers."
+    from ftguide.dpo import align_dpo
+
+    check_new_folder(out)
+    model = align_dpo(
+        model_to_train(base, load_in_4bit, lora),
+        data,
+        beta=beta,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        eval_data=eval_data,
+        lora=lora or None,
+        output_dir=str(checkpoints_beside(out)),
+        resume=resume,
+        seed=seed,
+    )
+    save_model(model, out)
+
+
+@app.command(
+    "distill",
+    epilog=(
+        "Example:  ftguide distill --teacher models/dpo --student tiny-small "
+        "--data prompts.jsonl --out models/student"
+    ),
+)
+@report_errors
+def distill_command(
+    teacher: Annotated[str, described("Model to learn from: a folder or a hub name.")],
+    data: Annotated[Path, described("Rows of prompt, or of text.")],
+    out: NewModel,
+    student: Annotated[str, described("Smaller model with the same tokenizer.")] = "tiny-small",
+    temperature: Annotated[float | None, option("distill:distill", "temperature")] = None,
+    alpha: Annotated[float | None, option("distill:distill", "alpha")] = None,
+    divergence: Annotated[
+        str | None, described("forward_kl (the default), reverse_kl (the default with --on-policy) or jsd.")
+    ] = None,
+    on_policy: Annotated[bool, option("distill:distill", "on_policy")] = False,
+    cache: Annotated[Path | None, option("distill:distill", "cache")] = None,
+    epochs: Annotated[float, option("distill:distill", "epochs")] = 3.0,
+    learning_rate: LearningRate = None,
+    batch_size: Annotated[int, option("distill:distill", "batch_size")] = 8,
+    eval_data: Annotated[Path | None, option("distill:distill", "eval_data")] = None,
+    lora: Lora = False,
+    load_in_4bit: FourBits = False,
+    resume: Resume = False,
+    seed: Seed = 0,
+):
+    "Teach a smaller model a larger one's answers and probabilities."
+    from ftguide.distill import distill
+
+    check_new_folder(out)
+    model = distill(
+        teacher,
+        model_to_train(student, load_in_4bit, lora),
+        data,
+        temperature=temperature,
+        alpha=alpha,
+        divergence=divergence,
+        on_policy=on_policy,
+        cache=cache,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        eval_data=eval_data,
+        lora=lora or None,
+        output_dir=str(checkpoints_beside(out)),
+        resume=resume,
+        seed=seed,
+    )
+    save_model(model, out)
+
+
+@app.command(
+    "decide",
+    epilog=(
+        "Example:  ftguide decide --score 0.85 --low 0.81 --high 0.88 --labelled 2000 --pairs 300 "
+        "--several-right --latency-ms 340 --latency-target-ms 100"
+    ),
+)
+@report_errors
+def decide_command(
+    score: Annotated[float, described("Quality of the best prompt on the model you would serve, 0 to 1.")],
+    labelled: Annotated[int, option("decide:choose_technique", "labelled_examples")],
+    pairs: Annotated[int, option("decide:choose_technique", "preference_pairs")] = 0,
+    low: Annotated[float | None, described("Lower end of the score's 95 % interval; needs --high.")] = None,
+    high: Annotated[float | None, described("Upper end; needs --low.")] = None,
+    rows: Annotated[
+        int | None,
+        described("Test rows the score rests on; then the plan says how many more are needed."),
+    ] = None,
+    several_right: Annotated[
+        bool, described("Several answers are right and some are better: there is no one right answer.")
+    ] = False,
+    cost_critical: Annotated[bool, option("decide:choose_technique", "cost_critical")] = False,
+    latency_critical: Annotated[bool, option("decide:choose_technique", "latency_critical")] = False,
+    latency_ms: Annotated[
+        float | None,
+        described("Measured call of the model you would serve, milliseconds; needs --latency-target-ms."),
+    ] = None,
+    latency_target_ms: Annotated[
+        float | None, described("Longest acceptable call, milliseconds; needs --latency-ms.")
+    ] = None,
+    teacher: Annotated[bool, described("Is there a larger model that does this task well?")] = True,
+    worth_it: Annotated[bool, option("decide:choose_technique", "worth_it")] = True,
+    good_enough: Annotated[float, option("decide:choose_technique", "good_enough")] = 0.9,
+    min_labelled: Annotated[int, option("decide:choose_technique", "min_labelled")] = 1000,
+    min_pairs: Annotated[int, option("decide:choose_technique", "min_pairs")] = 1000,
+):
+    "Should you train at all, with what, and what to collect first?"
+    from ftguide.decide import choose_technique
+
+    if (low is None) != (high is None):
+        raise ValueError("--low and --high belong together")
+    measured = score if low is None else SimpleNamespace(value=score, low=low, high=high, n=rows)
+    plan = choose_technique(
+        measured,
+        labelled,
+        pairs,
+        not several_right,
+        cost_critical,
+        latency_critical,
+        teacher,
+        good_enough,
+        min_labelled,
+        min_pairs,
+        worth_it=worth_it,
+        latency_target_ms=latency_target_ms,
+        latency_ms=latency_ms,
+    )
+    typer.echo(plan)
+
+
+@app.command(
+    "estimate",
+    epilog=(
+        "Example:  ftguide estimate --model HuggingFaceTB/SmolLM2-360M --method lora "
+        "--device L4 --tokens 5e6 --epochs 3"
+    ),
+)
+@report_errors
+def estimate_command(
+    model: Annotated[
+        str, described("tiny, tiny-small, a folder with a config.json, or a hub name; no weights are read.")
+    ] = "tiny",
+    method: Annotated[str, described("sft, lora, dpo or distill.")] = "sft",
+    device: Annotated[
+        str,
+        described("A line of ftguide/prices.json: CPU, L4, RTX 4090, L40S, A100, H100, H200, B200."),
+    ] = "CPU",
+    batch_size: Annotated[int, option("scale:estimate", "batch_size")] = 4,
+    sequence_length: Annotated[int, option("scale:estimate", "sequence_length")] = 512,
+    tokens: Annotated[float, option("scale:estimate", "tokens")] = 1e6,
+    epochs: Annotated[float, described("Passes over the data.")] = 1.0,
+    scored: Annotated[float, option("scale:estimate", "scored")] = 0.5,
+    teacher: Annotated[str | None, option("scale:estimate", "teacher")] = None,
+    rank: Annotated[int, option("scale:estimate", "rank")] = 8,
+    mfu: Annotated[float, option("scale:estimate", "mfu")] = 0.3,
+):
+    "Memory by part, hours and money of a training run. Reads the model's config alone."
+    from ftguide.engine.prices import prices
+    from ftguide.scale import estimate
+
+    needs = estimate(
+        model,
+        method,
+        batch_size,
+        sequence_length,
+        tokens,
+        device,
+        epochs=epochs,
+        scored=scored,
+        teacher=teacher,
+        rank=rank,
+        mfu=mfu,
+    )
+    typer.echo(needs)
+    if device in prices()["gpus"]:
+        line = prices()["gpus"][device]
+        typer.echo(f"price of {line['date']}: {line['source']}")
+
+
+@app.command("check", epilog="Example:  ftguide check train.jsonl --test test.jsonl --model tiny")
+@report_errors
+def check_command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Rows to check: .jsonl, .json, .csv, .parquet, or owner/name on the hub.",
+        ),
+    ],
+    kind: Annotated[str, described("What the rows are for: sft, pairs or corpus.")] = "sft",
+    test: Annotated[str | None, described("Rows that must not occur in FILE.")] = None,
+    model: Annotated[
+        str | None,
+        described(
+            "Model whose tokenizer measures lengths and end tokens; without it, only the text is checked."
+        ),
+    ] = None,
+    max_length: Annotated[int | None, option("data:check", "max_length")] = None,
+):
+    """What is wrong with a file, before any training.
+
+    Duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors.
+    """
+    from ftguide.data import check
+    from ftguide.models import load
+
+    if max_length is not None and not model:
+        raise ValueError("--max-length counts tokens, so it needs --model")
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"--max-length must be 1 or more, not {max_length}")
+    try:
+        found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(str(found))
+    if found.errors:
+        raise typer.Exit(1)
+
+
+@app.command(
+    "evaluate",
+    epilog=(
+        "Example:  ftguide evaluate --model models/student --data test.jsonl "
+        "--against models/dpo --out report.json"
+    ),
+)
+@report_errors
+def evaluate_command(
+    model: ModelName,
+    data: Annotated[Path, described("Test rows of prompt and completion.")],
+    against: Annotated[str | None, described("Another model, for paired ratios.")] = None,
+    out: Annotated[Path | None, described("Write the report as JSON.")] = None,
+    usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
+):
+    "Quality with 95 % intervals, latency and cost on test rows."
+    from ftguide.evaluate import evaluate, markdown
+
+    check_new_files(out)
+    other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None
+    report = evaluate(model, data, other, usd_per_hour=usd_per_hour)
+    typer.echo(markdown([r for r in (other, report) if r]))
+    if other:
+        ratios = ", ".join(f"{m} {s}" for m, s in report.against.items())
+        typer.echo(f"\nratio to {other.name}: {ratios or 'none, its scores are too near 0'}")
+    if out:
+        report.save(out)
+
+
+@app.command("reply", epilog='Example:  ftguide reply --model models/student "How much is 2 + 2?"')
+@report_errors
+def reply_command(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to ask; without it, one prompt a line from standard input."),
+    ] = None,
+    model: ModelName = "tiny",
+    temperature: Annotated[float, option("models:reply", "temperature")] = 0.0,
+    max_new_tokens: Annotated[int, option("models:reply", "max_new_tokens")] = 96,
+    seed: Seed = 0,
+):
+    "Ask a model."
+    from ftguide.models import load, reply
+
+    asked = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not asked:
+        raise ValueError("nothing to answer: give a prompt, or lines on standard input")
+    for answer in reply(load(model), asked, max_new_tokens, temperature, seed=seed):
+        typer.echo(answer)
+
+
+@app.command("serve", epilog="Example:  ftguide serve models/ads --against models/ads/v1")
+@report_errors
+def serve_command(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Of a model, or of deployed versions; tiny and tiny-small with --store.",
+        ),
+    ],
+    against: Annotated[str | None, described("Another model, for a blind comparison.")] = None,
+    store: Annotated[Path | None, described("File of the votes; by default FOLDER/feedback.db.")] = None,
+    host: Annotated[str, option("page:serve", "host")] = "127.0.0.1",
+    port: Annotated[int, described("Where it listens.")] = 7860,
+    password: Annotated[
+        str | None,
+        described(
+            "Of all visitors, 8 characters or more; better in FTGUIDE_PASSWORD than on the command line.",
+            envvar="FTGUIDE_PASSWORD",
+        ),
+    ] = None,
+    temperature: Annotated[float, option("models:reply", "temperature")] = 0.0,
+    max_new_tokens: Annotated[int, described("Longest answer.")] = 96,
+    per_minute: Annotated[int, option("page:Limits", "per_minute")] = 60,
+    at_once: Annotated[int, option("page:Limits", "at_once")] = 16,
+):
+    """A page for asking and voting.
+
+    With --against, for comparing two models without knowing which is which.
+    """
+    from ftguide.page import Limits, serve
+
+    limits = Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once)
+    try:
+        serve(folder, against, store, host, port, password, limits, temperature)
+    except KeyboardInterrupt:
+        typer.echo("\nThe page is closed; all votes are stored.")
+
+
+@app.command("votes", epilog="Example:  ftguide votes shop/votes.db --pairs pairs.jsonl --min-votes 2")
+@report_errors
+def votes_command(
+    store: Annotated[Path, typer.Argument(help="File of the votes.")],
+    pairs: Annotated[Path | None, described("Write pairs for `ftguide dpo`.")] = None,
+    thumbs: Annotated[Path | None, described("Write labelled answers for KTO.")] = None,
+    min_votes: Annotated[int, described("People behind a pair or a label.")] = 1,
+    export: Annotated[
+        Path | None, described("Write all rows, .jsonl or .parquet, raters as numbers.")
+    ] = None,
+    personal: Annotated[
+        str, described("Rows with personal data in an export: refuse, mask or keep.")
+    ] = "refuse",
+    backup: Annotated[bool, described("Copy the store.", "--backup")] = False,
+    forget: Annotated[str | None, described("Delete all that this rater said, in backups too.")] = None,
+):
+    """What people think, in numbers by version.
+
+    Pairs, thumbs, exports and backups of a store.
+    """
+    from ftguide.feedback import Feedback, pairs_from, thumbs_from
+
+    if not store.is_file():
+        raise FileNotFoundError(f"no store {store}")
+    check_new_files(pairs, thumbs, export)
+    votes = Feedback(store)
+    if forget:
+        typer.echo(f"deleted {votes.forget(forget)} rows of {forget}")
+    show_votes(votes.numbers())
+    for path, make in ((pairs, pairs_from), (thumbs, thumbs_from)):
+        if path:
+            write_votes(path, *make(votes, min_votes))
+    if export:
+        typer.echo(f"all rows in {votes.export(export, personal)}")
+    if backup:
+        typer.echo(f"copied to {votes.backup()}")
+
+
+def show_votes(numbers: dict):
+    "How many votes, and what they say of each version."
+    typer.echo(
+        f"{numbers['votes']:,} votes, share up {numbers['share_up'] or '-'}; {numbers['choices']:,} choices"
+    )
+    for name, n in numbers["by_version"].items():
+        typer.echo(
+            f"  {name}: {n['votes']:,} votes, share up {n['share_up'] or '-'}; "
+            f"{n['choices']:,} choices, win rate {n['win_rate'] or '-'}"
+        )
+
+
+def write_votes(path: Path, rows: list[dict], left_out: dict):
+    "Rows made from votes, as JSON lines."
+    from ftguide.engine.files import write_atomic
+
+    write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    why = ", ".join(f"{why} {n:,}" for why, n in left_out.items()) or "none"
+    typer.echo(f"{len(rows):,} rows in {path}; votes left out: {why}. Look at it with `ftguide check`")
+
+
+@app.command(
+    "deploy",
+    epilog=(
+        "Example:  ftguide deploy models/student --folder models/ads --report report.json "
+        "--quality 0.8 --data train.jsonl --license apache-2.0"
+    ),
+)
+@report_errors
+def deploy_command(
+    model: Annotated[str, typer.Argument(help="tiny, tiny-small, a folder, or a hub name.")],
+    folder: Annotated[Path, described("Of all versions; the newest is FOLDER/current.")],
+    report: Annotated[Path, described("What `ftguide evaluate --out` wrote about this model.")],
+    quality: Annotated[
+        float | None, described("At least: 0 to 1, or a ratio if the report has --against.")
+    ] = 0.75,
+    rows: Annotated[int | None, option("deploy:Gate", "rows")] = None,
+    tokens_per_second: Annotated[float | None, option("deploy:Gate", "tokens_per_second")] = None,
+    latency_p95_ms: Annotated[float | None, option("deploy:Gate", "latency_p95_ms")] = None,
+    usd_per_million_tokens: Annotated[float | None, option("deploy:Gate", "usd_per_million_tokens")] = None,
+    truncated_share: Annotated[float | None, option("deploy:Gate", "truncated_share")] = None,
+    data: Annotated[
+        list[Path] | None,
+        described("What it was trained on, for fingerprints in the card; can be repeated."),
+    ] = None,
+    license: Annotated[str, option("deploy:deploy", "license")] = "",
+    base: Annotated[str, option("deploy:deploy", "base")] = "",
+):
+    "Put a model into service, if its report meets the gate."
+    from ftguide.deploy import Gate, deploy
+
+    try:
+        gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, truncated_share, rows)
+    except TypeError as error:
+        raise ValueError(str(error)) from None  # nan and inf are numbers to the command line
+    files = [str(d) for d in data] if data else None
+    version = deploy(model, folder, read_report(report), gate, data=files, license=license, base=base)
+    typer.echo(f"in service: {version}")
+
+
+@app.command("versions", epilog="Example:  ftguide versions models/ads")
+@report_errors
+def versions_command(folder: Versions):
+    "The versions in a folder; the one in service has a star."
+    from ftguide.deploy import current, versions
+
+    in_service = current(folder).name
+    for name in versions(folder):
+        record = json.loads((folder / name / "deployment.json").read_text(encoding="utf-8"))
+        quality = read_report(folder / name / "report.json").quality
+        typer.echo(
+            f"{'*' if name == in_service else ' '} {name}  quality {quality:.3f}, "
+            f"{record.get('deployed', 'date unknown')}, replaced {record.get('replaces') or 'nothing'}"
+        )
+
+
+@app.command("rollback", epilog="Example:  ftguide rollback models/ads")
+@report_errors
+def rollback_command(
+    folder: Versions,
+    to: Annotated[str | None, option("deploy:rollback", "to")] = None,
+):
+    "Put an earlier version back into service."
+    from ftguide.deploy import rollback
+
+    typer.echo(f"in service: {rollback(folder, to)}")
+
+
+@app.command(
+    "improve",
+    epilog=(
+        "Example:  ftguide improve models/ads --store votes.db --data holdout.jsonl "
+        '--better "exact match" --guard ROUGE-L'
+    ),
+)
+@report_errors
+def improve_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of versions, one of them in service.")],
+    store: Annotated[Path, described("Store of votes; only read.")],
+    data: Annotated[
+        Path,
+        described("Hold-out rows of prompt and completion, never trained on; frozen at the first call."),
+    ],
+    better: Annotated[str, described("Metric of the hold-out that must rise.")] = "exact match",
+    by: Annotated[float, described("By more than this: the lower end of the paired 95 % interval.")] = 0.0,
+    guard: Annotated[
+        list[str] | None, described("Metric that must not fall; may be given several times.")
+    ] = None,
+    margin: Annotated[float, described("How far a guard may fall at most.")] = 0.02,
+    min_pairs: Annotated[int, option("improve:improve", "min_pairs")] = 100,
+    min_votes: Annotated[int, option("improve:improve", "min_votes")] = 1,
+    beta: Annotated[float, described("Pull towards the version in service, above 0.")] = 0.1,
+    epochs: Annotated[float, described("Passes over the pairs.")] = 1.0,
+    learning_rate: LearningRate = None,
+    new_holdout: Annotated[bool, described("Begin with another hold-out.", "--new-holdout")] = False,
+    restart: Annotated[
+        bool,
+        described("Begin a month that was cut off anew, instead of going on with it.", "--restart"),
+    ] = False,
+    seed: Seed = 0,
+):
+    """Train the next version on the votes since the last one.
+
+    It is deployed if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why.
+    """
+    from ftguide.improve import NonInferiorityGate, improve
+
+    month = improve(
+        folder,
+        store,
+        NonInferiorityGate(better, by, tuple(guard or ()), margin),
+        data,
+        min_pairs=min_pairs,
+        min_votes=min_votes,
+        new_holdout=new_holdout,
+        resume=not restart,
+        beta=beta,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    typer.echo(str(month))
+    if month.outcome != "deployed":
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"What a run leaves behind: its folder of models, and report.json as a page."

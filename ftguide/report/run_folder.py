@@ -1,0 +1,233 @@
+"""The whole journey in a folder: models, report.json and report.html, and a stopped run that goes on.
+
+It stands here and not in the engine because it calls every stage: the engine knows no technique.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from ftguide.engine.environment import is_interactive
+from ftguide.engine.files import fingerprint, folder_lock, write_atomic
+from ftguide.evaluate import Report, markdown
+from ftguide.journey import Material, Stage, example_material, journey, load_material, verdict
+from ftguide.models import LM, load, save
+from ftguide.report.page import write_page
+
+FOLDERS = {"SFT": "sft", "DPO": "dpo", "distilled": "student"}  # stage -> folder of its model
+ROWS = ("train", "valid", "test", "sheets", "pairs", "held_pairs", "corpus")  # of Material
+SETTINGS = ("base", "student", "example", "lang", "seed", "rows", "material", "knobs")  # two runs share all
+
+
+def run(
+    out: str | Path,  # new folder for the models and the report
+    base: LM | str | Path = "tiny",
+    student: LM | str | Path = "tiny-small",
+    sft: str | Path | list | None = None,  # rows (or a file) of prompt and completion, or messages
+    pairs: str | Path | list | None = None,  # rows (or a file) of prompt, chosen and rejected
+    corpus: str | Path | list | None = None,  # rows (or a file) of prompt, or of text, for the distillation
+    *,
+    lang: str = "en",  # language of the built-in example: en or pt
+    seed: int = 0,  # of all chance
+    resume: bool = False,  # go on with a run that was stopped: its finished stages are loaded from its folder
+    say: Callable[[str], object] = print,  # where progress is reported
+    size: dict | None = None,  # of the built-in example: n_train, n_sheets, n_corpus, n_test
+    **knobs,  # of `journey`
+) -> list[Stage]:
+    """The whole journey, written to a folder. Without rows or files, the built-in example runs.
+
+    FileExistsError when `out` holds something else, or another run is at work in it; ValueError when the
+    stopped run in it had other settings.
+    """
+    out = Path(out)
+    taken = _check_free(out, resume)
+    example = sft is None and pairs is None and corpus is None
+    if example:
+        material = example_material(lang, seed, **(size or {}))
+    else:
+        material = load_material(sft, pairs, corpus, seed)
+    about = _about(material, base, student, example, lang, seed, knobs)
+
+    with ExitStack() as lock:
+        if taken:
+            lock.enter_context(folder_lock(out, "run"))  # before what it may be writing is cleared away
+        kept = _finished(out, about, base) if taken else {}
+        steps = journey(material, base, student, seed=seed, begin=_announce(say), kept=kept, **knobs)
+        if not taken:  # the folder is made when nothing has to be refused any more
+            lock.enter_context(folder_lock(out, "run"))
+        say(f"{'built-in example' if example else 'your data'}: {_counted(about['rows'])}")
+        stages: list[Stage] = []
+        for stage in steps:
+            stages.append(stage)
+            if stage.name not in kept:
+                _keep(stage, stages, out, about)
+            say(_line(stage) + (" | from the stopped run" if stage.name in kept else ""))
+            if said := verdict(stages):
+                say(f"{'':>10} | {said}")
+        write_page(out)
+    return stages
+
+
+def _check_free(out: Path, resume: bool) -> bool:
+    "Does the folder hold a run to go on with? FileExistsError when it holds anything and may not be used."
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if out.is_dir():
+        with folder_lock(out, "run"):
+            pass
+    if not resume:
+        go_on = ", or go on with what is there: --resume" if (out / "report.json").is_file() else ""
+        raise FileExistsError(f"{out} exists and is not empty; choose another folder with --out{go_on}")
+    if not (out / "report.json").is_file():
+        raise FileExistsError(
+            f"{out} exists and is not empty, and holds no report.json of a run to go on with; "
+            "choose another folder with --out"
+        )
+    return True
+
+
+def _announce(say) -> Callable[[str], None] | None:
+    "Says that a stage begins, where somebody looks."
+    return (lambda name: say(f"… {name}")) if is_interactive() else None
+
+
+def _counted(rows: dict) -> str:
+    return ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in rows.items())
+
+
+def _line(stage: Stage) -> str:
+    "What the stage reached, in one line."
+    cells = [f"{m} {stage.report.score(m).value:.3f}" for m in stage.report.rows]
+    if "tokens_per_second" in stage.report.speed:
+        cells.append(f"{stage.report.speed['tokens_per_second']:,.0f} tokens/s")
+    return f"{stage.name:>10} | {stage.seconds:5.0f} s | " + " | ".join(cells)
+
+
+# ---- what the numbers were made with
+
+
+def machine() -> dict:
+    "What the numbers were measured with."
+    return dict(
+        date=time.strftime("%Y-%m-%d %H:%M"),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        threads=torch.get_num_threads(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        versions={p: version(p) for p in ("torch", "transformers", "trl", "datasets")},
+    )
+
+
+def _about(material: Material, base, student, example: bool, lang: str, seed: int, knobs: dict) -> dict:
+    "The settings of a run, and the machine."
+    parts = {name: rows for name in ROWS if (rows := getattr(material, name))}
+    return dict(
+        base=str(getattr(base, "name", base)),
+        student=str(getattr(student, "name", student)),
+        example=example,
+        lang=lang if example else None,
+        seed=seed,
+        rows={name: len(rows) for name, rows in parts.items()},
+        material=fingerprint(parts.items()),
+        knobs={k: v for k, v in knobs.items() if isinstance(v, (int, float, str))},
+        **machine(),
+    )
+
+
+# ---- writing
+
+
+def _keep(stage: Stage, stages: list[Stage], out: Path, about: dict):
+    """The model's folder, and only then its line in report.json.
+
+    A folder that is there already is from a run that was killed between the two.
+    """
+    if stage.name in FOLDERS:
+        save(stage.lm, out / FOLDERS[stage.name], overwrite=True, card=_card(stage, stages, about))
+    content = dict(about=about, stages=[_as_json(s) for s in stages])
+    write_atomic(out / "report.json", json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def _as_json(stage: Stage) -> dict:
+    return dict(
+        name=stage.name,
+        seconds=stage.seconds,
+        report=asdict(stage.report),
+        history=stage.lm.history,
+        pairs=stage.pairs,
+        held_pairs=stage.held_pairs,
+    )
+
+
+def _card(stage: Stage, stages: list[Stage], about: dict) -> str:
+    "The model's README.md."
+    made_from = about["base"] + (f" and {about['student']}" if stage.name == "distilled" else "")
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: text-generation",
+            "tags: [ftguide]",
+            "---",
+            f"# {stage.name}",
+            "",
+            f"Made by ftguide from {made_from}, seed {about['seed']}, on {about['date']}. "
+            f"Rows: {_counted(about['rows'])}.",
+            "",
+            "Measured on held-out rows, 95 % intervals:",
+            "",
+            markdown([s.report for s in stages]),
+            "",
+            f"Versions: {versions}.",
+            "",
+        ]
+    )
+
+
+# ---- going on
+
+
+def _finished(out: Path, about: dict, base) -> dict[str, Stage]:
+    "The stages that a stopped run left whole, by name; its half-written files are removed."
+    try:
+        was = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        before, listed = was["about"], was["stages"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{out / 'report.json'} is not a run's report; choose another folder with --out"
+        ) from None
+    now = json.loads(json.dumps(about))
+    if other := [k for k in SETTINGS if before.get(k) != now[k]]:
+        raise ValueError(
+            f"{out} belongs to another run: {other[0]} was {before.get(other[0])}, and is {now[other[0]]}; "
+            "give the same settings, or choose another folder with --out"
+        )
+    _clear_halves(out)
+    found = {}
+    for stage in listed:
+        name = stage["name"]
+        if name in FOLDERS and not (out / FOLDERS[name]).is_dir():
+            break
+        lm = load(out / FOLDERS[name]) if name in FOLDERS else load(base).copy()
+        lm.name, lm.history = name, stage["history"]
+        pairs, held_pairs = stage.get("pairs", []), stage.get("held_pairs", [])
+        found[name] = Stage(name, lm, Report.of(stage["report"]), stage["seconds"], pairs, held_pairs)
+    return found
+
+
+def _clear_halves(out: Path):
+    "Remove what a kill in the middle of writing leaves."
+    for pattern in (*(f".{folder}-*" for folder in FOLDERS.values()), ".report.*"):
+        for half in out.glob(pattern):
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
