@@ -1,7 +1,10 @@
-"Draws the favicon, the picture of the home pages and the social card, from the numbers of the chapters. `--check` only compares."
+"""Draws the favicon, the picture of the home pages and the social card, from the numbers of the chapters.
+
+`--check` only compares."""
 
 import html
 import sys
+from itertools import pairwise
 
 from book import NBS, ROOT, write
 from measured import STAGES, journey
@@ -37,9 +40,12 @@ SAYS = {
 def favicon() -> str:
     "Up with training, left with distillation."
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#24475a"/>'
-        '<path d="M11.5 13V4.5H5" fill="none" stroke="#fff" stroke-width="1.6"/><circle cx="11.5" cy="12.5" r="1.9" fill="#9db7c4"/>'
-        '<circle cx="11.5" cy="4.5" r="2" fill="#d9a441"/><circle cx="4.5" cy="4.5" r="2" fill="#8fc06c"/></svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" '
+        'fill="#24475a"/>'
+        '<path d="M11.5 13V4.5H5" fill="none" stroke="#fff" stroke-width="1.6"/><circle cx="11.5" '
+        'cy="12.5" r="1.9" fill="#9db7c4"/>'
+        '<circle cx="11.5" cy="4.5" r="2" fill="#d9a441"/><circle cx="4.5" cy="4.5" r="2" '
+        'fill="#8fc06c"/></svg>\n'
     )
 
 
@@ -56,43 +62,53 @@ def picture(lang: str, seen: dict, width=640, height=330) -> str:
     at = {s: (x(seen[s]["usd"]), y(seen[s]["conversion"][0])) for s in STAGES}
     times = seen["smaller"]
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        'font-family="system-ui, sans-serif" font-size="12">',
         f"<title>{html.escape(says['title'])}</title>",
         f'<rect width="{width}" height="{height}" rx="6" fill="#ffffff"/>',
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#888"/></marker></defs>',
-        f'<text x="14" y="22" font-size="14" font-weight="600" fill="#222">{html.escape(says["title"])}</text>',
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto"><path d="M0 0L8 4L0 8z" fill="#888"/></marker></defs>',
+        '<text x="14" y="22" font-size="14" font-weight="600" '
+        f'fill="#222">{html.escape(says["title"])}</text>',
         f'<path d="M{left} {top - 8}V{height - bottom}H{width - right + 16}" fill="none" stroke="#444"/>',
     ]
     for n in range(0, int(100 * highest) + 1, 10):
         out.append(
-            f'<path d="M{left - 4} {y(n / 100):.1f}H{left}" stroke="#444"/><text x="{left - 8}" y="{y(n / 100) + 4:.1f}" text-anchor="end" fill="#444">{n}</text>'
+            f'<path d="M{left - 4} {y(n / 100):.1f}H{left}" stroke="#444"/><text x="{left - 8}" '
+            f'y="{y(n / 100) + 4:.1f}" text-anchor="end" fill="#444">{n}</text>'
         )
     step = next(s for s in (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5) if widest / s <= 6)
     for i in range(int(widest / step) + 1):
         out.append(
-            f'<path d="M{x(i * step):.1f} {height - bottom}v4" stroke="#444"/><text x="{x(i * step):.1f}" y="{height - bottom + 17}" text-anchor="middle" fill="#444">{local(f"{i * step:g}")}</text>'
+            f'<path d="M{x(i * step):.1f} {height - bottom}v4" stroke="#444"/><text x="{x(i * step):.1f}" '
+            f'y="{height - bottom + 17}" text-anchor="middle" fill="#444">{local(f"{i * step:g}")}</text>'
         )
     out += [
-        f'<text x="{(left + width - right) / 2:.0f}" y="{height - 9}" text-anchor="middle" fill="#444">{says["x"]}</text>',
-        f'<text transform="translate(13 {(top + height - bottom) / 2:.0f}) rotate(-90)" text-anchor="middle" fill="#444">{says["y"]}</text>',
+        f'<text x="{(left + width - right) / 2:.0f}" y="{height - 9}" text-anchor="middle" '
+        f'fill="#444">{says["x"]}</text>',
+        f'<text transform="translate(13 {(top + height - bottom) / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle" fill="#444">{says["y"]}</text>',
     ]
-    for a, b in zip(STAGES, STAGES[1:]):
+    for a, b in pairwise(STAGES):
         (xa, ya), (xb, yb) = at[a], at[b]
         far = max(((xb - xa) ** 2 + (yb - ya) ** 2) ** 0.5, 1)
         ux, uy = 11 * (xb - xa) / far, 11 * (yb - ya) / far
         if far > 26:
             out.append(
-                f'<path d="M{xa + ux:.1f} {ya + uy:.1f}L{xb - ux:.1f} {yb - uy:.1f}" stroke="#888" stroke-width="1.6" stroke-dasharray="5 3" marker-end="url(#tip)"/>'
+                f'<path d="M{xa + ux:.1f} {ya + uy:.1f}L{xb - ux:.1f} {yb - uy:.1f}" stroke="#888" '
+                'stroke-width="1.6" stroke-dasharray="5 3" marker-end="url(#tip)"/>'
             )
     for s in STAGES:
         (px, py), (value, low, high), c = at[s], seen[s]["conversion"], COLOURS[s]
         out.append(
-            f'<path d="M{px:.1f} {y(low):.1f}V{y(high):.1f}" stroke="{c}" stroke-width="2"/><circle cx="{px:.1f}" cy="{py:.1f}" r="6" fill="{c}" stroke="#fff"/>'
+            f'<path d="M{px:.1f} {y(low):.1f}V{y(high):.1f}" stroke="{c}" stroke-width="2"/><circle '
+            f'cx="{px:.1f}" cy="{py:.1f}" r="6" fill="{c}" stroke="#fff"/>'
         )
         name, why = says[s]
         side = (px + 14, py - 3) if s != "distilled" else (max(px - 10, left + 8), y(low) + 20)
         out.append(
-            f'<text x="{side[0]:.1f}" y="{side[1]:.1f}" fill="{c}"><tspan font-weight="600">{name}: {100 * value:.0f}</tspan>'
+            f'<text x="{side[0]:.1f}" y="{side[1]:.1f}" fill="{c}"><tspan font-weight="600">{name}: '
+            f"{100 * value:.0f}</tspan>"
             + (
                 f'<tspan x="{side[0]:.1f}" dy="15" font-size="11">{local(why.format(times=times))}</tspan>'
                 if why

@@ -1,8 +1,12 @@
 """Training and serving at real sizes, this guide's trainers beside TRL's, on one GPU: `python tools/gpu.py`.
 
-Weights are float32, arithmetic is bfloat16 (autocast), checkpointing is on: what both choose by themselves on a GPU. Random weights and random words: speed and memory do not depend on what a model knows.
-On a GPU each line of the CSV is a process of its own; on a CPU, which is for trying the script, all are one, and so is their peak. tokens_per_second counts every token of a step, padding too (both answers of a pair). mfu is 6 operations for a parameter and token, 12 more for a layer, its width and
-a token's position, 2 for a parameter of the teacher, over the device's peak: the same count for both trainers, whatever they leave out or do twice. The first steps are not timed."""
+Weights are float32, arithmetic is bfloat16 (autocast), checkpointing is on: what both choose by themselves
+on a GPU. Random weights and random words: speed and memory do not depend on what a model knows. On a GPU
+each line of the CSV is a process of its own; on a CPU, which is for trying the script, all are one, and so
+is their peak. tokens_per_second counts every token of a step, padding too (both answers of a pair). mfu is
+6 operations for a parameter and token, 12 more for a layer, its width and a token's position, 2 for a
+parameter of the teacher, over the device's peak: the same count for both trainers, whatever they leave out
+or do twice. The first steps are not timed."""
 
 import argparse
 import csv
@@ -88,7 +92,8 @@ def model(shape, tokenizer, seed=0):  # -> LM with random float32 weights
 def table(
     tokenizer, stage, rows, length
 ):  # rows whose tokens, in the template, are just about `length`, half of them answer
-    rng, common = random.Random(0), "red blue lamp mug warm light small large costs nine coins".split()
+    rng = random.Random(0)
+    common = ["red", "blue", "lamp", "mug", "warm", "light", "small", "large", "costs", "nine", "coins"]
 
     def text(tokens):
         words = []
@@ -114,7 +119,8 @@ def clock():
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        ends = []
+        def __init__(self):
+            self.ends = []
 
         def on_step_end(self, *args, **kw):
             self.ends.append(synchronized())
@@ -275,7 +281,7 @@ def measured(job):
     return (served if job["stage"] == "serving" else trained)(job)
 
 
-def folder_lock(job):  # measured in a process of its own, or why not
+def alone(job):  # measured in a process of its own, or why not
     done = subprocess.run(
         [sys.executable, __file__, "--child", json.dumps(job)], capture_output=True, text=True
     )
@@ -308,14 +314,16 @@ def device(name, peak_tflops, usd_per_hour):  # what it is called, operations a 
         )
     if not torch.cuda.is_available():
         raise SystemExit(
-            "error: torch finds no CUDA GPU here; --device cpu --shapes micro --steps 2 tries the script without one"
+            "error: torch finds no CUDA GPU here; --device cpu --shapes micro --steps 2 tries the script "
+            "without one"
         )
     called = torch.cuda.get_device_name()
     known = next((lines[k] for k in lines if k != "CPU" and k.lower() in called.lower()), {})
     peak, price = peak_tflops or known.get("peak_tflops"), usd_per_hour or known.get("usd_per_hour")
     if not peak or not price:
         raise SystemExit(
-            f"error: prices.json does not know {called}; give --peak-tflops (dense bfloat16, from its data sheet) and --usd-per-hour"
+            f"error: prices.json does not know {called}; give --peak-tflops (dense bfloat16, from its data "
+            "sheet) and --usd-per-hour"
         )
     return called, peak * 1e12, price
 
@@ -347,7 +355,7 @@ def main():
     for shape in args.shapes:
         for stage, who in [(s, w) for s in STAGES for w in WHO] + [("serving", "ftguide")]:
             job = dict(shape=shape, stage=stage, who=who, rows=args.rows, length=args.length)
-            found = (measured if args.device == "cpu" else folder_lock)(
+            found = (measured if args.device == "cpu" else alone)(
                 dict(job, steps=args.steps, teacher=largest, peak=peak, usd_per_hour=price)
             )
             lines.append({**fixed, **job, **found})

@@ -30,10 +30,10 @@ def parameters(name: str) -> int:
     return sum(math.prod(x["shape"]) for k, x in head.items() if k != "__metadata__")
 
 
-def journey() -> (
-    dict
-):  # stage -> conversion (value, low, high) and usd; and "seeds", "smaller", "faster": DPO's model against the distilled one
-    "The whole journey: means over the seeds where there are some, and the costs of the first run. Stages may head columns or rows."
+def journey() -> dict:  # stage -> conversion (value, low, high) and usd; and seeds, smaller, faster
+    """The whole journey: means over the seeds where there are some, and the costs of the first run.
+
+    Stages may head columns or rows."""
     path, wanted, found, speed = (
         NBS / "09_journey.ipynb",
         {"conversion": "conversion", "usd per million tokens": "usd", "tokens per second": "speed"},
@@ -57,7 +57,8 @@ def journey() -> (
     missing = {"conversion", "usd"} - set(found) | ({"tokens per second"} if speed is None else set())
     if missing:
         raise SystemExit(
-            f"09_journey.ipynb stores no table of {', '.join(STAGES)} with {', '.join(sorted(missing))}; store its outputs"
+            f"09_journey.ipynb stores no table of {', '.join(STAGES)} with {', '.join(sorted(missing))}; "
+            "store its outputs"
         )
     seeds = next(
         (

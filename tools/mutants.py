@@ -1,4 +1,6 @@
-"Mutation testing of the losses and of the data checks, on mutmut 3: each mutant is one small change of the code, and a test should notice it. `make mutants`."
+"""Mutation testing of the losses and of the data checks, on mutmut 3.
+
+Each mutant is one small change of the code, and a test should notice it. `make mutants`."""
 
 import ast
 import json
@@ -10,10 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build/mutants"
-TARGETS = {  # what is mutated (everything, where no name stands); a class stands for its methods, and `lru_cache` is taken off, because mutmut leaves decorated functions alone
+# What is mutated: all of a module where no name stands; a class stands for its methods. `lru_cache` is
+# taken off, because mutmut leaves decorated functions alone.
+TARGETS = {
     "sft": "completion_loss",
     "dpo": "dpo_loss scored_only _one_sided _smoothed kl_per_token",
-    "distill": "jsd _beta exact sparse _log_softmax distillation_loss _chunked _add _kept _encoded LogitTeacher",
+    "distill": "jsd _beta exact sparse _log_softmax distillation_loss _chunked _add _kept _encoded "
+    "LogitTeacher",
     "models": "token_logps encode collate completion_logps perplexity plain_head scored_states scored_logits",
     "data": "split _mixed check",
     "engine/formats": "",
@@ -69,7 +74,9 @@ def prepared(modules: list):
 
 
 def run(share: float):
-    "All mutants but those of texts for people (strings with a space: messages, docstrings), whose words may change; or a share of them, the same each time."
+    """All mutants but those of texts for people (strings with a space.
+
+    Messages, docstrings), whose words may change; or a share of them, the same each time."""
     from mutmut.__main__ import cli
     from mutmut.mutation import file_mutation
 

@@ -48,12 +48,15 @@ def contents(wheel: Path, sdist: Path):
     if wheel.stat().st_size > LIMIT:
         sys.exit(f"{wheel.name} has {wheel.stat().st_size / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}")
     print(
-        f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, {len(names)} files; {sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB"
+        f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, {len(names)} files; {sdist.name}: "
+        f"{sdist.stat().st_size / 1e6:.1f} MB"
     )
 
 
 def at_work(wheel: Path):
-    "The wheel in an empty environment, with the versions of constraints.txt, runs the journey on a folder of its own."
+    """The wheel in an empty environment, with the versions of constraints.txt.
+
+    Runs the journey on a folder of its own."""
     with tempfile.TemporaryDirectory() as there:
         venv.create(f"{there}/env", with_pip=True)
         python = next(

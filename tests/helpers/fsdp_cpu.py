@@ -1,6 +1,10 @@
-"The command with FSDP2 on CPU processes. Torch slices weights there too; accelerate only asks for a GPU before it begins, so it is told that the slicing was wanted."
+"""The command with FSDP2 on CPU processes. Torch slices weights there too.
+
+Accelerate only asks for a GPU before it begins, so it is told that the slicing was wanted."""
 
 from accelerate.state import AcceleratorState, DistributedType
+
+from ftguide.cli import main
 
 usual = AcceleratorState.__init__
 
@@ -13,7 +17,4 @@ def sliced(self, *args, fsdp_plugin=None, **knobs):
 
 
 AcceleratorState.__init__ = sliced
-
-from ftguide.cli import main
-
 main()

@@ -1,4 +1,6 @@
-"Work that is killed: in a process forked from one that has imported everything already, at a moment that a seed chooses."
+"""Work that is killed: in a process forked from one that has imported everything already.
+
+At a moment that a seed chooses."""
 
 import functools
 import multiprocessing

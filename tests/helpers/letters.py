@@ -6,18 +6,16 @@ import torch
 
 
 class Letters:
-    "Its tokens are letters, and ids their code points. A message is its role's first letter, a colon, the words and a full stop, which is the end token."
+    """Its tokens are letters, and ids their code points.
+
+    A message is its role's first letter, a colon, the words and a full stop, which is the end token."""
 
     eos_token, eos_token_id, pad_token_id, model_max_length, chat_template = ".", 46, 0, 40, "letters"
-    end, asks, sure = (
-        ".",
-        "a:",
-        True,
-    )  # what ends a message, what stands before an answer, does a message begin in the same way whatever follows?
+    end, asks = ".", "a:"  # what ends a message, what stands before an answer
+    sure = True  # does a message begin in the same way whatever follows?
 
-    def apply_chat_template(
-        self, messages, tokenize=False, add_generation_prompt=False, return_dict=True
-    ):  # as transformers has it
+    # as transformers has it
+    def apply_chat_template(self, messages, tokenize=False, add_generation_prompt=False, return_dict=True):
         assert not tokenize or return_dict is False
         if messages and isinstance(messages[0], list):
             return [

@@ -70,7 +70,7 @@ def finish(process, seconds=300):
     return process.returncode, said
 
 
-def folder_lock(*args):
+def in_this_process(*args):
     done = CliRunner().invoke(app, [*map(str, args)])
     assert done.exit_code == 0, done.output
 
@@ -113,7 +113,7 @@ def stage(
         (request.param, *MODELS[request.param], "--data", files / f"{request.param}.jsonl", "--epochs", 3),
         tmp_path_factory.mktemp("one") / "model",
     )
-    folder_lock(*common, "--batch-size", 8, "--out", one)
+    in_this_process(*common, "--batch-size", 8, "--out", one)
     return (*common, "--batch-size", 4), one
 
 
