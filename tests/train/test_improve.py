@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from ftguide.data import DataError
-from ftguide.engine.rows import conversation_text
 from ftguide.deploy import Gate, current, deploy, rollback, versions
+from ftguide.engine.rows import conversation_text
 from ftguide.evaluate import Report, bootstrap
 from ftguide.feedback import Feedback
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
@@ -449,7 +449,7 @@ def test_a_gate_that_makes_no_sense_is_refused(knobs, says):
 def test_command(shop, store, tmp_path):
     from typer.testing import CliRunner
 
-    from ftguide.journey import app
+    from ftguide.cli import app
 
     holdout = tmp_path / "holdout.jsonl"
     holdout.write_text("\n".join(json.dumps(r) for r in HOLDOUT), encoding="utf-8")
