@@ -4,6 +4,7 @@ Modules:
 
 - `ftguide.cli`: The commands of `ftguide`.
 - `ftguide.engine.docments`: What a function says of its parameters: the comments beside them, read from the file without importing it.
+- `ftguide.engine.run`: `Run`: the one place that trains.
 - `ftguide.serving.card`: The model card of a deployed version, and fingerprints of what it was trained on.
 - `ftguide.serving.guard`: What is refused before gradio reads it.
 - `ftguide.serving.streaming`: Answers while they are written, many at the same time.

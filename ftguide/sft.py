@@ -5,11 +5,22 @@
 # %% ../nbs/05_sft.ipynb #sft-imports
 from __future__ import annotations
 
-import tempfile
-from functools import lru_cache
+from pathlib import Path
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig
+
+from .data import preflight
+from .engine.formats import DataError
+from .engine.run import Run
+from .engine.trainers import SFTTrainer
+from .engine.training_data import prepare, train_dataset
+from .models import LM
 
 # %% auto #0
-__all__ = ['LEARNING_RATES', 'completion_loss', 'sft_trainer', 'finetune_sft', 'plot_history']
+__all__ = ['LEARNING_RATES', 'completion_loss', 'finetune_sft', 'plot_history']
 
 # %% ../nbs/05_sft.ipynb #sft-loss
 def completion_loss(
@@ -26,46 +37,12 @@ def completion_loss(
     total = F.cross_entropy(logits, labels[:, 1:][keep], reduction="sum")
     return total / (keep.sum().clamp(min=1) if count is None else count)
 
-# %% ../nbs/05_sft.ipynb #sft-trainer
-@lru_cache
-def sft_trainer():  # -> a subclass of trl.SFTTrainer
-    "TRL's SFTTrainer with `completion_loss` as its loss where that is the same and faster."
-    from trl import SFTTrainer
-
-    from ftguide.models import guarded, plain_head
-
-    class CompletionTrainer(guarded(SFTTrainer)):
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            ours = (
-                self.args.use_cpu
-                and not return_outputs
-                and plain_head(model)
-                and self.args.loss_type == "nll"
-            )
-            if not ours or self.accelerator.num_processes > 1 or self.label_smoother is not None:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            if self.model.training:
-                self._total_train_tokens += (
-                    inputs["attention_mask"].sum().item()
-                    if "attention_mask" in inputs
-                    else inputs["input_ids"].numel()
-                )
-            passed = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
-            return completion_loss(
-                model.base_model(**passed, use_cache=False).last_hidden_state,
-                inputs["labels"],
-                model.lm_head,
-                num_items_in_batch,
-            )
-
-    return CompletionTrainer
-
 # %% ../nbs/05_sft.ipynb #sft-finetune
 LEARNING_RATES = (4e-4, 2e-5)  # for 2 million parameters, measured here; for 2 billion, customary
 
 
 def finetune_sft(
-    base,  # LM, folder or hub name; never changed
+    model: LM | str | Path,  # LM, folder or hub name; never changed
     data,  # rows (or a file) with prompt and completion, or messages; a stream (`streamed`) needs max_steps
     *,
     epochs: float = 3,  # passes over the data
@@ -73,91 +50,48 @@ def finetune_sft(
     batch_size: int = 4,  # rows a step; few rows want many steps, so it is small
     eval_data=None,  # rows for the validation loss; the best model seen on them is the one returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
-    lora=None,  # True or a peft.LoraConfig: train an adapter and merge it
+    lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
     packing: bool = False,  # fill rows up to the context with several examples
-    output_dir: str | None = None,  # keep checkpoints here, at least four a run
+    output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
     resume: bool = False,  # go on from the last whole checkpoint in output_dir
     seed: int = 0,
-    callbacks: tuple = (),  # transformers.TrainerCallback
+    callbacks: tuple[TrainerCallback, ...] = (),
     force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "SFT",  # of the result
     **sft_config,  # anything else of trl.SFTConfig
-):  # -> LM
+) -> LM:
     "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
-    from trl import SFTConfig
-
-    from ftguide.data import DataError, preflight, prepare, train_dataset
-    from ftguide.models import (
-        ProgressCallback,
-        adapter,
-        copy_for_training,
-        default_learning_rate,
-        early_stopping,
-        fingerprint,
-        last_checkpoint,
-        to_lm,
-        train,
-        training_arguments,
-    )
-
-    start = copy_for_training(
-        base, name, lora, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
-    )
-    learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
-    rows = preflight(
-        start,
-        data,
+    run = Run(
+        model,
+        name,
         "sft",
-        learning_rate=learning_rate,
-        epochs=epochs,
-        batch_size=batch_size,
-        config=dict(sft_config, packing=packing),
-        force=force,
+        LEARNING_RATES,
+        epochs,
+        learning_rate,
+        batch_size,
+        seed,
+        patience,
+        lora,
+        output_dir,
+        resume,
+        callbacks,
+        config=dict(weight_decay=0.01, packing=packing) | sft_config,
     )
-    run = dict(
-        method="sft",
-        rows=fingerprint(rows),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    checkpoint, train_data, valid = (
-        last_checkpoint(output_dir, resume, run),
-        train_dataset(start, data, rows),
-        prepare(start, eval_data),
-    )
-    if valid is not None and "messages" in valid.column_names and "messages" not in rows[0]:
+    rows = preflight(run.start, data, "sft", **run.pace, config=run.config, force=force)
+    talks = "messages" in rows[0]
+    run.config.setdefault("assistant_only_loss", talks)
+    train_data, valid = train_dataset(run.start, data, rows), prepare(run.start, eval_data)
+    _check_shape(talks, valid)
+    return run.train(SFTTrainer, SFTConfig, train_data, valid, rows=rows, loss=completion_loss)
+
+
+def _check_shape(talks: bool, valid: Dataset | None) -> None:
+    "DataError when the validation rows would be scored on their prompts too, and the training rows not."
+    if valid is not None and "messages" in valid.column_names and not talks:
         raise DataError(
-            "eval_data has messages and the training rows have prompt and completion, so its prompts would be scored too and the validation loss be of another kind; write both in one shape"
+            "eval_data has messages and the training rows have prompt and completion, so its prompts would be "
+            "scored too and the validation loss be of another kind; write both in one shape"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = (
-            dict(weight_decay=0.01, packing=packing, assistant_only_loss="messages" in rows[0]) | sft_config
-        )
-        settings = training_arguments(
-            start,
-            output_dir or scratch,
-            len(rows),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            validate=valid is not None,
-            keep=bool(output_dir),
-            config=settings,
-        )
-        trainer = sft_trainer()(
-            model=start.model,
-            args=SFTConfig(**settings),
-            train_dataset=train_data,
-            eval_dataset=valid,
-            processing_class=start.tokenizer,
-            peft_config=adapter(lora),
-            callbacks=[ProgressCallback("SFT"), *early_stopping(valid is not None, patience), *callbacks],
-        )
-        train(trainer, checkpoint, run, keep=bool(output_dir))
-    return to_lm(trainer, start, lora)
 
 # %% ../nbs/05_sft.ipynb #sft-history
 def plot_history(history: list[dict], ax=None, color: str = "#2f6f8f"):

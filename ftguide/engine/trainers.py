@@ -1,0 +1,259 @@
+"""The trainers of transformers and TRL with the guide's rules, and with losses that a lesson hands in."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+import trl
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, load_from_disk
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ftguide.engine.files import fingerprint, write_atomic
+from ftguide.engine.forwards import scored_only
+from ftguide.engine.training_data import is_streamed
+from ftguide.models import plain_head
+
+
+class TrainingError(RuntimeError):
+    "Training cannot go on; the message says at which step and what to change."
+
+
+class LengthSampler:
+    """Rows of similar length side by side, so that little is padded.
+
+    Shuffled anew each epoch, from the seed and the epoch alone."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=chance))
+
+
+class SafeTrainer:
+    """Repeatable order, finite losses, whole checkpoints: stands before a trainer of transformers or TRL.
+
+    `class Mine(SafeTrainer, transformers.Trainer)` is one with these rules."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        data = self.train_dataset if train_dataset is None else train_dataset
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        if not by_length or not hasattr(data, "column_names") or not hasattr(data, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        columns = [data[c] for c in data.column_names if c.endswith("ids")]
+        lengths = [sum(map(len, row)) for row in zip(*columns)]
+        a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthSampler(lengths, a_step, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        return torch.utils.data.SequentialSampler(eval_dataset)  # predictions in the order of the rows
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if torch.isfinite(loss).all():
+            return loss
+        raise TrainingError(
+            f"step {self.state.global_step + 1}: the loss is {loss.item()}, and no step was taken. "
+            f"The batch begins with {self._beginning(inputs)!r}. "
+            f"Look at these rows, or lower the learning rate (it is {self.args.learning_rate:g})"
+        )
+
+    def _beginning(self, inputs: dict) -> str:
+        ids = next((v for k, v in inputs.items() if k.endswith("input_ids")), None)
+        if ids is None:
+            return ""
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return tokenizer.decode(ids[0], skip_special_tokens=True)[:80]
+
+    def _save_checkpoint(self, model, trial):
+        if not self._finite(model):
+            raise TrainingError(
+                f"step {self.state.global_step}: weights are not finite; "
+                f"lower the learning rate (it is {self.args.learning_rate:g})"
+            )
+        # transformers would delete by the clock; KeepCheckpoints does it by the step
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as e:
+            raise TrainingError(
+                f"step {self.state.global_step}: the checkpoint could not be written ({e}). "
+                "The one before it is whole; mend this, and resume=True goes on from there"
+            ) from e
+        finally:
+            self.args.save_total_limit = limit
+
+    def _finite(self, model) -> bool:
+        "Are all trained weights finite, in all processes?"
+        trained = [p for p in model.parameters() if p.requires_grad]
+        own = [getattr(p, "to_local", lambda p=p: p)() for p in trained]  # of a slice, this process's part
+        finite = torch.tensor(all(torch.isfinite(p).all() for p in own), device=self.accelerator.device)
+        return bool(self.accelerator.gather(finite).all())
+
+
+class SFTTrainer(SafeTrainer, trl.SFTTrainer):
+    "TRL's SFTTrainer with the lesson's loss where that is the same and faster: on a CPU, for a plain model."
+
+    def __init__(
+        self,
+        *args,
+        loss: Callable | None = None,  # (hidden states, labels, output layer, count) -> scalar; None is TRL's
+        **kwargs,
+    ):
+        self.lesson_loss = loss
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if return_outputs or not self._is_plain(model):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.model.training:
+            seen = inputs.get("attention_mask")
+            self._total_train_tokens += inputs["input_ids"].numel() if seen is None else seen.sum().item()
+        passed = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
+        states = model.base_model(**passed, use_cache=False).last_hidden_state
+        return self.lesson_loss(states, inputs["labels"], model.lm_head, num_items_in_batch)
+
+    def _is_plain(self, model) -> bool:
+        "Would TRL compute nothing but the loss that was handed in?"
+        return (
+            self.lesson_loss is not None
+            and self.args.use_cpu
+            and self.args.loss_type == "nll"
+            and self.accelerator.num_processes == 1
+            and self.label_smoother is None
+            and plain_head(model)
+        )
+
+
+class ReferenceTrainer(SafeTrainer):
+    """What DPO and KTO share: the reference is the model they start from, and scores are projected once.
+
+    On a CPU only scored positions are projected. A second model is held in memory only where its numbers cannot
+    be computed before the training, and no longer than it is needed."""
+
+    def __init__(self, model, args, train_dataset, peft_config=None, **kwargs):
+        alone = peft_config is not None or not (is_streamed(train_dataset) or _sliced(args))
+        super().__init__(
+            model=model,
+            ref_model=None if alone else copy.deepcopy(model),
+            args=args,
+            train_dataset=train_dataset,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        if self.precompute_ref_logps:
+            self.ref_model = None  # its numbers are kept
+
+    def train(self, *args, **kwargs):
+        with self._scored_only():
+            return super().train(*args, **kwargs)
+
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        with self._scored_only():
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+
+    @contextmanager
+    def _scored_only(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for model in (self.model, self.ref_model):
+                if self.args.use_cpu and model is not None:
+                    stack.enter_context(scored_only(model))
+            yield
+
+
+def _sliced(args) -> bool:
+    """Does FSDP slice the weights?
+
+    TRL then computes the reference from a second model, and would load it by the name in the config: the
+    checkpoint before SFT."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+class KTOTrainer(ReferenceTrainer, trl.KTOTrainer):
+    "TRL's KTOTrainer with the guide's rules."
+
+
+class DPOTrainer(ReferenceTrainer, trl.DPOTrainer):
+    "TRL's DPOTrainer with the guide's rules; the reference's log-probabilities can be kept in a folder."
+
+    COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+
+    def __init__(
+        self,
+        *args,
+        cache: str | Path | None = None,  # the folder; None keeps nothing
+        **kwargs,
+    ):
+        self.cache = cache
+        super().__init__(*args, **kwargs)
+
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        if self.accelerator.num_processes == 1 and not self.cache:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        file = self._cache_file(dataset) if self.cache else None
+        known = _of_first(file and file.exists() and json.loads(file.read_text(encoding="utf-8")))
+        values = known or self._computed(dataset, name, batch_size)
+        if not known and file and self.accelerator.is_main_process:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, json.dumps(values))
+        for column in self.COLUMNS:
+            dataset = dataset.add_column(column, values[column])
+        return dataset
+
+    def _cache_file(self, dataset: Dataset) -> Path:
+        "Named by the rows, and by all that the numbers depend on beside them."
+        config = (self.ref_model or self.model).config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+        decides = [
+            self._precompute_model_hash,
+            config,
+            repr(self.data_collator),  # it cuts
+            self.ld_alpha,
+            self.accelerator.mixed_precision,
+            self.args.tf32,
+        ]
+        return Path(self.cache) / f"reference-{fingerprint([*decides, *dataset])}.json"
+
+    def _computed(self, dataset: Dataset, name: str, batch_size: int) -> dict:  # column -> numbers
+        """TRL's numbers.
+
+        It hands them from one process to the others through the data set's folder, so that has to be one folder."""
+        with tempfile.TemporaryDirectory() as folder:
+            shared = _of_first(folder)
+            if self.accelerator.num_processes > 1:
+                if self.accelerator.is_main_process:
+                    dataset.save_to_disk(shared)
+                self.accelerator.wait_for_everyone()
+                dataset = load_from_disk(shared)
+            made = super()._precompute_ref_logps(dataset, name, batch_size)
+            values = {column: made[column][:] for column in self.COLUMNS}
+            self.accelerator.wait_for_everyone()
+        return values
+
+
+def _of_first(value):
+    "What the first process says."
+    return broadcast_object_list([value], from_process=0)[0]
+
+
+class DistillationTrainer(SafeTrainer, trl.DistillationTrainer):
+    "TRL's DistillationTrainer, where the student writes, with the guide's rules."
