@@ -6,190 +6,77 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import tempfile
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import DPOConfig, KTOConfig
+from trl.trainer.utils import hash_module
+
+from .engine.preflight import check_thumbs, preflight, read_for_training
+from .engine.rows import read, to_trl
+from .engine.run import Run, check_positive
+from .engine.trainers import DPOTrainer, KTOTrainer
+from .engine.spans import check_lengths
+from .engine.training_data import is_streamed, prepare, train_dataset
+from .models import LM, complete_tokenizer, completion_logps, load, reply
+
 # %% auto #0
-__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'scored_only', 'dpo_trainer', 'align_dpo', 'kl_per_token', 'KLCallback',
-           'align_kto']
+__all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'align_dpo', 'kl_per_token', 'KLCallback', 'align_kto']
 
 # %% ../nbs/06_dpo.ipynb #dpo-loss
 def dpo_loss(
-    chosen,  # (N,) summed log-probability of the chosen answers under the policy, nats
-    rejected,  # (N,) of the rejected answers
-    reference_chosen,  # (N,) of the chosen answers under the reference
-    reference_rejected,  # (N,) of the rejected answers
+    chosen: torch.Tensor,  # (N,) summed log-probability of the chosen answers under the policy, nats
+    rejected: torch.Tensor,  # (N,) of the rejected answers
+    reference_chosen: torch.Tensor,  # (N,) of the chosen answers under the reference
+    reference_rejected: torch.Tensor,  # (N,) of the rejected answers
     beta: float = 0.1,  # pull towards the reference, above 0
-):  # (N,) loss of each pair, nats
+) -> torch.Tensor:  # (N,) loss of each pair, nats
     "Sigmoid DPO loss (Rafailov et al. 2023, eq. 7)."
-    import torch.nn.functional as F
-
-    return -F.logsigmoid(beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
+    margin = (chosen - reference_chosen) - (rejected - reference_rejected)
+    return -F.logsigmoid(beta * margin)
 
 # %% ../nbs/06_dpo.ipynb #dpo-make-pairs
 def make_pairs(
-    lm,  # who answers
+    lm: LM,  # who answers
     rows: list[dict],  # with a prompt
-    prefer,  # prefer(row, a, b, n) -> above 0 when a is better, below when b is, by how much; 0 for a tie; n counts the pairs so far
+    prefer: Callable,  # (row, a, b, pairs so far) -> above 0 when a is better, by how much; below when b is; 0 ties
     samples: int = 2,  # answers for each prompt, compared two by two
     temperature: float = 1.0,  # of the sampling
     max_new_tokens: int = 96,
     seed: int = 0,
-    progress=None,  # called with the number of answers so far
+    progress: Callable[[int], object] | None = None,  # called with the number of answers so far
 ) -> list[dict]:  # prompt, chosen, rejected, margin
     "Sample answers, ask which is better, keep the pairs with a winner, each once."
-    from ftguide.models import reply
-
     if samples < 2:
         raise ValueError(f"samples must be 2 or more, not {samples}")
-    answers = reply(
-        lm,
-        [r["prompt"] for r in rows for _ in range(samples)],
-        max_new_tokens,
-        temperature,
-        seed=seed,
-        progress=progress,
-    )
+    asked = [r["prompt"] for r in rows for _ in range(samples)]
+    answers = reply(lm, asked, max_new_tokens, temperature, seed=seed, progress=progress)
     pairs = []
     for i, row in enumerate(rows):
         own = answers[i * samples : (i + 1) * samples]
         for a, b in zip(own[::2], own[1::2]):
             side = prefer(row, a, b, len(pairs)) if a.strip() and b.strip() and a != b else 0
-            if side:
-                pairs.append(
-                    dict(
-                        prompt=row["prompt"],
-                        chosen=a if side > 0 else b,
-                        rejected=b if side > 0 else a,
-                        margin=abs(side),
-                    )
-                )
-    return list({json.dumps([p["prompt"], p["chosen"], p["rejected"]]): p for p in reversed(pairs)}.values())[
-        ::-1
-    ]
-
-# %% ../nbs/06_dpo.ipynb #dpo-head
-def scored_only(model):
-    "Let TRL's `fused_lm_head` forward project only the scored positions; a model whose head does more than multiply is left as it is, and so is a step that asks for the routers' loss."
-    import torch
-    from trl.trainer.utils import FusedCausalLMOutput
-
-    from ftguide.models import plain_head
-
-    if not plain_head(model) or getattr(model.forward, "scored_only", False):
-        return
-    theirs = model.forward
-
-    def forward(*args, fused_lm_head=False, labels=None, **inputs):
-        if not fused_lm_head:
-            return theirs(*args, labels=labels, **inputs) if labels is not None else theirs(*args, **inputs)
-        if inputs.get("shift_labels") is not None or inputs.get("output_router_logits"):
-            return theirs(*args, fused_lm_head=True, labels=labels, **inputs)
-        hidden, targets = (
-            model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state[:, :-1],
-            labels[:, 1:],
-        )
-        mask = targets != -100
-        logits = model.lm_head(hidden[mask]).float()  # (scored tokens, V)
-        all_logps = logits.log_softmax(-1)
-        placed = lambda x: x.new_zeros(mask.shape).masked_scatter(mask, x)  # (B, T - 1), 0 where not scored
-        logps = placed(all_logps.gather(-1, targets[mask].unsqueeze(-1)).squeeze(-1))
-        with torch.no_grad():
-            entropy, square = -(all_logps.exp() * all_logps).sum(-1), (2 * all_logps).logsumexp(-1)
-            return FusedCausalLMOutput(
-                loss=-logps.sum() / mask.sum().clamp(min=1),
-                log_probs=logps,
-                entropy=placed(entropy),
-                log_sum_sq_probs=placed(square),
-                mean_logits=placed(logits.mean(-1)),
-                is_top1=placed(logits.argmax(-1) == targets[mask]),
-                label_mask=mask,
-            )
-
-    forward.scored_only, model.forward = True, forward
-
-# %% ../nbs/06_dpo.ipynb #dpo-reference-kept
-@lru_cache
-def dpo_trainer():  # -> a subclass of trl.DPOTrainer
-    "TRL's DPOTrainer that projects only scored positions on a CPU, and keeps the reference's log-probabilities in a folder."
-    from accelerate.utils import broadcast_object_list
-    from datasets import load_from_disk
-    from trl import DPOTrainer
-
-    from ftguide.models import fingerprint, guarded, write_atomic
-
-    from_first = lambda value: broadcast_object_list([value], from_process=0)[
-        0
-    ]  # what the first process says
-    columns = "ref_chosen_logps", "ref_rejected_logps"
-
-    class KeepingTrainer(guarded(DPOTrainer)):
-        def __init__(self, *args, cache=None, **knobs):
-            self.cache = cache
-            super().__init__(*args, **knobs)
-
-        def _precompute_ref_logps(self, dataset, name, batch_size):
-            if self.args.use_cpu:
-                scored_only(self.model)
-            alone = self.accelerator.num_processes == 1
-            if alone and not self.cache:
-                return super()._precompute_ref_logps(dataset, name, batch_size)
-            file = (
-                Path(self.cache) / f"reference-{fingerprint([*self._decides(), *dataset])}.json"
-                if self.cache
-                else None
-            )
-            known = from_first(file and file.exists() and json.loads(file.read_text(encoding="utf-8")))
-            values = known or self._computed(dataset, name, batch_size)
-            if not known and file and self.accelerator.is_main_process:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(file, json.dumps(values))
-            for column in columns:
-                dataset = dataset.add_column(column, values[column])
-            return dataset
-
-        def _decides(self) -> list:  # what the numbers depend on, beside the rows
-            config = {
-                k: v
-                for k, v in (self.ref_model or self.model).config.to_dict().items()
-                if k not in ("_name_or_path", "transformers_version")
-            }
-            return [
-                self._precompute_model_hash,
-                config,
-                repr(self.data_collator),
-                self.ld_alpha,
-                self.accelerator.mixed_precision,
-                self.args.tf32,
-            ]  # the collator cuts
-
-        def _computed(self, dataset, name, batch_size) -> dict:  # column -> numbers
-            "TRL's numbers. It hands them from one process to the others through the data set's folder, so that has to be one folder."
-            with tempfile.TemporaryDirectory() as folder:
-                shared = from_first(folder)
-                if self.accelerator.num_processes > 1:
-                    if self.accelerator.is_main_process:
-                        dataset.save_to_disk(shared)
-                    self.accelerator.wait_for_everyone()
-                    dataset = load_from_disk(shared)
-                made = super()._precompute_ref_logps(dataset, name, batch_size)
-                values = {c: made[c][:] for c in columns}
-                self.accelerator.wait_for_everyone()
-            return values
-
-    return KeepingTrainer
+            if not side:
+                continue
+            chosen, rejected = (a, b) if side > 0 else (b, a)
+            pairs.append(dict(prompt=row["prompt"], chosen=chosen, rejected=rejected, margin=abs(side)))
+    once = {json.dumps([p["prompt"], p["chosen"], p["rejected"]]): p for p in reversed(pairs)}
+    return list(once.values())[::-1]
 
 # %% ../nbs/06_dpo.ipynb #dpo-align
 LEARNING_RATES = (1e-4, 5e-7)  # for 2 million parameters, measured here; for 2 billion, customary
 
 
 def align_dpo(
-    base,  # LM, folder or hub name; never changed, and the reference
-    data,  # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps, and a second copy of the model as the reference
+    model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
+    data,  # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps and more memory
     *,
     beta: float = 0.1,  # pull towards the reference: small drifts far, large stays close
     epochs: float = 1,  # passes over the pairs
@@ -197,133 +84,71 @@ def align_dpo(
     batch_size: int = 4,  # pairs a step
     eval_data=None,  # pairs for the validation loss; the best model seen on them is the one returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
-    lora=None,  # True or a peft.LoraConfig
-    output_dir: str | None = None,  # keep checkpoints here, at least four a run
-    cache: str
-    | None = None,  # folder for the reference's log-probabilities, read by later runs on the same pairs; output_dir by default
+    lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
+    output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
+    cache: str | Path | None = None,  # folder for the reference's scores, read by later runs; output_dir by default
     resume: bool = False,  # go on from the last whole checkpoint in output_dir
     seed: int = 0,
-    callbacks: tuple = (),  # transformers.TrainerCallback
+    callbacks: tuple[TrainerCallback, ...] = (),
     force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "DPO",  # of the result
     **dpo_config,  # anything else of trl.DPOConfig, such as loss_type or label_smoothing
-):  # -> LM
-    "Direct preference optimisation; the reference is the model it starts from."
-    from trl import DPOConfig
-    from trl.trainer.utils import hash_module
+) -> LM:
+    """Direct preference optimisation (Rafailov et al. 2023); the reference is the model it starts from.
 
-    from ftguide.data import is_streamed, preflight, prepare, train_dataset
-    from ftguide.models import (
-        ProgressCallback,
-        adapter,
-        copy_for_training,
-        default_learning_rate,
-        early_stopping,
-        fingerprint,
-        last_checkpoint,
-        to_lm,
-        train,
-        training_arguments,
-    )
-
-    start = copy_for_training(
-        base, name, lora, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
-    )
-    learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
-    _smoothed(dpo_config)
-    rows = preflight(
-        start,
-        data,
+    A stream holds a second copy of the model, because nothing can be computed before its rows are read."""
+    check_positive(beta=beta)
+    run = Run(
+        model,
+        name,
         "dpo",
-        learning_rate=learning_rate,
-        epochs=epochs,
-        batch_size=batch_size,
-        lora=lora,
-        config=dpo_config,
-        force=force,
+        LEARNING_RATES,
+        epochs,
+        learning_rate,
+        batch_size,
+        seed,
+        patience,
+        lora,
+        output_dir,
+        resume,
+        callbacks,
+        config=dict(beta=beta, precompute_ref_log_probs=not is_streamed(data), precompute_ref_batch_size=32)
+        | dpo_config,
+        decides=dict(beta=beta),
     )
-    _one_sided(rows)
-    run = dict(
-        method="dpo",
-        rows=fingerprint(rows),
-        beta=beta,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    _check_smoothing(dpo_config)
+    rows = read_for_training(data, "dpo", run.config)
+    preflight(run.start, rows, "dpo", **run.pace, lora=lora, config=dpo_config, force=force)
+    _warn_of_length(rows)
     if output_dir:
-        run["reference"] = hash_module(start.model)[:16]
-    checkpoint, train_data, valid = (
-        last_checkpoint(output_dir, resume, run),
-        train_dataset(start, data, rows, "pairs"),
-        prepare(start, eval_data, "pairs"),
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = (
-            dict(beta=beta, precompute_ref_log_probs=not is_streamed(data), precompute_ref_batch_size=32)
-            | dpo_config
-        )
-        settings = training_arguments(
-            start,
-            output_dir or scratch,
-            len(rows),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            validate=valid is not None,
-            keep=bool(output_dir),
-            config=settings,
-        )
-        args = DPOConfig(**settings)
-        reference = (
-            start.copy().model if not lora and (is_streamed(data) or _sliced(args)) else None
-        )  # nothing can be computed in advance for rows not yet read
-        trainer = dpo_trainer()(
-            cache=cache or output_dir,
-            model=start.model,
-            ref_model=reference,
-            args=args,
-            train_dataset=train_data,
-            eval_dataset=valid,
-            processing_class=start.tokenizer,
-            peft_config=adapter(lora),
-            callbacks=[ProgressCallback("DPO"), *early_stopping(valid is not None, patience), *callbacks],
-        )
-        for model in (trainer.model, reference):
-            if trainer.args.use_cpu and model is not None:
-                scored_only(model)
-        if trainer.precompute_ref_logps:
-            trainer.ref_model = reference = None  # its numbers are kept
-        train(trainer, checkpoint, run, keep=bool(output_dir))
-    return to_lm(trainer, start, lora)
+        run.decides["reference"] = hash_module(run.start.model)[:16]
+    train_data = train_dataset(run.start, data, rows, "pairs")
+    valid = prepare(run.start, eval_data, "pairs")
+    return run.train(DPOTrainer, DPOConfig, train_data, valid, rows=rows, cache=cache or output_dir)
 
 
-def _sliced(args) -> bool:
-    "Does FSDP slice the weights? TRL then computes the reference from a second model, and would load it by the name in the config: the checkpoint before SFT."
-    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+def _warn_of_length(rows: list[dict]) -> None:
+    """Warn when every chosen answer is longer, or every one shorter.
 
-
-def _one_sided(rows: list[dict]):
-    "Warn when every chosen answer is longer, or every one shorter: then length alone explains the preference, and DPO learns length."
+    Then length alone explains the preference, and DPO learns length."""
     size = lambda x: len(x if isinstance(x, str) else x[-1]["content"])
     sizes = [(size(r["chosen"]), size(r["rejected"])) for r in rows]
-    sides = (
-        ("longer", "shorter")
-        if all(c > r for c, r in sizes)
-        else ("shorter", "longer")
-        if all(c < r for c, r in sizes)
-        else None
+    if len(rows) < 20:
+        return
+    if all(chosen > rejected for chosen, rejected in sizes):
+        more, less = "longer", "shorter"
+    elif all(chosen < rejected for chosen, rejected in sizes):
+        more, less = "shorter", "longer"
+    else:
+        return
+    warnings.warn(
+        f"in each of {len(rows)} pairs the chosen answer is the {more} one: DPO will learn to write {more}, "
+        f"whatever else was meant. `ftguide check` shows the lengths; add pairs where the {less} answer is better",
+        stacklevel=3,
     )
-    if len(rows) >= 20 and sides:
-        warnings.warn(
-            f"in each of {len(rows)} pairs the chosen answer is the {sides[0]} one: DPO will learn to write {sides[0]}, whatever else was meant. `ftguide check` shows the lengths; add pairs where the {sides[1]} answer is better",
-            stacklevel=3,
-        )
 
 
-def _smoothed(config: dict):
+def _check_smoothing(config: dict) -> None:
     "TRL reads `label_smoothing` in some losses only, and is silent about it in the others."
     losses = config.get("loss_type") or "sigmoid"
     losses = [losses] if isinstance(losses, str) else losses
@@ -334,155 +159,119 @@ def _smoothed(config: dict):
 
 # %% ../nbs/06_dpo.ipynb #dpo-kl
 def kl_per_token(
-    policy,
-    reference,  # LMs with one tokenizer
+    policy: LM,
+    reference: LM,  # with the policy's tokenizer
     prompts: list,  # questions
     max_new_tokens: int = 96,
     seed: int = 0,
 ) -> float:  # nats per token
     "Monte Carlo estimate of KL(policy || reference) on answers that the policy samples."
-    from ftguide.models import completion_logps, reply
-
     answers = reply(policy, prompts, max_new_tokens, temperature=1.0, seed=seed)
     (p, n), (q, _) = (completion_logps(m, prompts, answers) for m in (policy, reference))
     return ((p - q).sum() / n.sum()).item()
 
 # %% ../nbs/06_dpo.ipynb #dpo-kl-watch
-def KLCallback(
-    reference,  # LM, folder or hub name; stays in memory while the policy trains
-    prompts: list,  # questions the policy answers, by sampling
-    every: int = 25,  # steps between two looks, and the last step
-    max_new_tokens: int = 96,
-):  # -> transformers.TrainerCallback
+class KLCallback(TrainerCallback):
     "Writes the KL from the reference into the training log, as `kl` in nats per token."
-    from transformers import TrainerCallback
 
-    from ftguide.models import LM, complete_tokenizer, load
-
-    if every < 1 or not prompts:
-        raise ValueError(
-            f"every must be 1 step or more and prompts not empty, not {every} and {len(prompts)} prompts"
-        )
-    reference = load(reference)
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, processing_class=None, **kw):
-            if state.global_step % every and state.global_step != state.max_steps:
-                return
-            state.log_history.append(
-                dict(
-                    kl=kl_per_token(
-                        complete_tokenizer(LM(model, processing_class, "training")),
-                        reference,
-                        prompts,
-                        max_new_tokens,
-                    ),
-                    step=state.global_step,
-                )
+    def __init__(
+        self,
+        reference: LM | str | Path,  # LM, folder or hub name; stays in memory while the policy trains
+        prompts: list,  # questions the policy answers, by sampling
+        every: int = 25,  # steps between two looks, and the last step
+        max_new_tokens: int = 96,
+    ):
+        if every < 1 or not prompts:
+            raise ValueError(
+                f"every must be 1 step or more and prompts not empty, not {every} and {len(prompts)} prompts"
             )
+        self.reference = load(reference)
+        self.prompts = prompts
+        self.every = every
+        self.max_new_tokens = max_new_tokens
 
-    return Watch()
+    def on_step_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        policy = complete_tokenizer(LM(model, processing_class, "training"))
+        kl = kl_per_token(policy, self.reference, self.prompts, self.max_new_tokens)
+        state.log_history.append(dict(kl=kl, step=state.global_step))
 
 # %% ../nbs/06_dpo.ipynb #dpo-kto
 def align_kto(
-    base,  # LM, folder or hub name; never changed, and the reference
-    thumbs,  # rows (or a file) with prompt, completion, label: True for a thumb up
+    model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
+    data,  # rows (or a file) with prompt, completion, label: True for a thumb up
     *,
     beta: float = 0.1,  # pull towards the reference
     epochs: float = 1,  # passes over the rows
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 8,  # answers a step, above 1: the others estimate the reference's average
-    output_dir: str | None = None,  # keep checkpoints here
+    eval_data=None,  # thumbs for the validation loss; the best model seen on them is the one returned
+    patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
+    lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
+    output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
     resume: bool = False,  # go on from the last whole checkpoint in output_dir
     seed: int = 0,
-    callbacks: tuple = (),  # transformers.TrainerCallback
+    callbacks: tuple[TrainerCallback, ...] = (),
+    force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "KTO",  # of the result
     **kto_config,  # anything else of trl.KTOConfig
-):  # -> LM
-    "Align with unpaired thumbs (Ethayarajh et al. 2024) on TRL's KTOTrainer; the rarer thumb weighs more, so that both sides weigh the same."
-    from trl import KTOConfig, KTOTrainer
+) -> LM:
+    """Align with unpaired thumbs (Ethayarajh et al. 2024).
 
-    from ftguide.data import DataError, read, to_trl
-    from ftguide.models import (
-        ProgressCallback,
-        copy_for_training,
-        default_learning_rate,
-        fingerprint,
-        guarded,
-        last_checkpoint,
-        to_lm,
-        train,
-        training_arguments,
-    )
-
-    start = copy_for_training(
-        base, name, beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
+    The rarer thumb weighs more, so that both sides weigh the same."""
+    check_positive(beta=beta)
+    run = Run(
+        model,
+        name,
+        "kto",
+        LEARNING_RATES,
+        epochs,
+        learning_rate,
+        batch_size,
+        seed,
+        patience,
+        lora,
+        output_dir,
+        resume,
+        callbacks,
+        decides=dict(beta=beta),
     )
     if batch_size < 2:
         raise ValueError(
             f"batch_size must be 2 or more, not {batch_size}: KTO compares an answer with the others of its batch"
         )
-    learning_rate, rows = (
-        learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES),
-        read(thumbs, "sft"),
-    )
-    if talks := [i for i, r in enumerate(rows) if "messages" in r]:
-        raise DataError(
-            f"row {talks[0] + 1} has messages, and a thumb judges one answer: give prompt (text, or the messages before the answer), completion and label instead"
-        )
-    labels = [r.get("label") for r in rows]
-    if wrong := [i for i, l in enumerate(labels) if l not in (True, False, 0, 1)]:
-        raise DataError(
-            f"row {wrong[0] + 1}: label must be true (thumb up) or false (thumb down), not {labels[wrong[0]]!r}"
-        )
-    up = sum(map(bool, labels))
-    down = len(labels) - up
-    if not up or not down:
-        raise DataError(f"{up} thumbs up and {down} down: without both there is nothing to compare")
+    rows = read_for_training(data, "kto", kto_config)
+    preflight(run.start, rows, "kto", **run.pace, config=kto_config, force=force)
     rows = random.Random(seed).sample(rows, len(rows))  # TRL reads them in this order
-    run = dict(
-        method="kto",
-        rows=fingerprint(rows),
+    run.config = _kto_settings(rows, beta, batch_size) | kto_config
+    valid = _validation_thumbs(run.start, eval_data)
+    return run.train(KTOTrainer, KTOConfig, _with_labels(rows), valid, rows=rows)
+
+
+def _kto_settings(rows: list[dict], beta: float, batch_size: int) -> dict:
+    up = sum(bool(r["label"]) for r in rows)
+    down = len(rows) - up
+    return dict(
         beta=beta,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,  # an answer is compared with the others of its batch
+        train_sampling_strategy="sequential",
+        desirable_weight=max(down / up, 1.0),
+        undesirable_weight=max(up / down, 1.0),
     )
-    checkpoint = last_checkpoint(output_dir, resume, run)
-    data = to_trl(rows).add_column("label", [bool(r["label"]) for r in rows])
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = (
-            dict(
-                beta=beta,
-                precompute_ref_log_probs=True,
-                precompute_ref_batch_size=batch_size,
-                train_sampling_strategy="sequential",
-                desirable_weight=max(down / up, 1.0),
-                undesirable_weight=max(up / down, 1.0),
-            )
-            | kto_config
-        )
-        settings = training_arguments(
-            start,
-            output_dir or scratch,
-            len(data),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            validate=False,
-            keep=bool(output_dir),
-            config=settings,
-        )
-        trainer = guarded(KTOTrainer)(
-            model=start.model,
-            args=KTOConfig(**settings),
-            train_dataset=data,
-            processing_class=start.tokenizer,
-            callbacks=[ProgressCallback("KTO"), *callbacks],
-        )
-        if trainer.args.use_cpu:
-            scored_only(trainer.model)
-        train(trainer, checkpoint, run, keep=bool(output_dir))
-    return to_lm(trainer, start, None)
+
+
+def _validation_thumbs(lm: LM, data) -> Dataset | None:
+    "DataError when a row is no thumb or does not fit the context."
+    if data is None:
+        return None
+    rows = read(data, "sft")
+    check_thumbs(rows)
+    check_lengths(lm, rows)
+    return _with_labels(rows)
+
+
+def _with_labels(rows: list[dict]) -> Dataset:
+    return to_trl(rows).add_column("label", [bool(r["label"]) for r in rows])

@@ -12,8 +12,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from .data import preflight
 from .engine.formats import DataError
+from .engine.preflight import preflight, read_for_training
 from .engine.run import Run
 from .engine.trainers import SFTTrainer
 from .engine.training_data import prepare, train_dataset
@@ -77,7 +77,8 @@ def finetune_sft(
         callbacks,
         config=dict(weight_decay=0.01, packing=packing) | sft_config,
     )
-    rows = preflight(run.start, data, "sft", **run.pace, config=run.config, force=force)
+    rows = read_for_training(data, "sft", run.config)
+    preflight(run.start, rows, "sft", **run.pace, config=run.config, force=force)
     talks = "messages" in rows[0]
     run.config.setdefault("assistant_only_loss", talks)
     train_data, valid = train_dataset(run.start, data, rows), prepare(run.start, eval_data)

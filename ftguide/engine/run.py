@@ -27,7 +27,7 @@ from ftguide.engine.checkpoints import last_checkpoint
 from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
-from ftguide.models import LM, ModelError, context_length, load, ready
+from ftguide.models import LM, ModelError, complete_tokenizer, context_length, load
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Run:
             return self.start  # another process has the result
         model = merged(model) if self.lora else model
         history = trainer.state.log_history
-        return ready(LM(model.eval(), self.start.tokenizer, self.start.name, history))
+        return complete_tokenizer(LM(model.eval(), self.start.tokenizer, self.start.name, history))
 
 
 def fit(

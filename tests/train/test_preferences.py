@@ -4,25 +4,19 @@ import json
 import math
 import tempfile
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
+import trl
 
-import ftguide.dpo as chapter
+import ftguide.engine.trainers
 from ftguide.data import DataError, to_trl
-from ftguide.dpo import KLCallback, _one_sided, align_dpo, align_kto, dpo_loss, dpo_trainer, make_pairs
-from ftguide.models import (
-    LM,
-    TrainingError,
-    complete_tokenizer,
-    completion_logps,
-    copy_for_training,
-    encode,
-    load,
-    save,
-    silent,
-    training_arguments,
-)
+from ftguide.dpo import KLCallback, _warn_of_length, align_dpo, align_kto, dpo_loss, make_pairs
+from ftguide.engine.callbacks import silent
+from ftguide.engine.run import copy_for_training, training_arguments
+from ftguide.engine.trainers import DPOTrainer, TrainingError
+from ftguide.models import LM, complete_tokenizer, completion_logps, encode, load, save
 
 PAIRS = [
     dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)
@@ -38,8 +32,6 @@ def weights(lm):
 
 
 def test_twenty_steps_are_trls():
-    from trl import DPOConfig, DPOTrainer
-
     start = copy_for_training("tiny-small", "plain")
     with tempfile.TemporaryDirectory() as folder:
         settings = training_arguments(
@@ -55,9 +47,9 @@ def test_twenty_steps_are_trls():
             config={},
         )
         theirs = silent(
-            DPOTrainer(
+            trl.DPOTrainer(
                 model=start.model,
-                args=DPOConfig(**settings, beta=0.2, precompute_ref_log_probs=True),
+                args=trl.DPOConfig(**settings, beta=0.2, precompute_ref_log_probs=True),
                 train_dataset=to_trl(PAIRS, "pairs"),
                 processing_class=start.tokenizer,
             )
@@ -105,7 +97,7 @@ def test_validation_loss_is_the_formula_in_float64():
 )
 def test_every_loss_is_trls_own(knobs, monkeypatch):
     fast = align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs)
-    monkeypatch.setattr(chapter, "scored_only", lambda model: None)
+    monkeypatch.setattr(ftguide.engine.trainers, "scored_only", nullcontext)
     assert (
         weights(fast) - weights(align_dpo("tiny-small", PAIRS[:24], learning_rate=1e-3, **knobs))
     ).abs().max() <= 1e-5
@@ -133,7 +125,7 @@ def test_a_mixture_of_experts_learns_with_its_balancing_loss(stage, rows, monkey
     )
     lm = complete_tokenizer(LM(experts, tokenizer))
     ours = stage(lm, rows, learning_rate=1e-3)
-    monkeypatch.setattr(chapter, "scored_only", lambda model: None)
+    monkeypatch.setattr(ftguide.engine.trainers, "scored_only", nullcontext)
     theirs = stage(lm, rows, learning_rate=1e-3)
     assert (
         min(h["aux_loss"] for h in ours.history if "loss" in h) > 1
@@ -143,9 +135,9 @@ def test_a_mixture_of_experts_learns_with_its_balancing_loss(stage, rows, monkey
 
 def test_the_reference_is_computed_once_for_a_sweep(tmp_path, monkeypatch):
     "Another beta reads what the first run wrote; other pairs or another model do not."
-    asked, real = [], dpo_trainer().compute_ref_log_probs
+    asked, real = [], DPOTrainer.compute_ref_log_probs
     monkeypatch.setattr(
-        dpo_trainer(),
+        DPOTrainer,
         "compute_ref_log_probs",
         lambda self, *a, **k: (asked.append(1), real(self, *a, **k))[1],
     )
@@ -214,11 +206,11 @@ def test_slices_are_given_the_model_itself_as_their_reference(monkeypatch):
     class Stop(Exception):
         pass
 
-    def trainer(**knobs):
+    def trainer(self, **knobs):
         given.append(knobs["ref_model"])
         raise Stop
 
-    monkeypatch.setattr(chapter, "dpo_trainer", lambda: trainer)
+    monkeypatch.setattr(trl.DPOTrainer, "__init__", trainer)
 
     def started(**knobs):
         with pytest.raises(Stop):
@@ -280,7 +272,7 @@ def test_preferences_for_length_alone_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for words in (["positive"], ["positive", "good"], ["positive", "very positive"]):
-            _one_sided(
+            _warn_of_length(
                 [dict(chosen=words[i % len(words)], rejected="negative") for i in range(40)]
             )  # equal; equal or shorter; equal or longer
 

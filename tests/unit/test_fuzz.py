@@ -144,7 +144,7 @@ def quick(folder):
     with pytest.MonkeyPatch.context() as m:
         m.chdir(folder)
         m.setenv("FTGUIDE_PASSWORD", "")
-        m.setattr("ftguide.models.train", stop)
+        m.setattr("ftguide.engine.run.Run.train", stop)
         m.setattr("ftguide.page.page", page)
         m.setattr("ftguide.evaluate._quality", quality)
         m.setattr("ftguide.report.run_folder.write_page", lambda f: f)

@@ -22,8 +22,9 @@ from ftguide.distill import (
     scaled_jsd,
     sparse_targets,
 )
-from ftguide.dpo import _one_sided, _smoothed, dpo_loss, kl_per_token, scored_only
+from ftguide.dpo import _check_smoothing, _warn_of_length, dpo_loss, kl_per_token
 from ftguide.engine.cache import likely_and_drawn_tokens
+from ftguide.engine.forwards import scored_only
 from ftguide.models import (
     LM,
     ModelError,
@@ -198,10 +199,9 @@ def test_scored_only_gives_trl_what_its_own_forward_gives():
     model = Bigram(TABLE)
     model.forward, asked = (lambda *args, **how: (args, how)), model.asked
     theirs = model.forward
-    scored_only(model)
-    ours = model.forward
-    scored_only(model)
-    assert model.forward is ours is not theirs and ours.scored_only is True
+    with scored_only(model):
+        ours = model.forward
+    assert model.forward is theirs is not ours
     out = ours(input_ids=IDS, attention_mask=1, fused_lm_head=True, labels=LABELS, use_cache=True)
     assert isinstance(out, FusedCausalLMOutput) and asked == [dict(attention_mask=1, use_cache=False)]
     place = lambda a, b, c, none=0: torch.tensor([[none, a, b], [c, none, none]])
@@ -233,19 +233,17 @@ def test_scored_only_gives_trl_what_its_own_forward_gives():
 def test_scored_only_leaves_the_rest_to_trl():
     model = Bigram(TABLE)
     model.forward = lambda *args, **how: (args, how)
-    scored_only(model)
-    assert model.forward(1, labels=2, x=3) == ((1,), dict(labels=2, x=3)) and model.forward(1, x=3) == (
-        (1,),
-        dict(x=3),
-    )
-    assert model.forward(1, fused_lm_head=True, labels=2, shift_labels=4) == (
-        (1,),
-        dict(fused_lm_head=True, labels=2, shift_labels=4),
-    )
+    with scored_only(model):
+        assert model.forward(1, labels=2, x=3) == ((1,), dict(labels=2, x=3))
+        assert model.forward(1, x=3) == ((1,), dict(x=3))
+        assert model.forward(1, fused_lm_head=True, labels=2, shift_labels=4) == (
+            (1,),
+            dict(fused_lm_head=True, labels=2, shift_labels=4),
+        )
     special = Bigram(TABLE, logit_scale=2.0)
     theirs = special.forward = lambda: 0
-    scored_only(special)
-    assert special.forward is theirs
+    with scored_only(special):
+        assert special.forward is theirs
 
 
 def test_kl_is_a_mean_over_tokens(monkeypatch):
@@ -299,8 +297,8 @@ def test_one_sided_lengths(chosen, rejected, n, says):
             [dict(chosen=chosen, rejected=rejected)] * n,
             [dict(chosen=said(chosen), rejected=said(rejected))] * n,
         ):
-            _one_sided(rows)
-        _one_sided(
+            _warn_of_length(rows)
+        _warn_of_length(
             [dict(chosen="longer", rejected="short")] * 15 + [dict(chosen="short", rejected="longer")] * 15
         )
     assert len(found) == (2 if says else 0)
@@ -318,7 +316,7 @@ def test_smoothing_belongs_to_four_losses():
             for kind in ("robust", "exo_pair", "aot", "aot_unpaired", ["sft", "aot"])
         ),
     ):
-        _smoothed(config)
+        _check_smoothing(config)
     for config, names in (
         (dict(), "sigmoid"),
         (dict(loss_type=None), "sigmoid"),
@@ -326,7 +324,7 @@ def test_smoothing_belongs_to_four_losses():
         (dict(loss_type=["ipo", "sft"]), "ipo, sft"),
     ):
         with pytest.raises(ValueError, match=f"loss_type {names}; use"):
-            _smoothed(dict(config, label_smoothing=0.1))
+            _check_smoothing(dict(config, label_smoothing=0.1))
 
 
 # chapter 7: distillation
