@@ -12,6 +12,7 @@ from formulas import plain_distillation_loss
 from letters import TABLE, Bigram, Letters
 from trl.trainer.utils import FusedCausalLMOutput
 
+import ftguide.dpo
 import ftguide.models
 from ftguide.distill import (
     ChunkedLoss,
@@ -262,8 +263,8 @@ def test_kl_is_a_mean_over_tokens(monkeypatch):
         assert (prompts, answers) == ([1, 2], ["x", "y"])
         return scores[lm]
 
-    monkeypatch.setattr(ftguide.models, "reply", reply)
-    monkeypatch.setattr(ftguide.models, "completion_logps", logps)
+    monkeypatch.setattr(ftguide.dpo, "reply", reply)
+    monkeypatch.setattr(ftguide.dpo, "completion_logps", logps)
     assert kl_per_token("policy", "reference", [1, 2]) == close(3.5 / 6)
     kl_per_token("policy", "reference", [1, 2], 7, 5)
     assert asked == [
