@@ -86,7 +86,9 @@ def align_dpo(
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
     lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
     output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
-    cache: str | Path | None = None,  # folder for the reference's scores, read by later runs; output_dir by default
+    cache: str
+    | Path
+    | None = None,  # folder for the reference's scores, read by later runs; output_dir by default
     resume: bool = False,  # go on from the last whole checkpoint in output_dir
     seed: int = 0,
     callbacks: tuple[TrainerCallback, ...] = (),
@@ -241,7 +243,7 @@ def align_kto(
         raise ValueError(
             f"batch_size must be 2 or more, not {batch_size}: KTO compares an answer with the others of its batch"
         )
-    rows = read_for_training(data, "kto", kto_config)
+    rows = read_for_training(list(data) if is_streamed(data) else data, "kto")
     preflight(run.start, rows, "kto", **run.pace, config=kto_config, force=force)
     rows = random.Random(seed).sample(rows, len(rows))  # TRL reads them in this order
     run.config = _kto_settings(rows, beta, batch_size) | kto_config
