@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .data import different_tokens, is_streamed, preflight, read, stream_rows
 from .engine.cache import CachedTeacher, likely_and_drawn_tokens, write_cache
 from .engine.labelling import validated
+from .engine.preflight import different_tokens, preflight, read_for_training
+from .engine.rows import read
 from ftguide.engine.teachers import (
     LogitTeacher,
     Teacher,
@@ -25,6 +26,7 @@ from ftguide.engine.teachers import (
     as_teacher,
     vocabulary_fingerprint,
 )
+from .engine.training_data import is_streamed, stream_rows
 from .evaluate import Endpoint, Report, evaluate
 from ftguide.models import (
     LM,
@@ -383,9 +385,12 @@ def _loss_settings(teacher, temperature, alpha, divergence, on_policy, cross_tok
 
 def _checked_rows(start, corpus, data, eval_data, **settings) -> tuple:  # rows to train on, to validate on
     "The rows, after `preflight`."
-    rows = [] if corpus is None else preflight(start, corpus, "distill", **settings)
-    if data is not None:
-        rows = rows + [_prompt_and_completion(r) for r in preflight(start, data, "sft", **settings)]
+    rows = []
+    for source, method in ((corpus, "distill"), (data, "sft")):
+        if source is not None:
+            some = read_for_training(source, method, settings.get("config"))
+            preflight(start, some, method, **settings)
+            rows += some if method == "distill" else map(_prompt_and_completion, some)
     return rows, [] if eval_data is None else read(eval_data, "corpus")
 
 

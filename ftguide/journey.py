@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .data import check_lengths, preflight, split
+from .data import split
 from .distill import distill
 from .dpo import align_dpo, make_pairs
 from .engine.environment import progress_bar
 from .engine.formats import DataError
+from .engine.preflight import preflight
 from .engine.rows import question_key, read, without_questions
+from .engine.spans import check_lengths
 from .engine.statistics import Score, bootstrap, required_sample_size
 from .evaluate import Report, difference, evaluate, table
 from .market import Product, ab_test, load_tasks
