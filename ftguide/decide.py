@@ -19,9 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from .engine.arguments import is_flag, is_number, is_whole_number, require
-from .engine.prices import api_usd, prices  # noqa: F401, RUF100
-from .engine.statistics import Score, required_sample_size
-from .scale import METHODS, estimate  # noqa: F401
+from .engine.statistics import Score, required_sample_size, wilson
 
 # %% auto #0
 __all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'HORIZON_MONTHS', 'Branch', 'Question', 'Plan', 'choose_technique', 'draw_tree',
@@ -171,7 +169,7 @@ class Plan:
 
 # %% ../nbs/00_decide.ipynb #decide-scored
 def _interval(
-    score: Any,  # a number, or what has value, low, high and perhaps n
+    score: float | Score,  # or anything else with value, low, high and perhaps n
 ) -> tuple[float, float, float, int | None]:  # value, low, high, rows
     "A score and its interval; ValueError for what is none."
     value, low, high = (getattr(score, end, score) for end in ("value", "low", "high"))
@@ -183,13 +181,13 @@ def _interval(
     if not low <= value <= high:
         raise ValueError(f"prompting_score must lie inside its interval, not {value:g} [{low:g}, {high:g}]")
     rows = getattr(score, "n", None)
-    if rows and low == high and value in (0, 1):  # equal rows give a bootstrap no width: Clopper-Pearson
-        end = 0.025 ** (1 / rows)
-        low, high = (end, 1) if value else (0, 1 - end)
+    if rows and low == high and value in (0, 1):  # equal rows give a bootstrap no width
+        share = wilson(value * rows, rows)
+        low, high = share.low, share.high
     return value, low, high, rows
 
 
-def _scored(score: Any, good_enough: float) -> dict:  # what the reasons say of it
+def _scored(score: float | Score, good_enough: float) -> dict:  # what the reasons say of it
     "What a score says about `good_enough`; one with value, low and high may leave it open."
     value, low, high, rows = _interval(score)
     exact = low == high
@@ -253,7 +251,7 @@ _FLAGS = ("objective_task", "cost_critical", "latency_critical", "teacher_availa
 
 
 def choose_technique(
-    prompting_score: Any,  # of your best prompt on the model you would serve, 0..1; a number or a Score
+    prompting_score: float | Score,  # of your best prompt on the model you would serve, 0..1
     labelled_examples: int,  # inputs with a checked answer; the chosen side of a pair is one too
     preference_pairs: int = 0,  # a better and a worse answer to the same prompt
     objective_task: bool = True,  # one right answer? False: several are right and some are better
