@@ -14,9 +14,9 @@ from .dpo import align_dpo as align_dpo
 from .dpo import align_kto as align_kto
 from .dpo import make_pairs as make_pairs
 from .evaluate import Report as Report
-from .evaluate import diagnose as diagnose
 from .evaluate import evaluate as evaluate
 from .feedback import Feedback as Feedback
+from .health import diagnose as diagnose
 from .improve import improve as improve
 from .market import load_tasks as load_tasks
 from .market import shoppers_choose as shoppers_choose

@@ -585,7 +585,8 @@ def evaluate_command(
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
 ):
     "Quality with 95 % intervals, latency and cost on test rows."
-    from ftguide.evaluate import evaluate, markdown
+    from ftguide.engine.tables import markdown
+    from ftguide.evaluate import evaluate
 
     check_new_files(out)
     other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
 
-from .evaluate import Report, weights_fingerprint
+from .engine.scoring import weights_fingerprint
+from .evaluate import Report
 from .models import LM, load, save
 from .serving.card import data_fingerprints, model_card
 from .serving.versions import current as current

@@ -27,7 +27,7 @@ from ftguide.engine.teachers import (
     vocabulary_fingerprint,
 )
 from .engine.training_data import is_streamed, stream_rows
-from .evaluate import Endpoint, Report, evaluate
+from .evaluate import Report, evaluate
 from ftguide.models import (
     LM,
     ModelError,
@@ -35,6 +35,7 @@ from ftguide.models import (
     default_learning_rate,
     save,
 )
+from .serving.endpoint import Endpoint
 
 # %% auto #0
 __all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',

@@ -22,8 +22,8 @@ from trl.trainer.utils import hash_module
 from .engine.preflight import check_thumbs, preflight, read_for_training
 from .engine.rows import read, to_trl
 from .engine.run import Run, check_positive
-from .engine.trainers import DPOTrainer, KTOTrainer
 from .engine.spans import check_lengths
+from .engine.trainers import DPOTrainer, KTOTrainer
 from .engine.training_data import is_streamed, prepare, train_dataset
 from .models import LM, complete_tokenizer, completion_logps, load, reply
 

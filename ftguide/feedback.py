@@ -315,7 +315,7 @@ if hasattr(os, "register_at_fork"):
 # %% ../nbs/08a_feedback.ipynb #feedback-numbers
 def _numbers(self) -> dict:  # votes, choices, share_up, win_rate, by_version
     "Counts of all clicks, also of those a later one replaces; the share of thumbs up, and how often each version was preferred, as `Score` with a 95 % interval (None where nobody voted)."
-    from ftguide.evaluate import wilson
+    from ftguide.engine.statistics import wilson
 
     share = lambda right, n: wilson(right, n) if n else None
     thumbs = {

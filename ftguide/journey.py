@@ -21,7 +21,8 @@ from .engine.preflight import preflight
 from .engine.rows import question_key, read, without_questions
 from .engine.spans import check_lengths
 from .engine.statistics import Score, bootstrap, required_sample_size
-from .evaluate import Report, difference, evaluate, table
+from .engine.tables import table
+from .evaluate import Report, difference, evaluate
 from .market import Product, ab_test, load_tasks
 from .models import LM, TrainingError, completion_logps, load, reply
 from .sft import finetune_sft

@@ -38,7 +38,7 @@ def bootstrap(
 ) -> Score:  # of sum(numerators) / sum(denominators), or of the ratio or difference of two such shares
     """95 % bootstrap interval over rows (Efron 1979); paired, when another model answered the same rows.
 
-    A ratio to a share that is 0 in 2.5 % of the resamples or more has no upper end (Fieller 1954): all is nan.
+    A ratio to a share that is 0 in 2.5 % of the resamples or more has no upper end (Fieller 1954): it is nan.
     """
     if not len(pairs):
         raise ValueError("no rows to resample: the test set is empty, or no row has this metric")
@@ -108,9 +108,10 @@ def required_sample_size(
 ) -> int | None:  # rows in all; None where the value is the bound, and no number of rows would tell
     """How many rows would tell a value from a bound.
 
-    The standard error s of n rows is read from the interval: its ends are 1.96 s from the middle. With N rows it is
-    s √(n/N). The end that faces the bound passes it with probability `power` when the distance d of value and bound is
-    1.96 + z(power) such errors, so N = n ((1.96 + z(power)) s / d)² (Cohen 1988, ch. 2; 0.84 for a power of 0.8).
+    The standard error s of n rows is read from the interval: its ends are 1.96 s from the middle. With N
+    rows it is s √(n/N). The end that faces the bound passes it with probability `power` when the distance d
+    of value and bound is 1.96 + z(power) such errors: N = n ((1.96 + z(power)) s / d)² (Cohen 1988, ch. 2).
+    For a power of 0.8, z is 0.84.
     """
     if not score.low <= bound <= score.high:
         return score.n

@@ -16,7 +16,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from ftguide.engine.formats import DataError, addressed_rows
-from ftguide.evaluate import Report, markdown
+from ftguide.engine.tables import markdown
+from ftguide.evaluate import Report
 from ftguide.models import LM
 
 BLOCK = 2**20  # bytes of a file read at once

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ftguide.evaluate import Endpoint
+from ftguide.serving.endpoint import Endpoint
 
 QUESTIONS = [dict(prompt=f"question {i % 10}") for i in range(12)]  # ten questions, two of them twice
 

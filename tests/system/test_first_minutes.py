@@ -154,7 +154,8 @@ def test_capitals_underscores_and_one_dash(monkeypatch, capsys):
 
 def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
-    monkeypatch.setattr("ftguide.evaluate.evaluate", lambda *a, **k: pytest.fail("the work has begun"))
+    began = lambda *a, **k: pytest.fail("the work has begun")
+    monkeypatch.setattr(sys.modules["ftguide.evaluate"], "evaluate", began)
     assert cli(
         "evaluate",
         "--model",

@@ -12,9 +12,11 @@ import pytest
 
 from ftguide.deploy import Gate, deploy
 from ftguide.distill import TextTeacher
-from ftguide.evaluate import Endpoint, ask, evaluate, judge, prompting_baseline
+from ftguide.evaluate import evaluate, prompting_baseline
+from ftguide.judge import judge
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, reply, save
+from ftguide.serving.endpoint import Endpoint, ask
 from ftguide.sft import finetune_sft
 
 pytest.importorskip("openai")

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 from ftguide.data import DataError
 from ftguide.deploy import Gate, current, deploy, rollback, versions
 from ftguide.engine.rows import conversation_text
-from ftguide.evaluate import Report, bootstrap
+from ftguide.engine.statistics import bootstrap
+from ftguide.evaluate import Report
 from ftguide.feedback import Feedback
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
 from ftguide.models import WHOLE, load

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from ftguide.cli import app
 from ftguide.data import DataError
 from ftguide.deploy import Gate, deploy
-from ftguide.evaluate import Report, evaluate, weights_fingerprint
+from ftguide.engine.scoring import weights_fingerprint
+from ftguide.evaluate import Report, evaluate
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
 from ftguide.serving import versions as store

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -136,9 +137,10 @@ def quick(folder):
     def page(*a, **k):
         raise PageError("stopped by the test")
 
-    def quality(report, lm, rows, *a, **k):
+    def score(report, rows, *a, **k):
         report.rows = {"exact match": [(1, 1)] * len(rows)}
 
+    evaluate = sys.modules["ftguide.evaluate"]
     kept = {name: load(name) for name in ftguide.models.SHIPPED}
     real = ftguide.models.load
     with pytest.MonkeyPatch.context() as m:
@@ -146,10 +148,13 @@ def quick(folder):
         m.setenv("FTGUIDE_PASSWORD", "")
         m.setattr("ftguide.engine.run.Run.train", stop)
         m.setattr("ftguide.page.page", page)
-        m.setattr("ftguide.evaluate._quality", quality)
+        m.setattr(evaluate, "reply", lambda lm, prompts, *a, **k: [""] * len(prompts))
+        m.setattr(evaluate, "_score_answers", score)
+        m.setattr(evaluate, "_score_references", lambda *a: None)
         m.setattr("ftguide.report.run_folder.write_page", lambda f: f)
         m.setattr(
-            "ftguide.evaluate.latency",
+            evaluate,
+            "latency",
             lambda *a, **k: dict(
                 latency_p50_ms=1.0, latency_p95_ms=1.0, tokens_per_second=100.0, new_tokens=1, batch_size=1
             ),
