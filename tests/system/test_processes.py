@@ -1,6 +1,7 @@
-"""`accelerate launch -m ftguide` with two processes on the CPU: the weights of one process, one writer, one message, and a run that is killed goes on.
+"""`accelerate launch -m ftguide` with two processes on the CPU: the weights of one process.
 
-`pytest --long` does all of it for every stage: slices (FSDP2) for DPO and distillation, and a killed run for each."""
+There is one writer and one message, and a run that is killed goes on. `pytest --long` does all of it for
+every stage: slices (FSDP2) for DPO and distillation, and a killed run for each."""
 
 import json
 import os
@@ -196,7 +197,10 @@ def test_wrong_input_is_said_once(tmp_path):
 def test_two_processes_share_the_writing_of_a_cache(tmp_path):
     rows = [dict(prompt=r["prompt"]) for r in load_tasks("train", 12, tasks=("summary",), seed=5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    code = "import sys; from ftguide.distill import write_cache; print(len(write_cache('tiny-small', sys.argv[1], sys.argv[2], max_new_tokens=8, shard_rows=3, k=8, samples=8).rows))"
+    code = (
+        "import sys; from ftguide.distill import write_cache; print(len(write_cache('tiny-small', "
+        "sys.argv[1], sys.argv[2], max_new_tokens=8, shard_rows=3, k=8, samples=8).rows))"
+    )
     both = [
         subprocess.Popen(
             [sys.executable, "-c", code, tmp_path / "rows.jsonl", tmp_path / "cache"],
@@ -236,7 +240,9 @@ def test_configs_are_what_accelerate_reads():
 
 @pytest.mark.parametrize("accumulated", [1, 4])
 def test_deepspeed_reads_the_zero3_config(accumulated, monkeypatch):
-    "As accelerate and transformers make DeepSpeed's settings of the file, which needs no DeepSpeed: ZeRO-3, nothing against the trainer's own numbers, nothing left open."
+    """As accelerate and transformers make DeepSpeed's settings of the file, which needs no DeepSpeed.
+
+    ZeRO-3, nothing against the trainer's own numbers, nothing left open."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import DeepSpeedPlugin

@@ -1,4 +1,6 @@
-"The pages, looked at in headless Chromium at the width of a desk and of a telephone. FTGUIDE_SITE=_docs looks at what Quarto rendered instead."
+"""The pages, looked at in headless Chromium at the width of a desk and of a telephone.
+
+FTGUIDE_SITE=_docs looks at what Quarto rendered instead."""
 
 import functools
 import http.server
@@ -155,7 +157,9 @@ def test_glossary_is_in_order():
 
 
 def as_quarto_would(nb):
-    "Options of cells become what they ask for; what is left of a directive shows on the page. -> notebook, alt text of each figure"
+    """Options of cells become what they ask for; what is left of a directive shows on the page.
+
+    -> notebook, alt text of each figure."""
     kept, alts = [], []
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -172,9 +176,17 @@ def as_quarto_would(nb):
     return nb, iter(alts)
 
 
+def with_alt_texts(page, alts):
+    "The page with the next alt text at each picture that has none."
+    before, *after = page.split('alt="No description has been provided for this image"')
+    return before + "".join(f'alt="{escape(next(alts))}"{part}' for part in after)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    "A folder of pages, served over http: Quarto's where FTGUIDE_SITE names it, else nbconvert's with the guide's own rules."
+    """A folder of pages, served over http.
+
+    Quarto's where FTGUIDE_SITE names it, else nbconvert's with the guide's own rules."""
     if SITE:
         folder = (ROOT / SITE).resolve()
         assert folder.is_dir(), f"FTGUIDE_SITE={SITE} is no folder"
@@ -198,17 +210,13 @@ def site(tmp_path_factory):
         for path in PAGES:
             nb, alts = as_quarto_would(nbformat.read(path, 4))
             page, _ = exporter.from_notebook_node(nb)
-            page = re.sub(
-                r'alt="No description has been provided for this image"',
-                lambda m: f'alt="{escape(next(alts))}"',
-                page,
-            )
-            page = re.sub(
-                r"<script\b[^>]*>.*?</script>", "", page, flags=re.S
-            )  # the template's loaders of MathJax, Mermaid and widgets
+            page = with_alt_texts(page, alts)
+            # without the template's loaders of MathJax, Mermaid and widgets
+            page = re.sub(r"<script\b[^>]*>.*?</script>", "", page, flags=re.S)
             page = re.sub(r'(href="[^":]*)\.ipynb', r"\1.html", page).replace(
                 "</head>",
-                f"<link rel='icon' href='/nbs/theme/favicon.svg'><style>{rules}\npre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style></head>",
+                f"<link rel='icon' href='/nbs/theme/favicon.svg'><style>{rules}\npre {{ white-space: "
+                f"pre-wrap; overflow-wrap: anywhere; }}</style></head>",
             )
             there = folder / path.relative_to(ROOT).with_suffix(".html")
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -230,14 +238,34 @@ def site(tmp_path_factory):
 
 LOOK = """
 const main = document.querySelector('main') || document.body;
-const wide = e => { for (let p = e.parentElement; p; p = p.parentElement) { if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false } return true };
-const past = [...main.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && e.getBoundingClientRect().width > 0 && !e.closest('math, svg') && wide(e));
+const wide = e => {
+  for (let p = e.parentElement; p; p = p.parentElement) {
+    if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false
+  }
+  return true
+};
+const sticksOut = e => {
+  const box = e.getBoundingClientRect();
+  return box.right > innerWidth + 1 && box.width > 0 && !e.closest('math, svg') && wide(e)
+};
+const past = [...main.querySelectorAll('*')].filter(sticksOut);
+const wrong = [
+  '.cell-output-error',
+  '[data-mime-type="application/vnd.jupyter.error"]',
+  '[data-mime-type="application/vnd.jupyter.stderr"]',
+  '.cell-output-stderr',
+].join(', ');
 return {
   overflow: document.documentElement.scrollWidth - innerWidth,
   past: past.slice(0, 5).map(e => e.tagName + '.' + e.className + ': ' + e.textContent.slice(0, 60)),
   directive: (main.innerText.match(/^.*#\\|.*$/m) || main.innerText.match(/^:::.*$/m) || [''])[0],
-  errors: [...main.querySelectorAll('.cell-output-error, [data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], .cell-output-stderr')].map(e => e.textContent.slice(0, 80)),
-  images: [...document.images].map(i => ({src: (i.getAttribute('src') || '').slice(0, 60), alt: i.alt, loaded: i.complete && i.naturalWidth > 0, width: i.getBoundingClientRect().width})),
+  errors: [...main.querySelectorAll(wrong)].map(e => e.textContent.slice(0, 80)),
+  images: [...document.images].map(i => ({
+    src: (i.getAttribute('src') || '').slice(0, 60),
+    alt: i.alt,
+    loaded: i.complete && i.naturalWidth > 0,
+    width: i.getBoundingClientRect().width,
+  })),
   links: [...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href')),
   ids: [...document.querySelectorAll('[id]')].map(e => e.id),
   title: document.title, heads: main.querySelectorAll('h1').length,
@@ -318,17 +346,16 @@ def test_page(name, seen, site):
             if parts.path
             else None
         )
+        fragment = unquote(parts.fragment)
         if target is None:
-            if SITE and unquote(parts.fragment) not in ids:
-                broken.append(link)
+            found = not SITE or fragment in ids
         elif not (target.exists() and (target.is_file() or (target / "index.html").exists())):
-            broken.append(link)
-        elif (
-            SITE
-            and parts.fragment
-            and target.suffix == ".html"
-            and f'id="{unquote(parts.fragment)}"' not in target.read_text(encoding="utf-8")
-        ):
+            found = False
+        elif SITE and fragment and target.suffix == ".html":
+            found = f'id="{fragment}"' in target.read_text(encoding="utf-8")
+        else:
+            found = True
+        if not found:
             broken.append(link)
     assert not broken, f"broken links: {broken}"
 

@@ -38,21 +38,17 @@ def test_the_script_runs_through_and_the_chapter_draws_it(tmp_path, monkeypatch)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = list(csv.DictReader((tmp_path / "gpu.csv").open(encoding="utf-8")))
-    assert [(l["stage"], l["who"]) for l in lines] == [
+    assert [(line["stage"], line["who"]) for line in lines] == [
         (s, w) for s in ("SFT", "DPO", "distillation") for w in ("ftguide", "TRL")
     ] + [("serving", "ftguide")]
     for ours, theirs in zip(lines[:6:2], lines[1:6:2]):
         assert abs(float(ours["loss"]) - float(theirs["loss"])) < 0.1, (
             "the same rows and weights; the order of the rows is each trainer's own"
         )
-        assert (
-            all(
-                float(l[k]) > 0
-                for l in (ours, theirs)
-                for k in ("tokens_per_second", "mfu", "peak_gb", "seconds_per_step")
-            )
-            and not ours["error"]
-        )
+        assert not ours["error"]
+        for line in (ours, theirs):
+            for column in ("tokens_per_second", "mfu", "peak_gb", "seconds_per_step"):
+                assert float(line[column]) > 0
     assert float(lines[2]["loss"]) == pytest.approx(0.6931, abs=1e-3)
     assert (
         float(lines[-1]["latency_ms"]) > 0

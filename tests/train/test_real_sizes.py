@@ -136,7 +136,7 @@ FAMILIES = {
 def family(name):
     """A small random model of the family.
 
-    The tokenizer of Llama 3 has no padding token; Qwen's template writes an empty thought before an answer."""
+    Llama 3's tokenizer has no padding token; Qwen's template writes an empty thought before an answer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import chat_template_utils

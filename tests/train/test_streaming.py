@@ -1,7 +1,7 @@
-"""Streams through the three trainers: the same training as from a list, errors when their row comes, and memory that does not grow with the file.
+"""Streams through the three trainers: the same training as from a list, and memory that does not grow.
 
-`pytest --long` sends a million rows through each trainer, a quarter to half an hour for each;
-FTGUIDE_ROWS is another number of them."""
+An error is raised when its row comes. `pytest --long` sends a million rows through each trainer, a quarter
+to half an hour for each; FTGUIDE_ROWS is another number of them."""
 
 import json
 import os
@@ -125,18 +125,30 @@ from ftguide.data import streamed
 from ftguide.models import LM, load
 stage, file, rows, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 tokenizer = load("tiny-small").tokenizer
-config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=128,
-                     pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id)
+config = LlamaConfig(
+    vocab_size=len(tokenizer),
+    hidden_size=16,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    max_position_embeddings=128,
+    pad_token_id=tokenizer.pad_token_id,
+    eos_token_id=tokenizer.eos_token_id,
+    bos_token_id=tokenizer.bos_token_id,
+)
 small = LM(AutoModelForCausalLM.from_config(config), tokenizer, "micro")
 if stage == "sft": from ftguide.sft import finetune_sft as train; args, kind = (small,), "sft"
 elif stage == "dpo": from ftguide.dpo import align_dpo as train; args, kind = (small,), "pairs"
 else: from ftguide.distill import distill as train; args, kind = (small, small), "corpus"
 from transformers import TrainerCallback
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 class Early(TrainerCallback):
     def on_step_end(self, args, state, control, **kw):
-        if state.global_step == int(sys.argv[5]) // size: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-train(*args, streamed(file, kind), max_steps=rows // size, batch_size=size, logging_steps=10**6, callbacks=(Early(),))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        if state.global_step == int(sys.argv[5]) // size: print(peak_mb())
+knobs = dict(max_steps=rows // size, batch_size=size, logging_steps=10**6, callbacks=(Early(),))
+train(*args, streamed(file, kind), **knobs)
+print(peak_mb())
 """
 
 
