@@ -1,4 +1,6 @@
-"The journey: a rule for going on, stages one at a time, and a run that was killed and goes on to the same models."
+"""The journey: a rule for going on, stages one at a time.
+
+And a run that was killed and goes on to the same models."""
 
 import json
 import os
@@ -94,7 +96,9 @@ def test_few_equal_and_foreign_rows_say_nothing():
 
 
 def test_the_rows_it_asks_for_do_tell():
-    "Where 30 rows leave a true gain open, as many as it asks for decide mostly, four times as many nearly always."
+    """Where 30 rows leave a true gain open, as many as it asks for decide mostly.
+
+    Four times as many nearly always."""
 
     def drawn(n, seed):
         rng = random.Random(seed)
@@ -140,7 +144,9 @@ def asked(rows):
     "first, count, held", [(0, 100, 20), (0, 50, 10), (0, 150, 20), (100, 100, 10), (95, 100, 10)]
 )
 def test_what_a_test_asks_is_learnt_in_no_stage(first, count, held):
-    "Pairs and corpus about the SFT rows' prompts, about some of them, about others as well, about others only."
+    """Pairs and corpus about the SFT rows' prompts, about some of them, about others as well.
+
+    About others only."""
     sft = [dict(prompt=f"Question {i}", completion=f"Answer {i}") for i in range(100)]
     pairs = [
         dict(prompt=f"question {i}", chosen="good", rejected=f"bad {n}")
@@ -402,7 +408,11 @@ def test_portuguese_runs_the_same_journey(whole):
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
     out, stages, _ = whole
     mine = tmp_path / "run"
-    kill = f"import os, sys, json; from ftguide.report.run_folder import run; run(sys.argv[1], **json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if line.strip().startswith('{after} |') else None)"
+    kill = (
+        "import os, sys, json; from ftguide.report.run_folder import run; run(sys.argv[1], "
+        "**json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if "
+        f"line.strip().startswith('{after} |') else None)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", kill, mine, json.dumps(KNOBS)],
         capture_output=True,
