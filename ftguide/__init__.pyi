@@ -15,8 +15,8 @@ from .dpo import align_kto as align_kto
 from .dpo import make_pairs as make_pairs
 from .evaluate import Report as Report
 from .evaluate import evaluate as evaluate
-from .feedback import Feedback as Feedback
 from .health import diagnose as diagnose
+from .serving.votes import Feedback as Feedback
 from .improve import improve as improve
 from .market import load_tasks as load_tasks
 from .market import shoppers_choose as shoppers_choose
@@ -24,8 +24,8 @@ from .models import LM as LM
 from .models import load as load
 from .models import reply as reply
 from .models import save as save
-from .page import serve as serve
 from .scale import estimate as estimate
+from .serving.page import serve as serve
 from .sft import finetune_sft as finetune_sft
 
 __version__: str

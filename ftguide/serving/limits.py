@@ -10,11 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ftguide.serving.errors import PageError
+
 CALLERS_KEPT = 10_000  # addresses remembered before those that have been quiet are dropped
-
-
-class PageError(ValueError):
-    "The page cannot be opened, or refuses what it was asked; the message says why."
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,9 @@ class Limits:
         for name, value in vars(self).items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise PageError(f"{name} must be a whole number above 0, not {value!r}")
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class RateLimiter:

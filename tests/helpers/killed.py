@@ -124,8 +124,8 @@ def hold(folder: str, told):
 def write_again_and_again(report: str, model: str, store: str, votes: str):
     "Everything small that is written: reports, models, backups, exports."
     from ftguide.evaluate import Report
-    from ftguide.feedback import Feedback
     from ftguide.models import load, save, write_atomic
+    from ftguide.serving.votes import Feedback
 
     lm, measured, said = (
         load("tiny-small"),

@@ -15,10 +15,11 @@ import torch
 from test_hostile import cli
 from test_training import ROWS, weights
 
-import ftguide.feedback
 from ftguide.evaluate import Report, evaluate
-from ftguide.feedback import Feedback, restore, thumbs_from
+from ftguide.feedback import thumbs_from
 from ftguide.models import WHOLE, checkpoints, completion_logps, load
+from ftguide.serving import backups, votes
+from ftguide.serving.votes import Feedback, restore
 from ftguide.sft import finetune_sft
 
 BIG_MB = int(os.environ.get("FTGUIDE_BIG_FILE_MB", 20))
@@ -157,7 +158,8 @@ def back(monkeypatch):
             def now(cls, tz=None):
                 return now.now(tz) - datetime.timedelta(hours=hours)
 
-        monkeypatch.setattr(ftguide.feedback, "datetime", Earlier)
+        monkeypatch.setattr(votes, "datetime", Earlier)
+        monkeypatch.setattr(backups, "datetime", Earlier)
 
     return put
 

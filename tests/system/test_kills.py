@@ -14,8 +14,8 @@ from test_training import STAGES, weights
 from ftguide.deploy import Gate, current, deploy, versions
 from ftguide.distill import CachedTeacher
 from ftguide.evaluate import Report
-from ftguide.feedback import Feedback, restore
 from ftguide.models import WHOLE, checkpoints, load
+from ftguide.serving.votes import Feedback, restore
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals"),

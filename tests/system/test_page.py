@@ -2,41 +2,27 @@
 
 import json
 import os
-import random
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("gradio")
 import httpx
+from deployed import put
 from typer.testing import CliRunner
 
 from ftguide.cli import app
-from ftguide.deploy import Gate, deploy
-from ftguide.evaluate import Report
-from ftguide.feedback import Feedback
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, context_length, load, prompt_text, reply, shipped_folder
-from ftguide.page import (
-    Limits,
-    PageError,
-    PendingVotes,
-    Served,
-    Visitor,
-    Writer,
-    _Page,
-    load_test,
-    page,
-    together,
-)
+from ftguide.models import load, reply, shipped_folder
+from ftguide.serving.load_test import PageClient, load_test
+from ftguide.serving.page import numbers_html
+from ftguide.serving.votes import Feedback
 
 try:
     from selenium.common.exceptions import StaleElementReferenceException as Stale
@@ -98,11 +84,6 @@ class Server:
             self.process.wait()
 
 
-def put(folder, name):
-    lm = load(name)
-    return deploy(lm, folder, Report(lm.name, lm.parameters), Gate(quality=None))
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     "A page with a deployed model and another one, whose folder has a hostile name."
@@ -114,174 +95,6 @@ def site(tmp_path_factory):
     ) as server:
         server.folder, server.store = top / "ads", Feedback(top / "ads/feedback.db")
         yield server
-
-
-# the parts, without a server
-
-
-def fake(texts):
-    def write(prompt):
-        yield from texts
-
-    return SimpleNamespace(now=lambda: (write, texts[0]))
-
-
-def request(host="10.0.0.1"):
-    return SimpleNamespace(client=SimpleNamespace(host=host), username=None, session_hash="s")
-
-
-def test_sides_are_shuffled_and_stored_as_they_were_shown(tmp_path):
-    store = Feedback(tmp_path / "votes.db")
-    parts = _Page(fake(["one"]), fake(["two"]), store, Limits(per_minute=10_000))
-    for _ in range(200):
-        a, b, key, _ = list(parts.compare("Hi", request()))[-1]
-        assert {a, b} == {"one", "two"} and "one" not in key
-        parts.choose(key, "a", "", request())
-    rows = store.rows()
-    assert all((r["a"], r["b"]) == (r["version_a"], r["version_b"]) for r in rows)
-    assert 60 < sum(r["version_a"] == "one" for r in rows) < 140
-
-
-def test_both_answers_advance_at_one_pace():
-    "Pieces hold several tokens, of the faster model more of them; either may be the longer answer."
-    rng = random.Random(0)
-
-    def pieces(text, most):
-        at = 0
-        while at < len(text):
-            at += rng.randint(1, most)
-            yield text[:at]
-
-    for fast, slow in [("x" * 300, "y" * 290), ("x" * 60, "y" * 200), ("x" * 200, "y" * 60), ("", "y")]:
-        for swap in (False, True):
-            two = [pieces(fast, 30), pieces(slow, 5)]
-            *on_the_way, last = together(*(two[::-1] if swap else two))
-            assert last == ((slow, fast) if swap else (fast, slow)) and on_the_way
-            lengths = [len(a) for a, b in on_the_way if len(a) == len(b)]
-            assert len(lengths) == len(on_the_way) and lengths == sorted(lengths)
-
-
-def test_two_presses_at_the_same_moment_count_once(tmp_path):
-    store = Feedback(tmp_path / "votes.db")
-    desk = PendingVotes(store)
-    keys = [desk.put(prompt="Hi", answer=str(i), version="v1") for i in range(10)]
-
-    def press(key):
-        try:
-            desk.take(key, "vote", up=True)
-            return 1
-        except PageError:
-            return 0
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(press, keys * 8)) == 10
-    assert len(store.rows()) == 10
-
-
-def test_old_answers_make_room():
-    desk = PendingVotes(None, keep=3)
-    keys = [desk.put(prompt=str(i)) for i in range(5)]
-    assert list(desk.open) == keys[2:]
-
-
-@pytest.mark.parametrize(
-    "prompt, says",
-    [
-        ("", "write a question"),
-        (" \n", "write a question"),
-        ("x" * 2001, "2,001 characters; the page takes 2,000"),
-        ("a\ud800", "half a character"),
-    ],
-)
-def test_prompts_that_are_refused(prompt, says):
-    with pytest.raises(PageError, match=says):
-        next(_Page(fake(["one"]), None, None, Limits()).ask(prompt, request()))
-
-
-def test_answers_in_a_batch_are_the_replies():
-    lm = load("tiny-small")
-    prompts = [r["prompt"] for r in load_tasks("test", 7, seed=5)]
-    write = Writer(lm, 24, rows=3)
-
-    def last(p):
-        return list(write(p))[-1]
-
-    with ThreadPoolExecutor(7) as pool:
-        assert list(pool.map(last, prompts)) == reply(lm, prompts, 24)
-    with pytest.raises(ModelError, match="does not fit"):
-        list(write("word " * 5000))
-    long = next(
-        text
-        for n in range(200, 0, -1)
-        if len(lm.tokenizer(prompt_text(lm.tokenizer, text := "word " * n)).input_ids) < context_length(lm)
-    )
-    write, asked, answers = Writer(lm, 24), [prompts[0], long, prompts[1], long[5:], "Hi"], []
-    write.busy = True  # nobody writes yet, so all of them wait in one line
-    with ThreadPoolExecutor(5) as pool:
-        for n, p in enumerate(asked, 1):
-            answers.append(pool.submit(last, p))
-            wait(lambda: len(write.waiting) == n)
-        write._work()
-    assert [a.result() for a in answers] == [
-        reply(lm, p, 24) for p in asked
-    ]  # a long question takes no room from the others' answers
-
-    def broken(**_):
-        raise RuntimeError("no memory")
-
-    lm.model.generate = broken
-    with pytest.raises(RuntimeError, match="no memory"):
-        list(write("Hi"))
-
-
-def test_a_new_version_is_followed_and_a_broken_one_is_not(tmp_path, capsys):
-    put(tmp_path, "tiny-small")
-    served = Served(tmp_path)
-    put(tmp_path, "tiny")
-    assert served.now()[1] == "v2"
-    put(tmp_path, "tiny")
-    next((tmp_path / "v3").glob("*.safetensors")).write_bytes(b"cut off")
-    assert served.now()[1] == "v2" and served.now()[1] == "v2"
-    assert capsys.readouterr().err.count("v2 stays in service") == 1
-    (tmp_path / "current").unlink()
-    (tmp_path / "current").write_text("v9\n")
-    assert served.now()[1] == "v2"
-    (tmp_path / "current").write_bytes(b"\xff\xfe")
-    assert served.now()[1] == "v2"  # no text at all
-
-
-def test_a_vote_is_credited_to_the_weights_that_answered(tmp_path):
-    "By way of `current`, and of a link that somebody else made and moves."
-    put(tmp_path / "ads", "tiny-small")
-    (tmp_path / "link").symlink_to("ads/v1", target_is_directory=True)
-    served, linked = Served(tmp_path / "ads/current"), Served(tmp_path / "link")
-    size = lambda s: (s.now()[1], s.now()[0].lm.parameters)
-    small, large = load("tiny-small").parameters, load("tiny").parameters
-    assert size(served) == size(linked) == ("v1", small) and served.folder == tmp_path / "ads"
-    put(tmp_path / "ads", "tiny")
-    (tmp_path / "link").unlink()
-    (tmp_path / "link").symlink_to("ads/v2", target_is_directory=True)
-    assert size(served) == size(linked) == ("v2", large)
-    shutil.copytree(tmp_path / "ads/v1", tmp_path / "plain/current")
-    assert (
-        Served(tmp_path / "plain/current").folder == tmp_path / "plain/current"
-    )  # a model folder that happens to be called so
-    page(tmp_path / "ads/current", tmp_path / "ads/v1")
-    assert (tmp_path / "ads/feedback.db").is_file() and not (tmp_path / "ads/v2/feedback.db").exists()
-    (tmp_path / "ads/current").unlink()
-    (tmp_path / "ads/current").write_text("v1\n")  # where there are no links
-    assert size(Served(tmp_path / "ads/current")) == ("v1", small)
-
-
-def test_names_of_versions(tmp_path):
-    put(tmp_path / "ads", "tiny-small")
-    put(tmp_path / "ads", "tiny-small")
-    put(tmp_path / "other", "tiny-small")
-    names = [
-        Served(tmp_path / at, beside=tmp_path / "ads").now()[1]
-        for at in ("ads", "ads/v1", "other", "other/v1")
-    ]
-    assert names == ["v2", "v1", "other/v1", "other/v1"]
 
 
 # what cannot be opened
@@ -318,18 +131,26 @@ def test_errors_are_one_line(tmp_path):
             ), (arguments, done.output, done.exception)
 
 
+def test_numbers_are_text_whatever_is_written_in_them():
+    name = "<img src=x onerror=alert(1)>"
+    numbers = dict(votes=1, share_up=None, choices=0)
+    each = dict(votes=1, share_up=None, choices=0, win_rate=None)
+    shown = numbers_html(dict(numbers, by_version={name: each}))
+    assert "<img" not in shown and "&lt;img" in shown
+
+
 # over HTTP
 
 
 def test_a_vote_counts_once_and_cannot_be_forged(site):
-    visitor, before = Visitor(site.url), len(site.store.rows())
+    visitor, before = PageClient(site.url), len(site.store.rows())
     assert "no answer here" in visitor.press("vote_up")  # nothing was asked
     (answer, says), *_ = visitor.ask("Once")
     assert answer == reply(load("tiny-small"), "Once", 24) and says == "Is it a good answer?"
     assert visitor.press("choose_a").startswith("there is no answer")  # an answer is not a comparison
     assert visitor.press("vote_down", "a note").startswith("Thank you")
     assert "already" in visitor.press("vote_up")
-    thief = Visitor(site.url)
+    thief = PageClient(site.url)
     key = site.store.rows()[-1]["key"]
     assert "no answer here" in thief.press("vote_up", key=key)  # the key of a vote that was cast
     visitor.ask("Twice")
@@ -341,7 +162,7 @@ def test_a_vote_counts_once_and_cannot_be_forged(site):
 
 
 def test_nothing_says_which_is_which(site):
-    visitor, seen = Visitor(site.url), []
+    visitor, seen = PageClient(site.url), []
     stream = visitor.http.stream
 
     @contextmanager
@@ -364,7 +185,7 @@ def test_nothing_says_which_is_which(site):
 
 @pytest.mark.parametrize("data", [[], ["a", "b", "c", "d"], [{"a": 1}, 3], [None, ["x"] * 50], "text", None])
 def test_nonsense_over_http_changes_nothing(site, data):
-    visitor, before = Visitor(site.url), len(site.store.rows())
+    visitor, before = PageClient(site.url), len(site.store.rows())
     for name in visitor.ids:
         for path in ("queue/join", "run/predict", "run/" + name):
             visitor.http.post(
@@ -372,11 +193,11 @@ def test_nonsense_over_http_changes_nothing(site, data):
                 json=dict(data=data, fn_index=visitor.ids[name], session_hash=visitor.session),
             )
     assert len(site.store.rows()) == before
-    assert Visitor(site.url).ask("Still there?")[0][1] == "Is it a good answer?"
+    assert PageClient(site.url).ask("Still there?")[0][1] == "Is it a good answer?"
 
 
 def test_limits_and_the_door(site):
-    visitor = Visitor(site.url)
+    visitor = PageClient(site.url)
     http = visitor.http
     assert (
         "2,001 characters" in visitor.ask("x" * 2001)[0][-1]
@@ -432,7 +253,7 @@ def test_password_disk_full_and_rate(tmp_path):
             == 401
         )
         assert stranger.post("/login", data=dict(username="eve", password="wrong")).status_code == 400
-        visitor, kept, prompt = Visitor(server.url, "ana", "right horse"), 0, "Fill the disk"
+        visitor, kept, prompt = PageClient(server.url, "ana", "right horse"), 0, "Fill the disk"
         for _ in range(60):
             visitor.ask(prompt)
             said = visitor.press("vote_up", "y" * 500)
@@ -629,9 +450,9 @@ def test_twenty_visitors_lose_no_vote(site, record_property):
     before = len(site.store.rows())
     found = load_test(site.url, [r["prompt"] for r in load_tasks("test", 40)], 20, LOAD_S, compare=True)
     stored = site.store.rows()[before:]
-    assert found["errors"] == [] and found["votes"] == len(stored) >= 20
+    assert found.errors == [] and found.votes == len(stored) >= 20
     assert len({r["note"] for r in stored}) == len(stored)  # each visitor's each question, once
-    waits = sorted(found["whole"])
+    waits = sorted(found.whole)
     p50, p95 = (waits[int(len(waits) * q)] for q in (0.5, 0.95))
     record_property("p50_s", p50)
     record_property("p95_s", p95)

@@ -15,9 +15,9 @@ from ftguide.deploy import Gate, current, deploy, rollback, versions
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import bootstrap
 from ftguide.evaluate import Report
-from ftguide.feedback import Feedback
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
 from ftguide.models import WHOLE, load
+from ftguide.serving.votes import Feedback
 from ftguide.sft import finetune_sft
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*DPO will learn length")  # yes is longer than no

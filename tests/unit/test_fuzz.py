@@ -15,9 +15,9 @@ import ftguide.models
 from ftguide.cli import app
 from ftguide.deploy import Gate, deploy
 from ftguide.evaluate import Report
-from ftguide.feedback import Feedback
 from ftguide.models import TrainingError, load
-from ftguide.page import PageError
+from ftguide.serving.errors import PageError
+from ftguide.serving.votes import Feedback
 
 COMMANDS = get_command(app).commands
 FLAGS = [(name, p) for name, c in sorted(COMMANDS.items()) for p in c.params if p.name != "help"]
@@ -147,7 +147,7 @@ def quick(folder):
         m.chdir(folder)
         m.setenv("FTGUIDE_PASSWORD", "")
         m.setattr("ftguide.engine.run.Run.train", stop)
-        m.setattr("ftguide.page.page", page)
+        m.setattr("ftguide.serving.page.page", page)
         m.setattr(evaluate, "reply", lambda lm, prompts, *a, **k: [""] * len(prompts))
         m.setattr(evaluate, "_score_answers", score)
         m.setattr(evaluate, "_score_references", lambda *a: None)

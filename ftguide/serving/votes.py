@@ -1,0 +1,473 @@
+"""A store of votes and choices in one SQLite file, safe with threads, processes and crashes.
+
+`WAL`, the write-ahead log: a writer appends to a second file, readers are never blocked, and after a crash
+what was written completely is there and the rest is not. `synchronous = FULL` waits until the disk has it;
+`secure_delete` overwrites what is deleted. One connection a process; threads take turns."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import sqlite3
+import threading
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ftguide.engine.files import write_atomic
+from ftguide.engine.statistics import Score, wilson
+from ftguide.serving.backups import SIDE_FILES, BackupFolder, is_readable
+from ftguide.serving.errors import FeedbackError
+from ftguide.serving.export import export_votes
+
+PATIENCE_S = 30  # how long a writer waits for others
+
+# Statements that lead from version n to n + 1; a file keeps its version in PRAGMA user_version.
+MIGRATIONS = (
+    (
+        """CREATE TABLE feedback (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL CHECK (kind IN ('vote', 'choice')),
+        prompt TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        version TEXT NOT NULL,
+        other TEXT,
+        other_version TEXT,
+        says INTEGER NOT NULL CHECK (says IN (-1, 0, 1)),
+        rater TEXT NOT NULL,
+        note TEXT NOT NULL,
+        time TEXT NOT NULL)""",
+    ),
+    (  # a key: a click that was sent twice counts once
+        "ALTER TABLE feedback ADD COLUMN key TEXT",
+        "CREATE UNIQUE INDEX feedback_key ON feedback (key)",
+        "CREATE INDEX feedback_rater ON feedback (rater)",
+    ),
+)
+COLUMNS = (
+    "kind",
+    "prompt",
+    "answer",
+    "version",
+    "other",
+    "other_version",
+    "says",
+    "rater",
+    "note",
+    "key",
+    "time",
+)
+SIDES = {"a": 1, "b": -1, "tie": 0}  # what a choice says
+INSERT = (
+    f"INSERT INTO feedback ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
+    "ON CONFLICT (key) DO NOTHING RETURNING id"
+)
+SELECT = f"SELECT id, {', '.join(COLUMNS)} FROM feedback"
+SEND_AGAIN = "This entry is not kept, all before it are; free some space and send it again"
+
+
+class Feedback:
+    "Votes and choices of people in one SQLite file. Errors are FeedbackError."
+
+    def __init__(
+        self,
+        path: str | Path,  # made when it does not exist
+    ):
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._db = None
+        self._execute("SELECT 1")
+        _STORES.add(self)
+
+    def close(self) -> None:
+        "Let go of the file; the next use opens it again."
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def __reduce__(self):
+        return Feedback, (self.path,)
+
+    def __repr__(self):
+        return f"Feedback({self.path}: {self._execute('SELECT count(*) FROM feedback')[0][0]:,} rows)"
+
+    def vote(
+        self,
+        prompt: str,
+        answer: str,
+        version: str,  # of the model that answered
+        up: bool,  # True for 👍
+        rater: str = "",  # who; empty = unknown
+        note: str = "",
+        key: str | None = None,  # of this click: sent again, it counts once; with another click FeedbackError
+    ) -> int:  # id of the row
+        "Keep a thumb; it is on the disk when this returns."
+        if not isinstance(up, bool):
+            raise FeedbackError(f"up must be True or False, not {up!r}")
+        return self._add("vote", prompt, answer, version, None, None, 1 if up else -1, rater, note, key)
+
+    def choose(
+        self,
+        prompt: str,
+        a: str,
+        b: str,
+        version_a: str,
+        version_b: str,
+        chosen: str,  # "a", "b" or "tie"
+        rater: str = "",
+        note: str = "",
+        key: str | None = None,
+    ) -> int:  # id of the row
+        "Keep which of two answers is better."
+        if chosen not in SIDES:
+            raise FeedbackError(f"chosen must be a, b or tie, not {chosen!r}")
+        for name, value in (("b", b), ("version_b", version_b)):
+            _check_text(name, value)
+        return self._add("choice", prompt, a, version_a, b, version_b, SIDES[chosen], rater, note, key)
+
+    def rows(self) -> list[dict]:  # in the order they came
+        """Every row: of a vote kind, prompt, answer, version, up.
+
+        Of a choice prompt, a, b, version_a, version_b, chosen; of both id, rater, note, key, time."""
+        return [_as_dict(*row) for row in self._execute(f"{SELECT} ORDER BY id")]
+
+    def numbers(self) -> dict:  # votes, choices, share_up, win_rate, by_version
+        """Counts of all clicks, also of those a later one replaces.
+
+        The share of thumbs up, and how often each version was preferred, are a `Score` with its 95 %
+        interval, None where nobody voted."""
+        thumbs, duels = self._thumbs(), self._duels()
+        votes = sum(n for _, n in thumbs.values())
+        by_version = {}
+        for version in sorted({*thumbs, *duels}):
+            up, n = thumbs.get(version, (0, 0))
+            won, compared = duels.get(version, (0.0, 0))
+            by_version[version] = dict(
+                votes=n,
+                up=up,
+                share_up=_share(up, n),
+                choices=compared,
+                win_rate=_share(won, compared),
+            )
+        return dict(
+            votes=votes,
+            choices=self._execute("SELECT count(*) FROM feedback WHERE kind = 'choice'")[0][0],
+            share_up=_share(sum(up for up, _ in thumbs.values()), votes),
+            win_rate={version: _share(*duel) for version, duel in duels.items()},
+            by_version=by_version,
+        )
+
+    def _thumbs(self) -> dict[str, tuple[int, int]]:  # version -> thumbs up, thumbs
+        counted = self._execute(
+            "SELECT version, sum(says > 0), count(*) FROM feedback WHERE kind = 'vote' GROUP BY version"
+        )
+        return {version: (up, n) for version, up, n in counted}
+
+    def _duels(self) -> dict[str, tuple[float, int]]:  # version -> points, comparisons with another version
+        points, compared = defaultdict(float), defaultdict(int)
+        counted = self._execute(
+            "SELECT version, other_version, says, count(*) FROM feedback WHERE kind = 'choice' "
+            "GROUP BY version, other_version, says"
+        )
+        for a, b, says, n in counted:
+            if a == b:
+                continue  # a model against itself says nothing about versions
+            for version, share in ((a, (1 + says) / 2), (b, (1 - says) / 2)):
+                points[version] += share * n
+                compared[version] += n
+        return {version: (points[version], compared[version]) for version in points}
+
+    def backup(
+        self,
+        keep: int = 5,  # older ones are deleted
+    ) -> Path:  # the new file, in a folder beside the store
+        "Copy the store while others go on writing."
+        backups = BackupFolder(self.path)
+        lost = "No backup is made, the store is as it was; free some space and try again"
+        with _plain_errors(self.path, lost), backups.alone(PATIENCE_S):
+            done = backups.new_file()
+            write_atomic(done, self._copy_to)
+            backups.delete_old(keep)
+        return done
+
+    def _copy_to(self, path: Path) -> None:
+        with closing(_open(self.path)) as db, closing(sqlite3.connect(path)) as copy:
+            db.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+
+    def export(
+        self,
+        path: str | Path,  # .jsonl or .parquet; FileExistsError when it exists
+        personal: str = "refuse",  # rows with personal data: "refuse" to export, "mask" it, or "keep" it
+        raters: bool = False,  # write the raters' names? Otherwise "rater 1", "rater 2", …
+    ) -> Path:
+        "Write all rows to a file, whole or not at all."
+        return export_votes(self.rows(), path, personal, raters)
+
+    def forget(
+        self,
+        rater: str,
+    ) -> int:  # rows deleted
+        """Delete all that a rater said, here and in the backups.
+
+        FeedbackError names files where that was not possible."""
+        _check_text("rater", rater)
+        if not rater.strip():
+            raise FeedbackError("rater is empty; rows without a rater belong to nobody who could ask")
+        deleted = len(self._execute("DELETE FROM feedback WHERE rater = ? RETURNING id", (rater,)))
+        self._empty_log()
+        done = f"{deleted} rows of {rater!r} are deleted, but"
+        try:
+            left = self._copies() + _not_forgotten(BackupFolder(self.path), rater)
+        except FeedbackError as e:
+            raise FeedbackError(f"{done} not from the backups: {e}") from e
+        if left:
+            raise FeedbackError(
+                f"{done} they may still be in {', '.join(map(str, left))}; delete these files"
+            )
+        return deleted
+
+    def _empty_log(self) -> None:
+        "The write-ahead log still holds a deleted text until it is emptied."
+        end = time.monotonic() + PATIENCE_S
+        while self._execute("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def _copies(self) -> list[Path]:
+        "Files beside the store that may hold what is deleted: its log, and what `restore` left."
+        name = self.path.name
+        log = self.path.with_name(name + "-wal")
+        left = [log] if log.exists() and log.stat().st_size else []
+        aside = rf"\.{re.escape(name)}\.\d+"
+        for path in sorted(self.path.parent.iterdir()):
+            if path.name.startswith(f"{name}.damaged") or re.fullmatch(aside, path.name):
+                left.append(path)
+        return left
+
+    def _execute(self, sql: str, values: tuple = ()) -> list[tuple]:
+        "Run one statement, one thread at a time."
+        with _plain_errors(self.path), self._lock:
+            if self._db is None:
+                self._db = _open(self.path)
+            return self._db.execute(sql, values).fetchall()
+
+    def _add(self, kind, prompt, answer, version, other, other_version, says, rater, note, key) -> int:
+        texts = dict(prompt=prompt, answer=answer, version=version, rater=rater, note=note)
+        texts["key"] = "" if key is None else key
+        for name, value in texts.items():
+            _check_text(name, value)
+        if not prompt.strip():
+            raise FeedbackError("prompt is empty: nobody asked anything")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row = kind, prompt, answer, version, other, other_version, says, rater, note, key or None, now
+        while True:  # twice when the row of the key is deleted in between
+            for (id,) in self._execute(INSERT, row):
+                return id
+            for kept in self._execute(f"{SELECT} WHERE key = ?", (key,)):
+                return _sent_again(_as_dict(None, *row), _as_dict(*kept))
+
+
+def restore(
+    path: str | Path,  # of a damaged store that nobody has open
+    backup: str | Path | None = None,  # by default the newest that can be read
+) -> Feedback:
+    "Put a backup in the place of a store; what was there is kept beside it, as `….damaged`."
+    path = Path(path)
+    if backup is None:
+        backup = BackupFolder(path).newest_readable()
+        if backup is None:
+            raise FeedbackError(f"{path}: no backup beside it can be read; nothing was changed")
+    elif not is_readable(Path(backup)):
+        raise FeedbackError(f"{path}: {backup} cannot be read; nothing was changed")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _plain_errors(path):
+            shutil.copyfile(backup, aside)
+            for end in SIDE_FILES:
+                if (old := path.with_name(path.name + end)).exists():
+                    os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Feedback(path)
+
+
+def _share(part: float, whole: int) -> Score | None:
+    return wilson(part, whole) if whole else None
+
+
+def _check_text(name: str, value: Any) -> None:
+    "FeedbackError unless it is text that can be written."
+    if not isinstance(value, str):
+        raise FeedbackError(f"{name} must be text, not {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FeedbackError(
+            f"{name} holds half a character, which no file can hold; send whole characters"
+        ) from None
+
+
+def _as_dict(id, kind, prompt, answer, version, other, other_version, says, rater, note, key, time) -> dict:
+    if kind == "vote":
+        said = dict(answer=answer, version=version, up=says > 0)
+    else:
+        chosen = {number: side for side, number in SIDES.items()}[says]
+        said = dict(a=answer, b=other, version_a=version, version_b=other_version, chosen=chosen)
+    return dict(id=id, kind=kind, prompt=prompt, **said, rater=rater, note=note, key=key, time=time)
+
+
+def _sent_again(new: dict, kept: dict) -> int:  # id of the row that is there
+    "FeedbackError when a key comes with another click: it would be lost without a word."
+    if other := [k for k in new if k not in ("id", "time") and new[k] != kept.get(k)]:
+        raise FeedbackError(
+            f"key {new['key'][:60]!r} is that of row {kept['id']}, which has another {', '.join(other)}; "
+            "a key stands for one click, so give this one its own"
+        )
+    return kept["id"]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    "A connection to a store, which is made or upgraded when it has to be."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
+    try:
+        _retry_while_locked(lambda: _upgrade(db, path))
+        # the one statement that does not wait for others: processes that open a new file at once collide here
+        _retry_while_locked(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone())
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")
+        broken = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if broken != "ok":
+            raise sqlite3.DatabaseError(broken)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _retry_while_locked(act: Callable[[], Any]) -> Any:
+    "Try again while SQLite says that others hold the file: not every statement waits by itself."
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return act()
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > end:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
+
+
+def _upgrade(db: sqlite3.Connection, path: Path) -> None:
+    "Bring a store to the newest version, in one transaction; FeedbackError for a newer one, or no store."
+    if _version(db, path) == len(MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statements in MIGRATIONS[_version(db, path) :]:
+            for statement in statements:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "feedback" not in tables:
+        raise FeedbackError(f"{path}: is a database, but not a store of feedback; choose another file")
+    if found > len(MIGRATIONS):
+        raise FeedbackError(
+            f"{path}: was written by a newer ftguide "
+            f"(version {found} of the store, this one knows {len(MIGRATIONS)}); upgrade ftguide"
+        )
+    return found
+
+
+@contextmanager
+def _plain_errors(path: Path, lost: str = SEND_AGAIN) -> Iterator[None]:
+    "SQLite's errors as one line that says what to do."
+    try:
+        yield
+    except OSError as e:
+        raise FeedbackError(
+            f"{path}: {e.strerror or e}; "
+            "it must be a file in a folder that may be written, with room on the disk"
+        ) from e
+    except sqlite3.Error as e:
+        raise FeedbackError(f"{path}: {_advice(path, str(e), lost)}") from e
+
+
+def _advice(path: Path, said: str, lost: str) -> str:
+    if "full" in said or "disk I/O" in said:
+        return f"no room on the disk ({said}). {lost}"
+    if "locked" in said:
+        return f"others have been writing for {PATIENCE_S} seconds ({said}); send it again"
+    if "readonly" in said:
+        return "may not be written; check the permissions of the file and its folder"
+    if "unable to open" in said:
+        return "cannot be opened; it must be a file in a folder that may be written"
+    return f"damaged, or not a store of feedback ({said}). {BackupFolder(path).advice()}"
+
+
+def _not_forgotten(backups: BackupFolder, rater: str) -> list[Path]:
+    "Delete what a rater said from the backups; files that may still hold it."
+    if not backups.folder.is_dir():
+        return []
+    with backups.alone(PATIENCE_S):
+        left = [path for path in backups.files() if not _forgotten(path, rater)]
+        return left + sorted({*backups.unfinished(), *backups.logs()})
+
+
+def _forgotten(path: Path, rater: str) -> bool:
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)) as db:
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("DELETE FROM feedback WHERE rater = ?", (rater,))
+            # a backup that somebody looks at has a log too
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error:
+        return False
+
+
+# A forked connection believes that it holds locks, and holds none. So connections are closed before a process
+# forks, and both halves open their own.
+_STORES: weakref.WeakSet[Feedback] = weakref.WeakSet()
+_HELD: list[Feedback] = []
+
+
+def _before_fork() -> None:
+    for store in list(_STORES):
+        store._lock.acquire()
+        store.close()
+        _HELD.append(store)
+
+
+def _after_fork_in_parent() -> None:
+    while _HELD:
+        _HELD.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    while _HELD:
+        _HELD.pop()._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
