@@ -80,7 +80,8 @@ class ServedModel:
         beside: str | Path | None = None,  # folder whose own versions go by their short name
         **writer: Any,  # of `Writer`
     ):
-        self.folder = shipped_folder(str(folder)) if str(folder) in SHIPPED else _folder_of_versions(Path(folder))
+        shipped = str(folder) in SHIPPED
+        self.folder = shipped_folder(str(folder)) if shipped else _folder_of_versions(Path(folder))
         if not self.folder.is_dir():
             raise PageError(
                 f"no folder {str(folder)!r}; give a model folder, "

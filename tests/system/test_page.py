@@ -1,4 +1,4 @@
-"The page of `ftguide serve`, in Chromium and over HTTP: asked, voted on, attacked, and visited by twenty at once."
+"The page of `ftguide serve`, in Chromium and over HTTP: asked, voted on, attacked, visited by twenty."
 
 import json
 import os
@@ -41,7 +41,7 @@ def free_port():
 
 
 def wait(what, seconds=60):
-    "What `what` returns as soon as it is true; an element that the page has just drawn anew is looked for again."
+    "What `what` returns as soon as it is true; an element that was just drawn anew is looked for again."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(Stale):
@@ -229,8 +229,9 @@ def test_limits_and_the_door(site):
 
 
 def test_password_disk_full_and_rate(tmp_path):
-    "One server for what needs its own: it lets in by password, its disk is full after some votes, and it takes 200 calls a minute."
-    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))"  # no file grows beyond this
+    "One server for a password, a disk that is full after some votes, and 200 calls a minute."
+    # no file grows beyond this
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))"
     votes = tmp_path / "votes.db"
     with Server(
         tmp_path / "log",

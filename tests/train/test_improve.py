@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ftguide.data import DataError
 from ftguide.deploy import Gate, current, deploy, rollback, versions
 from ftguide.engine.rows import conversation_text
+from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import bootstrap
 from ftguide.evaluate import Report
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
