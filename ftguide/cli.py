@@ -633,7 +633,7 @@ def serve_command(
     ],
     against: Annotated[str | None, described("Another model, for a blind comparison.")] = None,
     store: Annotated[Path | None, described("File of the votes; by default FOLDER/feedback.db.")] = None,
-    host: Annotated[str, option("page:serve", "host")] = "127.0.0.1",
+    host: Annotated[str, option("serving.page:serve", "host")] = "127.0.0.1",
     port: Annotated[int, described("Where it listens.")] = 7860,
     password: Annotated[
         str | None,
@@ -644,14 +644,15 @@ def serve_command(
     ] = None,
     temperature: Annotated[float, option("models:reply", "temperature")] = 0.0,
     max_new_tokens: Annotated[int, described("Longest answer.")] = 96,
-    per_minute: Annotated[int, option("page:Limits", "per_minute")] = 60,
-    at_once: Annotated[int, option("page:Limits", "at_once")] = 16,
+    per_minute: Annotated[int, option("serving.limits:Limits", "per_minute")] = 60,
+    at_once: Annotated[int, option("serving.limits:Limits", "at_once")] = 16,
 ):
     """A page for asking and voting.
 
     With --against, for comparing two models without knowing which is which.
     """
-    from ftguide.page import Limits, serve
+    from ftguide.serving.limits import Limits
+    from ftguide.serving.page import serve
 
     limits = Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once)
     try:
@@ -680,7 +681,8 @@ def votes_command(
 
     Pairs, thumbs, exports and backups of a store.
     """
-    from ftguide.feedback import Feedback, pairs_from, thumbs_from
+    from ftguide.feedback import pairs_from, thumbs_from
+    from ftguide.serving.votes import Feedback
 
     if not store.is_file():
         raise FileNotFoundError(f"no store {store}")
@@ -762,7 +764,7 @@ def deploy_command(
 @report_errors
 def versions_command(folder: Versions):
     "The versions in a folder; the one in service has a star."
-    from ftguide.deploy import current, versions
+    from ftguide.serving.versions import current, versions
 
     in_service = current(folder).name
     for name in versions(folder):
@@ -778,10 +780,10 @@ def versions_command(folder: Versions):
 @report_errors
 def rollback_command(
     folder: Versions,
-    to: Annotated[str | None, option("deploy:rollback", "to")] = None,
+    to: Annotated[str | None, option("serving.versions:rollback", "to")] = None,
 ):
     "Put an earlier version back into service."
-    from ftguide.deploy import rollback
+    from ftguide.serving.versions import rollback
 
     typer.echo(f"in service: {rollback(folder, to)}")
 
