@@ -31,9 +31,7 @@ AT_LEAST = ("quality", "tokens_per_second", "rows")  # every other limit is an u
 class Gate:
     "What a model must reach before it is deployed; None asks nothing."
 
-    quality: float | None = (
-        0.75  # at least; `Report.quality`: 0..1, or a ratio if evaluated `against` another
-    )
+    quality: float | None = 0.75  # at least; `Report.quality`: 0..1, or a ratio if evaluated `against` one
     tokens_per_second: float | None = None  # at least, at the batch size of the report
     latency_p95_ms: float | None = None  # at most, one answer at a time
     usd_per_million_tokens: float | None = None  # at most
