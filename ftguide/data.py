@@ -8,29 +8,35 @@ from __future__ import annotations
 import random
 import warnings
 from collections import defaultdict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .engine import preflight as flight
 from .engine.checks import CHECKS, Finding, Findings, Sheet, require_libraries
 from .engine.duplicates import near_duplicates, rare_words, similarity
-from .engine.formats import KINDS, READERS, DataError
+from .engine.formats import KINDS, READERS, DataError, Source
 from .engine.personal_data import personal_data
 from .engine.preflight import check_thumbs, different_tokens, read_for_training, updatable_share
 from .engine.rows import Row, normalised_text, question_key, read, same_question, stream, to_trl
 from .engine.spans import Span, check_lengths, lengths, spans
 from .engine.training_data import is_streamed, peek, prepare, stream_rows, streamed, train_dataset
-from .models import context_length
+from .models import LM, context_length
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from transformers import PreTrainedTokenizerBase
 
 # %% auto #0
 __all__ = ['check', 'plot_lengths', 'split', 'preflight']
 
 # %% ../nbs/03_data.ipynb #data-check
 def check(
-    data,  # as in `stream`
-    tokenizer=None,  # or an LM; without it, what depends on tokens is not checked
+    data: Source,  # as in `stream`
+    tokenizer: PreTrainedTokenizerBase
+    | LM
+    | None = None,  # or an LM; without it, what depends on tokens is not checked
     kind: str = "sft",  # "sft", "pairs" or "corpus"
     *,
-    test=None,  # rows or a file that must not leak into the data
+    test: Source | None = None,  # rows or a file that must not leak into the data
     max_length: int | None = None,  # tokens of a row that training keeps; by default the context
     near: float = 90,  # similarity of near duplicates, 0..100
     regions: tuple[str, ...] = ("BR", "US"),  # whose phone numbers are known without a country code
@@ -49,7 +55,7 @@ def check(
     return sheet.findings(CHECKS)
 
 # %% ../nbs/03_data.ipynb #data-plot-lengths
-def plot_lengths(found: Findings, ax=None):
+def plot_lengths(found: Findings, ax: Axes | None = None) -> Axes:
     "How long the rows are, with the length at which training cuts."
     import matplotlib.pyplot as plt
 

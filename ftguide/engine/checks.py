@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ftguide.engine.duplicates import COMPARED, WORD, near_duplicates
 from ftguide.engine.environment import progress_bar
-from ftguide.engine.formats import DataError, addressed_rows
+from ftguide.engine.formats import DataError, Source, addressed_rows
 from ftguide.engine.personal_data import personal_data, without_personal_data
 from ftguide.engine.rows import Row, no_rows, normalised_text, question_key
 from ftguide.engine.spans import Span, spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SEVERITIES = ("error", "warning", "note")
 LIBRARIES = ("datasketch", "phonenumbers", "rapidfuzz", "scipy", "stdnum")
@@ -123,7 +127,7 @@ class Sheet:
     "Rows prepared once for all checks."
 
     kind: str
-    tokenizer: object | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
     max_length: int | None = None
     test: list[dict] = field(default_factory=list)
     near: float = 90  # similarity of near duplicates, 0..100
@@ -139,7 +143,7 @@ class Sheet:
     seen: int = 0  # rows in the source
     progress: Callable[[int], None] | None = None
 
-    def read(self, data):
+    def read(self, data: Source):
         "Keep each row, or the reason why it cannot be used; DataError when none can."
         with progress_bar(None, "reading") as progress:
             for where, given in addressed_rows(data):
@@ -148,7 +152,7 @@ class Sheet:
         if not self.rows:
             raise self.unusable[0][2] if self.unusable else no_rows(data)
 
-    def take(self, where: str, given):
+    def take(self, where: str, given: dict | DataError):
         number = self.seen
         self.seen += 1
         try:

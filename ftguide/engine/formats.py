@@ -43,6 +43,7 @@ class DataError(ValueError):
 
 # A reader yields (where, row). A row that cannot be read is the DataError that says why: the caller decides.
 Addressed = tuple[str, "dict | DataError"]
+Source = str | Path | Iterable[dict]  # a file, a name on the hub, a list of dicts, a datasets.Dataset
 
 
 def read_jsonl(path: Path) -> Iterator[Addressed]:
@@ -213,7 +214,7 @@ def _first_line(error: Exception) -> str:
 
 
 def addressed_rows(
-    source,  # a list, a datasets.Dataset, a file, or a name on the hub
+    source: Source,
 ) -> Iterator[Addressed]:
     "Every row with its address; a row that cannot be read is a DataError."
     if isinstance(source, (str, Path)):

@@ -6,20 +6,24 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from ftguide.engine.formats import DataError
+from ftguide.engine.formats import DataError, Source
 from ftguide.engine.rows import read
 from ftguide.engine.spans import lengths, spans, too_long
 from ftguide.engine.training_data import is_streamed, peek
-from ftguide.models import ModelError, context_length, load
+from ftguide.models import LM, ModelError, context_length, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 METHODS = {"sft": "sft", "dpo": "pairs", "kto": "sft", "distill": "corpus"}  # method -> kind of rows
 
 
 def read_for_training(
-    data,  # as in `stream`
+    data: Source,  # as in `stream`
     method: str = "sft",  # "sft", "dpo", "kto" or "distill"
     config: dict | None = None,  # what goes to TRL's config
 ) -> list[dict]:
@@ -59,17 +63,17 @@ def _kind(method: str) -> str:
 
 
 def preflight(
-    base,  # LM, folder or hub name: what will be trained (of a distillation, the student)
+    base: LM | str | Path,  # LM, folder or hub name: what will be trained (of a distillation, the student)
     rows: list[dict],  # of `read_for_training`
     method: str = "sft",  # "sft", "dpo", "kto" or "distill"
     *,
     learning_rate: float | None = None,  # at the top; None is not checked
     epochs: float = 1,
     batch_size: int = 4,
-    teacher=None,  # LM, folder or name
+    teacher: LM | str | Path | None = None,  # LM, folder or name
     alpha: float = 0.7,  # of a distillation
-    reference=None,  # of DPO: LM, folder or name; None is the model itself
-    lora=None,  # an adapter? Then the reference is the model without it
+    reference: LM | str | Path | None = None,  # of DPO: LM, folder or name; None is the model itself
+    lora: object | None = None,  # an adapter? Then the reference is the model without it
     config: dict | None = None,  # what goes to TRL's config
     force: bool = False,  # warn instead of refusing
 ):
@@ -113,8 +117,8 @@ def updatable_share(
 
 
 def different_tokens(
-    a,
-    b,  # two tokenizers
+    a: PreTrainedTokenizerBase,
+    b: PreTrainedTokenizerBase,
 ) -> list[tuple]:  # (token, id in a, id in b) of the first differences; empty when equal
     "Where two tokenizers disagree on what an id means."
     ids_a, ids_b = a.get_vocab(), b.get_vocab()
@@ -123,7 +127,7 @@ def different_tokens(
     return differ[:5]
 
 
-def _vocabulary_problems(teacher, student) -> Iterator[str]:
+def _vocabulary_problems(teacher: LM, student: LM) -> Iterator[str]:
     differ = different_tokens(teacher.tokenizer, student.tokenizer)
     if differ:
         yield (
@@ -133,7 +137,7 @@ def _vocabulary_problems(teacher, student) -> Iterator[str]:
         )
 
 
-def _reference_problems(lm, reference) -> Iterator[str]:
+def _reference_problems(lm: LM, reference: LM | str | Path) -> Iterator[str]:
     "Is a DPO reference another model than the one that training starts from?"
     try:
         other = load(reference).model.state_dict()
@@ -155,7 +159,7 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.float(), b.float().to(a.device))
 
 
-def _template_problems(lm, rows: list[dict], kind: str) -> Iterator[str]:
+def _template_problems(lm: LM, rows: list[dict], kind: str) -> Iterator[str]:
     "Problems of the chat template: the same for every row, so a hundred rows show them."
     if lm.tokenizer.pad_token_id is None:
         yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.complete_tokenizer gives it one"
@@ -192,12 +196,12 @@ def _answered_prompts(rows: list[dict]) -> list[dict]:
     ]
 
 
-def _end_tokens(lm) -> set[int]:
+def _end_tokens(lm: LM) -> set[int]:
     ends = lm.model.generation_config.eos_token_id
     return {lm.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
 
-def _packed(lm, rows: list[dict], kind: str) -> int:
+def _packed(lm: LM, rows: list[dict], kind: str) -> int:
     "How many rows are left when TRL packs them into full contexts."
     return math.ceil(sum(lengths(lm.tokenizer, rows, kind)) / min(context_length(lm), 4096))
 
@@ -219,7 +223,7 @@ def planned_steps(
     return steps, math.ceil(steps * warmup) if warmup < 1 else int(warmup)
 
 
-def _step_problems(n: int, method: str, epochs, batch_size, config: dict) -> Iterator[str]:
+def _step_problems(n: int, method: str, epochs: float, batch_size: int, config: dict) -> Iterator[str]:
     "Would a step be made, and one with a learning rate above zero?"
     steps, warmup = planned_steps(n, epochs, batch_size, config)
     if method == "distill" or config.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau"):
@@ -239,7 +243,7 @@ def _step_problems(n: int, method: str, epochs, batch_size, config: dict) -> Ite
         )
 
 
-def _rounding_problems(lm, learning_rate: float | None) -> Iterator[str]:
+def _rounding_problems(lm: LM, learning_rate: float | None) -> Iterator[str]:
     "Are the weights' numbers too far apart for a step of the learning rate?"
     if not learning_rate or getattr(lm.model, "is_quantized", False):
         return
@@ -252,7 +256,7 @@ def _rounding_problems(lm, learning_rate: float | None) -> Iterator[str]:
         )
 
 
-def _length_problems(lm, teacher, rows: list[dict], kind: str) -> list[str]:
+def _length_problems(lm: LM, teacher: LM | None, rows: list[dict], kind: str) -> list[str]:
     models = [lm] if teacher is None else [teacher, lm]
     return [
         problem

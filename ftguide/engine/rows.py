@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ftguide.engine.formats import ALIASES, KINDS, DataError, addressed_rows
+from ftguide.engine.formats import ALIASES, KINDS, DataError, Source, addressed_rows
 from ftguide.models import as_messages
 
 Messages = list[dict]  # role and content each
@@ -23,7 +23,7 @@ class Row:
     kind: str = "sft"  # "sft", "pairs" or "corpus"
 
     @classmethod
-    def read(cls, given, kind: str = "sft", where: str = "row") -> Row:
+    def read(cls, given: dict | DataError, kind: str = "sft", where: str = "row") -> Row:
         "The row with its columns renamed; DataError, beginning with `where`, when it cannot be used."
         if isinstance(given, DataError):
             raise given
@@ -115,7 +115,7 @@ class Row:
 
 
 def stream(
-    source,  # a file, a list of dicts, a datasets.Dataset; owner/name or owner/name:split on the hub
+    source: Source,  # a file, a list of dicts, a datasets.Dataset; owner/name or owner/name:split on the hub
     kind: str = "sft",  # "sft", "pairs" or "corpus"
 ) -> Iterator[dict]:  # rows with the kind's columns, others kept
     "Checked rows one by one, so a file may exceed memory (a .json may not); DataError at the first bad row."
@@ -124,7 +124,7 @@ def stream(
     return _checked_rows(source, kind)
 
 
-def _checked_rows(source, kind: str) -> Iterator[dict]:
+def _checked_rows(source: Source, kind: str) -> Iterator[dict]:
     empty = True
     for where, row in addressed_rows(source):
         yield Row.read(row, kind, where).columns
@@ -133,12 +133,12 @@ def _checked_rows(source, kind: str) -> Iterator[dict]:
         raise no_rows(source)
 
 
-def no_rows(source) -> DataError:
+def no_rows(source: Source) -> DataError:
     return DataError(f"{source if isinstance(source, (str, Path)) else 'the data'}: no rows")
 
 
 def read(
-    source,  # as in `stream`
+    source: Source,  # as in `stream`
     kind: str = "sft",  # "sft", "pairs" or "corpus"
 ) -> list[dict]:  # rows with the kind's columns, others kept
     "Read and check rows; DataError names the first bad one."

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import Row
-from ftguide.models import as_messages, context_length
+from ftguide.models import LM, as_messages, context_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Span(NamedTuple):
@@ -20,7 +23,7 @@ class Span(NamedTuple):
 
 
 def spans(
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     rows: list[dict],
     kind: str = "sft",  # "sft", "pairs" or "corpus"
     ends: set[int] | None = None,  # ids that end an answer; by default the tokenizer's end token
@@ -36,7 +39,7 @@ def spans(
     return found
 
 
-def _corpus_spans(tokenizer, batch: list[Row]) -> list[Span | None]:
+def _corpus_spans(tokenizer: PreTrainedTokenizerBase, batch: list[Row]) -> list[Span | None]:
     "A prompt as the model is asked, or a text and the end token that is put behind it."
     found = []
     texts = [_asked(tokenizer, row) for row in batch]
@@ -46,13 +49,13 @@ def _corpus_spans(tokenizer, batch: list[Row]) -> list[Span | None]:
     return found
 
 
-def _asked(tokenizer, row: Row) -> str | None:
+def _asked(tokenizer: PreTrainedTokenizerBase, row: Row) -> str | None:
     if "prompt" not in row.columns:
         return row.columns["text"]
     return _written(tokenizer, [as_messages(row.columns["prompt"])], add_generation_prompt=True)[0]
 
 
-def _spans(tokenizer, batch: list[Row], ends: set[int]) -> list[Span | None]:
+def _spans(tokenizer: PreTrainedTokenizerBase, batch: list[Row], ends: set[int]) -> list[Span | None]:
     "Every text of the batch is tokenised in one call; of a pair, the two answers' spans become one."
     conversations = [(i, *both) for i, row in enumerate(batch) for both in row.conversations]
     owners, before, full = zip(*conversations)
@@ -82,7 +85,7 @@ def _joined(one: Span, other: Span) -> Span:
     )
 
 
-def _written(tokenizer, conversations: list, **how) -> list[str | None]:
+def _written(tokenizer: PreTrainedTokenizerBase, conversations: list, **how) -> list[str | None]:
     "Each conversation as text; None where the template refuses one."
     if not conversations:
         return []
@@ -94,7 +97,7 @@ def _written(tokenizer, conversations: list, **how) -> list[str | None]:
         return [_written(tokenizer, [one], **how)[0] for one in conversations]
 
 
-def _tokens(tokenizer, texts: list[str | None]) -> list[list[int]]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str | None]) -> list[list[int]]:
     "Token ids of each text, without special tokens added."
     if not texts:
         return []
@@ -103,7 +106,7 @@ def _tokens(tokenizer, texts: list[str | None]) -> list[list[int]]:
 
 
 def lengths(
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     rows: list[dict],
     kind: str = "sft",
 ) -> list[int]:  # tokens of each row, template included
@@ -118,7 +121,7 @@ def template_refuses(where: str) -> str:
     return f"{where}: the chat template cannot write it; look at the order of its roles"
 
 
-def too_long(tokenizer, name: str, limit: int, rows: list[dict], kind: str) -> list[str]:
+def too_long(tokenizer: PreTrainedTokenizerBase, name: str, limit: int, rows: list[dict], kind: str) -> list[str]:
     "What to say about rows longer than a limit; empty when all fit."
     long = [(n, k) for n, k in enumerate(lengths(tokenizer, rows, kind), 1) if k > limit]
     if not long:
@@ -131,7 +134,7 @@ def too_long(tokenizer, name: str, limit: int, rows: list[dict], kind: str) -> l
 
 
 def check_lengths(
-    lm,
+    lm: LM,
     rows: list[dict],
     kind: str = "sft",
     room: int = 0,  # tokens kept free for an answer

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from ftguide.engine.formats import DataError
+from ftguide.engine.formats import DataError, Source
 from ftguide.engine.rows import Row, check_shape, read, stream, to_trl
 from ftguide.engine.spans import check_lengths, spans, template_refuses
-from ftguide.models import context_length
+from ftguide.models import LM, context_length
 
 
 def prepare(
-    lm,
-    data,  # as in `stream`; None gives None
+    lm: LM,
+    data: Source | None,  # as in `stream`
     kind: str = "sft",  # "sft" or "pairs"
 ) -> Dataset | None:
     "Read, check the length, and turn into what TRL takes; DataError before any training."
@@ -27,7 +27,7 @@ def prepare(
     return to_trl(rows, kind)
 
 
-def is_streamed(data) -> bool:
+def is_streamed(data: Source) -> bool:
     "Is this a data set that is read while training goes on?"
     return isinstance(data, IterableDataset)
 
@@ -55,7 +55,7 @@ def peek(
 
 
 def stream_rows(
-    lm,
+    lm: LM,
     data: Iterable[dict],
     kind: str = "sft",
     chunk: int = 64,  # rows tokenised at a time
@@ -74,7 +74,7 @@ def stream_rows(
     yield from _fitting(lm, waiting, kind)
 
 
-def _fitting(lm, numbered: list[tuple[int, dict]], kind: str) -> Iterator[dict]:
+def _fitting(lm: LM, numbered: list[tuple[int, dict]], kind: str) -> Iterator[dict]:
     limit = context_length(lm)
     found = spans(lm.tokenizer, [row for _, row in numbered], kind)
     for (n, row), span in zip(numbered, found):
@@ -89,8 +89,8 @@ def _fitting(lm, numbered: list[tuple[int, dict]], kind: str) -> Iterator[dict]:
 
 
 def train_dataset(
-    lm,
-    data,  # as given to the training
+    lm: LM,
+    data: Source,  # as given to the training
     rows: list[dict],  # as read from it; of a stream, the first ones
     kind: str = "sft",
 ) -> Dataset | IterableDataset:
