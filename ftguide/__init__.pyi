@@ -1,8 +1,8 @@
 # The public names of the package and where each is defined. Type checkers read this file, and so does __init__.py.
 from .data import check as check
-from .data import read as read
 from .data import split as split
-from .data import streamed as streamed
+from .engine.rows import read as read
+from .engine.training_data import streamed as streamed
 from .decide import choose_technique as choose_technique
 from .decide import roi as roi
 from .deploy import Gate as Gate

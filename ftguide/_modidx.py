@@ -4,7 +4,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'ftguide.data': { 'ftguide.data._mixed': ('data.html#_mixed', 'ftguide/data.py'),
                               'ftguide.data.check': ('data.html#check', 'ftguide/data.py'),
                               'ftguide.data.plot_lengths': ('data.html#plot_lengths', 'ftguide/data.py'),
-                              'ftguide.data.preflight': ('data.html#preflight', 'ftguide/data.py'),
                               'ftguide.data.split': ('data.html#split', 'ftguide/data.py')},
             'ftguide.decide': { 'ftguide.decide.Branch': ('decide.html#branch', 'ftguide/decide.py'),
                                 'ftguide.decide.Plan': ('decide.html#plan', 'ftguide/decide.py'),

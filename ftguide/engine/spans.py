@@ -121,7 +121,13 @@ def template_refuses(where: str) -> str:
     return f"{where}: the chat template cannot write it; look at the order of its roles"
 
 
-def too_long(tokenizer: PreTrainedTokenizerBase, name: str, limit: int, rows: list[dict], kind: str) -> list[str]:
+def too_long(
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,  # of the model
+    limit: int,  # tokens
+    rows: list[dict],
+    kind: str,
+) -> list[str]:
     "What to say about rows longer than a limit; empty when all fit."
     long = [(n, k) for n, k in enumerate(lengths(tokenizer, rows, kind), 1) if k > limit]
     if not long:

@@ -270,7 +270,7 @@ if what == "check":
     from ftguide.data import check
     import rapidfuzz, scipy.stats, datasketch, tqdm.auto; before = peak(); n = check(file).n
 else:
-    from ftguide.data import streamed
+    from ftguide.engine.training_data import streamed
     rows = iter(streamed(file)); next(rows); before = peak(); n = 1 + sum(1 for _ in rows)
 print(n, round(time.perf_counter() - began, 1), round(before), round(peak()))
 """

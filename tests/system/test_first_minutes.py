@@ -13,7 +13,9 @@ from test_hostile import cli
 from typer.main import get_command
 
 from ftguide.cli import app, main
-from ftguide.data import DataError, check, read
+from ftguide.data import check
+from ftguide.engine.formats import DataError
+from ftguide.engine.rows import read
 from ftguide.models import ModelError, load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, TrainerCallback
 
-from ftguide.data import streamed
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
+from ftguide.engine.training_data import streamed
 from ftguide.market import load_tasks
 from ftguide.models import LM, ModelError, completion_logps, load, merged, reply, save
 from ftguide.sft import finetune_sft

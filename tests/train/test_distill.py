@@ -263,7 +263,7 @@ def taught(monkeypatch, *args, **knobs):  # what the student is to write, valida
 
 
 def test_a_row_keeps_its_completion_whoever_the_teacher_is(monkeypatch, tmp_path):
-    from ftguide.data import streamed
+    from ftguide.engine.training_data import streamed
 
     labelled = [dict(prompt=f"shown {i}", completion="by hand") for i in range(3)]
     with Server(lambda m: "by wire") as server:

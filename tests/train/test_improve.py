@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ftguide.data import DataError
 from ftguide.deploy import Gate, current, deploy, rollback, versions
+from ftguide.engine.formats import DataError
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import bootstrap

@@ -11,9 +11,10 @@ import torch
 import trl
 
 import ftguide.engine.trainers
-from ftguide.data import DataError, to_trl
 from ftguide.dpo import KLCallback, _warn_of_length, align_dpo, align_kto, dpo_loss, make_pairs
 from ftguide.engine.callbacks import silent
+from ftguide.engine.formats import DataError
+from ftguide.engine.rows import to_trl
 from ftguide.engine.run import copy_for_training, training_arguments
 from ftguide.engine.trainers import DPOTrainer, TrainingError
 from ftguide.models import LM, complete_tokenizer, completion_logps, encode, load, save

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ftguide.data import DataError, stream_rows, streamed
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
+from ftguide.engine.formats import DataError
+from ftguide.engine.training_data import stream_rows, streamed
 from ftguide.market import load_tasks
 from ftguide.models import load
 from ftguide.sft import finetune_sft
@@ -121,7 +122,7 @@ MEASURE = """
 import json, resource, sys
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
-from ftguide.data import streamed
+from ftguide.engine.training_data import streamed
 from ftguide.models import LM, load
 stage, file, rows, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 tokenizer = load("tiny-small").tokenizer

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftguide.data import DataError, streamed
 from ftguide.distill import distill
 from ftguide.dpo import align_dpo
+from ftguide.engine.formats import DataError
+from ftguide.engine.training_data import streamed
 from ftguide.models import WHOLE, TrainingError, load
 from ftguide.sft import finetune_sft
 

@@ -10,7 +10,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ftguide.cli import app
-from ftguide.data import DataError, read
+from ftguide.engine.formats import DataError
+from ftguide.engine.rows import read
 
 GOOD = {"prompt": "Hi", "completion": "Hello"}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}

@@ -17,8 +17,8 @@ from killed import KILLS
 from typer.testing import CliRunner
 
 from ftguide.cli import app
-from ftguide.data import DataError
 from ftguide.deploy import Gate, deploy
+from ftguide.engine.formats import DataError
 from ftguide.engine.scoring import weights_fingerprint
 from ftguide.evaluate import Report, evaluate
 from ftguide.market import load_tasks

@@ -12,7 +12,7 @@ import torch
 from rouge_score import rouge_scorer
 from sheets import talk
 
-from ftguide.data import DataError
+from ftguide.engine.formats import DataError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.engine.statistics import bootstrap, win_rate
 from ftguide.evaluate import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftguide.data import read
+from ftguide.engine.rows import read
 from ftguide.feedback import pairs_from, rater_weights, thumbs_from
 
 ROWS = st.lists(

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from ftguide.data import DataError
+from ftguide.engine.formats import DataError
 from ftguide.evaluate import evaluate
 from ftguide.health import (
     LIMITS,

@@ -8,7 +8,7 @@ import pytest
 from sheets import HOSTILE, fill, sheet, talk
 
 from ftguide import judge as judge_module
-from ftguide.data import DataError
+from ftguide.engine.formats import DataError
 from ftguide.engine.rows import Row
 from ftguide.engine.statistics import wilson
 from ftguide.evaluate import Report
@@ -90,7 +90,7 @@ def test_kappa_is_of_what_was_clicked(tmp_path):
 
 
 def test_whole_conversations_are_read_judged_and_become_pairs(small, tmp_path):
-    from ftguide.data import prepare
+    from ftguide.engine.training_data import prepare
 
     rows = [talk("mug"), talk("lamp")]
     asked = [Row(r).request for r in rows]

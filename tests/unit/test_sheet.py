@@ -6,7 +6,7 @@ import json
 import pytest
 from sheets import sheet
 
-from ftguide.data import DataError
+from ftguide.engine.formats import DataError
 from ftguide.judge import human_sheet, read_sheet
 from ftguide.market import load_tasks
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ftguide.data import read
-from ftguide.feedback import pairs_from, thumbs_from
 from ftguide.cli import app
+from ftguide.engine.rows import read
+from ftguide.feedback import pairs_from, thumbs_from
 from ftguide.serving import votes
 from ftguide.serving.backups import BackupFolder
 from ftguide.serving.errors import FeedbackError
