@@ -1,4 +1,5 @@
-"`python -m ftguide`: the command, for `accelerate launch -m ftguide`. Written by hand, because a notebook cannot export this name."
+"`python -m ftguide`: the command, for `accelerate launch -m ftguide`."
+
 from ftguide.cli import main
 
 main()

@@ -124,7 +124,7 @@ def cost_figure(reports: list[Report]) -> str:
     if not priced:
         return ""
     with style(STYLE):
-        axes = _axes(5, 3)
+        axes = _axes(4.2, 2.8)
         for report in priced:
             score, usd = report.score(metric), report.speed["usd_per_million_tokens"]
             axes.errorbar(

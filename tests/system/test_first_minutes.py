@@ -1,4 +1,7 @@
-"Where people stumble in their first ten minutes: files from a spreadsheet, misspelt words, a hub that is not there, a cell that is interrupted."
+"""Where people stumble in their first ten minutes.
+
+Files from a spreadsheet, misspelt words, a hub that is not there, a cell that is interrupted.
+"""
 
 import csv
 import io
@@ -126,7 +129,7 @@ MISSPELT = lambda word: {word[:-1], word + "s", word[0] + word[2:], word[1] + wo
 
 @pytest.mark.parametrize("command", COMMAND.commands)
 def test_every_flag_misspelt(command):
-    "A letter too few, too many, or two of them changed: one line names the flag that was meant, and nothing runs."
+    "A letter too few, too many, or two changed: one line names the flag that was meant, and nothing runs."
     params = [
         p for p in COMMAND.commands[command].params if p.param_type_name == "option" and p.name != "help"
     ]

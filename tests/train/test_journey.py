@@ -1,6 +1,7 @@
 """The journey: a rule for going on, stages one at a time.
 
-And a run that was killed and goes on to the same models."""
+And a run in a folder, which was killed and goes on to the same models.
+"""
 
 import json
 import os
@@ -96,9 +97,7 @@ def test_few_equal_and_foreign_rows_say_nothing():
 
 
 def test_the_rows_it_asks_for_do_tell():
-    """Where 30 rows leave a true gain open, as many as it asks for decide mostly.
-
-    Four times as many nearly always."""
+    "Where 30 rows leave a gain open, as many as asked for decide mostly, four times as many nearly always."
 
     def drawn(n, seed):
         rng = random.Random(seed)
@@ -144,9 +143,7 @@ def asked(rows):
     "first, count, held", [(0, 100, 20), (0, 50, 10), (0, 150, 20), (100, 100, 10), (95, 100, 10)]
 )
 def test_what_a_test_asks_is_learnt_in_no_stage(first, count, held):
-    """Pairs and corpus about the SFT rows' prompts, about some of them, about others as well.
-
-    About others only."""
+    "Pairs and corpus about the SFT rows' prompts: all, some, others as well, others only."
     sft = [dict(prompt=f"Question {i}", completion=f"Answer {i}") for i in range(100)]
     pairs = [
         dict(prompt=f"question {i}", chosen="good", rejected=f"bad {n}")
@@ -369,6 +366,17 @@ def test_without_labelled_rows_the_teacher_is_the_reference():
     assert verdict(stages[:1]) is None
 
 
+def test_a_stage_that_was_handed_out_is_final():
+    "The teacher's reference is made before the teacher is judged, not when its student is asked for."
+    corpus = [dict(prompt=f"How much is {i} + 1?") for i in range(20)]
+    steps = journey(load_material(corpus=corpus), "tiny-small", "tiny-small", speed=False, distill_epochs=1)
+    teacher = next(steps)
+    given, content = teacher.report, json.dumps(vars(teacher.report), default=vars)
+    next(steps)
+    assert teacher.report is given and json.dumps(vars(given), default=vars) == content
+    assert given.test and "exact match" in given.rows
+
+
 def test_stages_follow_the_material():
     assert stages_of(example_material("en", 0, 8, 2, 2, 4)) == ["SFT", "DPO", "distilled"]
     assert stages_of(load_material(corpus=[dict(prompt="Hi")])) == ["distilled"]
@@ -403,18 +411,25 @@ def test_portuguese_runs_the_same_journey(whole):
     )
 
 
+KILLED = """
+import json, os, sys
+from ftguide.report.run_folder import run
+
+def say(line):
+    if line.strip().startswith(sys.argv[3]):
+        os.kill(os.getpid(), 9)
+
+run(sys.argv[1], **json.loads(sys.argv[2]), say=say)
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("after", ["SFT", "DPO"])
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
     out, stages, _ = whole
     mine = tmp_path / "run"
-    kill = (
-        "import os, sys, json; from ftguide.report.run_folder import run; run(sys.argv[1], "
-        "**json.loads(sys.argv[2]), say=lambda line: os.kill(os.getpid(), 9) if "
-        f"line.strip().startswith('{after} |') else None)"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", kill, mine, json.dumps(KNOBS)],
+        [sys.executable, "-c", KILLED, mine, json.dumps(KNOBS), f"{after} |"],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
