@@ -118,7 +118,7 @@ def report_errors(command):
         except USER_ERRORS as error:
             fail(error, 2)
         except (OSError, RuntimeError) as error:
-            from ftguide.models import TrainingError
+            from ftguide.engine.trainers import TrainingError
 
             if not isinstance(error, (OSError, TrainingError)):
                 raise

@@ -46,7 +46,7 @@ def dpo_loss(
 def make_pairs(
     lm: LM,  # who answers
     rows: list[dict],  # with a prompt
-    prefer: Callable,  # (row, a, b, pairs so far) -> above 0 when a is better, by how much; below when b is; 0 ties
+    prefer: Callable,  # (row, a, b, pairs so far) -> how much better a is; below 0 when b is
     samples: int = 2,  # answers for each prompt, compared two by two
     temperature: float = 1.0,  # of the sampling
     max_new_tokens: int = 96,
@@ -76,7 +76,7 @@ LEARNING_RATES = (1e-4, 5e-7)  # for 2 million parameters, measured here; for 2 
 
 def align_dpo(
     model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
-    data,  # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps and more memory
+    data,  # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps
     *,
     beta: float = 0.1,  # pull towards the reference: small drifts far, large stays close
     epochs: float = 1,  # passes over the pairs
@@ -145,7 +145,8 @@ def _warn_of_length(rows: list[dict]) -> None:
         return
     warnings.warn(
         f"in each of {len(rows)} pairs the chosen answer is the {more} one: DPO will learn to write {more}, "
-        f"whatever else was meant. `ftguide check` shows the lengths; add pairs where the {less} answer is better",
+        "whatever else was meant. `ftguide check` shows the lengths; "
+        f"add pairs where the {less} answer is better",
         stacklevel=3,
     )
 
@@ -241,7 +242,8 @@ def align_kto(
     )
     if batch_size < 2:
         raise ValueError(
-            f"batch_size must be 2 or more, not {batch_size}: KTO compares an answer with the others of its batch"
+            f"batch_size must be 2 or more, not {batch_size}: "
+            "KTO compares an answer with the others of its batch"
         )
     rows = read_for_training(list(data) if is_streamed(data) else data, "kto")
     preflight(run.start, rows, "kto", **run.pace, config=kto_config, force=force)

@@ -24,7 +24,8 @@ from .engine.statistics import Score, bootstrap, required_sample_size
 from .engine.tables import table
 from .evaluate import Report, difference, evaluate
 from .market import Product, ab_test, load_tasks
-from .models import LM, TrainingError, completion_logps, load, reply
+from .engine.trainers import TrainingError
+from .models import LM, completion_logps, load, reply
 from .sft import finetune_sft
 
 # %% auto #0

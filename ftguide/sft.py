@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -24,14 +26,12 @@ __all__ = ['LEARNING_RATES', 'completion_loss', 'finetune_sft', 'plot_history']
 
 # %% ../nbs/05_sft.ipynb #sft-loss
 def completion_loss(
-    hidden,  # (B, T, H) last hidden states
-    labels,  # (B, T) token ids; -100 = not scored
-    head,  # the output layer, H -> V
-    count=None,  # divide by this many tokens (all of an accumulated batch); the scored ones of this batch by default
-):  # scalar, nats per token
+    hidden: torch.Tensor,  # (B, T, H) last hidden states
+    labels: torch.Tensor,  # (B, T) token ids; -100 = not scored
+    head: torch.nn.Module,  # the output layer, H -> V
+    count: int | torch.Tensor | None = None,  # tokens to divide by; the scored ones of this batch by default
+) -> torch.Tensor:  # scalar, nats per token
     "Next-token cross-entropy of the labelled tokens, projecting only the positions that are scored."
-    import torch.nn.functional as F
-
     keep = labels[:, 1:] != -100
     logits = head(hidden[:, :-1][keep]).float()  # (scored tokens, V)
     total = F.cross_entropy(logits, labels[:, 1:][keep], reduction="sum")
@@ -60,7 +60,7 @@ def finetune_sft(
     name: str = "SFT",  # of the result
     **sft_config,  # anything else of trl.SFTConfig
 ) -> LM:
-    "Supervised fine-tuning on completions only; DataError or ValueError before training when something is wrong."
+    "Supervised fine-tuning on completions only; ValueError before training when something is wrong."
     run = Run(
         model,
         name,
@@ -90,8 +90,8 @@ def _check_shape(talks: bool, valid: Dataset | None) -> None:
     "DataError when the validation rows would be scored on their prompts too, and the training rows not."
     if valid is not None and "messages" in valid.column_names and not talks:
         raise DataError(
-            "eval_data has messages and the training rows have prompt and completion, so its prompts would be "
-            "scored too and the validation loss be of another kind; write both in one shape"
+            "eval_data has messages and the training rows have prompt and completion, so its prompts would "
+            "be scored too and the validation loss be of another kind; write both in one shape"
         )
 
 # %% ../nbs/05_sft.ipynb #sft-history

@@ -16,7 +16,7 @@ SCRATCH = ROOT / "build/mutants"
 # taken off, because mutmut leaves decorated functions alone.
 TARGETS = {
     "sft": "completion_loss",
-    "dpo": "dpo_loss scored_only _one_sided _smoothed kl_per_token",
+    "dpo": "dpo_loss _warn_of_length _check_smoothing kl_per_token",
     "distill": "jsd _beta exact sparse _log_softmax distillation_loss _chunked _add _kept _encoded "
     "LogitTeacher",
     "models": "token_logps encode collate completion_logps perplexity plain_head scored_states scored_logits",

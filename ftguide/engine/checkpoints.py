@@ -34,7 +34,7 @@ def delete_old(
     limit: int | None,  # so many stay; None keeps all
     best: str | None,  # folder of the best one
 ) -> None:
-    "Delete all checkpoints but the newest and the best, and others up to the limit: by step, never by the clock."
+    "Delete old checkpoints, by step and never by the clock; the newest and the best stay."
     found = checkpoints(folder)
     first = [p for p in found if p == found[0] or p.name == Path(best or "").name]
     rest = [p for p in found if p not in first]
@@ -49,8 +49,8 @@ def last_checkpoint(
 ) -> str | None:  # folder of the newest whole checkpoint; None starts at the beginning
     """Where a run goes on.
 
-    ValueError when the checkpoint belongs to another run; FileExistsError when a new run would overwrite it, or
-    another is at work."""
+    ValueError when the checkpoint belongs to another run; FileExistsError when a new run would overwrite it,
+    or another is at work."""
     if not folder and resume:
         raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
     if folder and Path(folder).exists() and processes()[0] == 0:

@@ -29,7 +29,8 @@ def original_forward(model) -> Iterator[None]:
 def scored_only(model) -> Iterator[None]:
     """TRL's `fused_lm_head` forward projects only the scored positions while the block runs.
 
-    A model whose head does more than multiply is left as it is, and so is a step that asks for the routers' loss."""
+    A model whose head does more than multiply is left as it is, and so is a step that asks for the routers'
+    loss."""
     if not plain_head(model):
         yield
         return

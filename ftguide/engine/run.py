@@ -1,7 +1,8 @@
 """`Run`: the one place that trains.
 
-A stage reads its rows, refuses what cannot go well, and hands both to a `Run`. It has checked the settings and
-made the copy to train; it finds the checkpoint to go on from, builds the trainer, trains, and returns an `LM`."""
+A stage reads its rows, refuses what cannot go well, and hands them to a `Run`. It has checked the settings
+and made the copy to train; it finds the checkpoint to go on from, builds the trainer, trains, and returns an
+`LM`."""
 
 from __future__ import annotations
 
@@ -65,9 +66,7 @@ class Run:
 
     def record(self, rows: list) -> dict:
         "What decides the result: a checkpoint with another record is of another run."
-        return dict(
-            method=self.method, rows=fingerprint(rows), **self.decides, **self.pace, seed=self.seed
-        )
+        return dict(method=self.method, rows=fingerprint(rows), **self.decides, **self.pace, seed=self.seed)
 
     def arguments(
         self,
@@ -102,7 +101,7 @@ class Run:
         count: int | None = None,  # rows in an epoch; as many as `rows` by default
         **trainer_arguments,  # of the trainer's class, such as its loss
     ) -> LM:
-        "Train from the last checkpoint or from the beginning; the model that is returned has its adapter inside."
+        "Train from the last checkpoint or from the beginning; an adapter is merged into the result."
         record = self.record(rows)
         checkpoint = last_checkpoint(self.output_dir, self.resume, record)
         validate = eval_data is not None

@@ -146,8 +146,8 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
 class ReferenceTrainer(SafeTrainer):
     """What DPO and KTO share: the reference is the model they start from, and scores are projected once.
 
-    On a CPU only scored positions are projected. A second model is held in memory only where its numbers cannot
-    be computed before the training, and no longer than it is needed."""
+    On a CPU only scored positions are projected. A second model is held in memory only where its numbers
+    cannot be computed before the training, and no longer than it is needed."""
 
     def __init__(self, model, args, train_dataset, peft_config=None, **kwargs):
         alone = peft_config is not None or not (is_streamed(train_dataset) or _sliced(args))
@@ -236,7 +236,8 @@ class DPOTrainer(ReferenceTrainer, trl.DPOTrainer):
     def _computed(self, dataset: Dataset, name: str, batch_size: int) -> dict:  # column -> numbers
         """TRL's numbers.
 
-        It hands them from one process to the others through the data set's folder, so that has to be one folder."""
+        It hands them from one process to the others through the data set's folder, so that has to be one
+        folder."""
         with tempfile.TemporaryDirectory() as folder:
             shared = _of_first(folder)
             if self.accelerator.num_processes > 1:

@@ -69,14 +69,14 @@ def killed(work, *args, seconds: float, seed: int) -> bool:
 
 
 def train(stage: str, folder: str):
-    from test_training import STAGES
+    from stages import STAGES
 
     make, rows, knobs = STAGES[stage]
     return make("tiny-small", rows, output_dir=folder, resume=True, **{**knobs, "epochs": 1})
 
 
 def cache(folder: str):
-    from test_training import ROWS
+    from stages import ROWS
 
     from ftguide.distill import write_cache
 
@@ -107,7 +107,7 @@ def journey(folder: str, knobs: dict, told=None):
 
 def hold(folder: str, told):
     "A training that stops after its first step, and waits."
-    from test_training import ROWS
+    from stages import ROWS
     from transformers import TrainerCallback
 
     from ftguide.sft import finetune_sft

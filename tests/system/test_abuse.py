@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import ROWS, weights
 from test_hostile import cli
-from test_training import ROWS, weights
 
+from ftguide.engine.checkpoints import WHOLE, checkpoints
 from ftguide.evaluate import Report, evaluate
 from ftguide.feedback import thumbs_from
-from ftguide.models import WHOLE, checkpoints, completion_logps, load
+from ftguide.models import completion_logps, load
 from ftguide.serving import backups, votes
 from ftguide.serving.votes import Feedback, restore
 from ftguide.sft import finetune_sft

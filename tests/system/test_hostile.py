@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_training import ROWS, weights
+from stages import ROWS, weights
 from typer.testing import CliRunner
 
 from ftguide.cli import app
+from ftguide.engine.checkpoints import checkpoints
 from ftguide.evaluate import Report, evaluate
-from ftguide.models import ModelError, checkpoints, completion_logps, load, prompt_text, reply, save
+from ftguide.models import ModelError, completion_logps, load, prompt_text, reply, save
 from ftguide.sft import finetune_sft
 
 

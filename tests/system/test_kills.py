@@ -9,12 +9,13 @@ from itertools import count
 import pytest
 import torch
 from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of, train, write_again_and_again
-from test_training import STAGES, weights
+from stages import STAGES, weights
 
 from ftguide.deploy import Gate, current, deploy, versions
 from ftguide.distill import CachedTeacher
+from ftguide.engine.checkpoints import WHOLE, checkpoints
 from ftguide.evaluate import Report
-from ftguide.models import WHOLE, checkpoints, load
+from ftguide.models import load
 from ftguide.serving.votes import Feedback, restore
 
 pytestmark = [
@@ -141,7 +142,7 @@ def test_journey(tmp_path):
 
 def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path):
     from killed import server
-    from test_training import ROWS
+    from stages import ROWS
 
     from ftguide.sft import finetune_sft
 

@@ -29,8 +29,8 @@ def weights(lm):
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3", "phi3", "gpt2", "gemma2", "gemma3_text"])
 def test_first_loss_is_the_plain_computation_for_every_architecture(kind):
-    from test_stages import ROWS as labelled
-    from test_stages import family
+    from stages import FEW as labelled
+    from stages import family
 
     teacher, student = load("tiny"), family(kind)
     after = distill(
@@ -223,8 +223,8 @@ def test_best_student_is_returned():
 
 def test_another_tokenizer_behind_a_switch():
     "TRL's GOLD: the student learns from the probabilities of a teacher whose tokens are not its own."
-    from test_stages import ROWS as labelled
-    from test_stages import family
+    from stages import FEW as labelled
+    from stages import family
 
     student = family("llama", own=True)
     with pytest.raises(ValueError, match="different tokenizers"):
@@ -351,3 +351,10 @@ def test_the_four_verbs_say_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="no quality was measured"):
         line.deploy_if(tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_different_tokenizers_need_text():
+    other = load("tiny-small")
+    other.tokenizer.add_tokens(["brandnewtoken"])
+    with pytest.raises(ValueError, match="alpha=0"):
+        distill("tiny", other, [dict(prompt="How much is 1 + 1?")] * 24)

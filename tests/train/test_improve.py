@@ -11,13 +11,13 @@ import torch
 from transformers import TrainerCallback
 
 from ftguide.deploy import Gate, current, deploy, rollback, versions
+from ftguide.engine.checkpoints import WHOLE
 from ftguide.engine.formats import DataError
-from ftguide.engine.rows import conversation_text
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import bootstrap
 from ftguide.evaluate import Report
 from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
-from ftguide.models import WHOLE, load
+from ftguide.models import load
 from ftguide.serving.votes import Feedback
 from ftguide.sft import finetune_sft
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import ftguide.models
 from ftguide.cli import app
 from ftguide.deploy import Gate, deploy
+from ftguide.engine.trainers import TrainingError
 from ftguide.evaluate import Report
-from ftguide.models import TrainingError, load
+from ftguide.models import load
 from ftguide.serving.errors import PageError
 from ftguide.serving.votes import Feedback
 

@@ -79,3 +79,10 @@ def test_a_long_prompt_ends_no_other_answer(small):
 def test_every_prompt_has_its_completion(small):
     with pytest.raises(ValueError, match="2 prompts, 1 completions"):
         completion_logps(small, ["a", "b"], ["x"])
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    save(load("tiny-small"), tmp_path / "m")
+    (tmp_path / "m/model.safetensors").rename(tmp_path / "m/pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load(tmp_path / "m")

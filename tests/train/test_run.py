@@ -1,66 +1,113 @@
-"A run that is cut off: killed, interrupted, out of disk, not a number; and what it goes on with."
+"Run: seeds, inputs, checkpoints, what it goes on with after a kill, and where it stops."
 
 import json
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from stages import CHILD, FEW, FEW_PAIRS, FEW_THUMBS, HERE, ROWS, STAGES, Poison, family, started, weights
+from transformers import TrainerCallback
 
 from ftguide.distill import distill
-from ftguide.dpo import align_dpo
-from ftguide.engine.formats import DataError
-from ftguide.engine.training_data import streamed
-from ftguide.models import WHOLE, TrainingError, load
+from ftguide.dpo import align_dpo, align_kto
+from ftguide.engine.checkpoints import WHOLE
+from ftguide.engine.forwards import original_forward
+from ftguide.engine.run import Run, check_positive, copy_for_training, training_arguments
+from ftguide.engine.trainers import TrainingError
+from ftguide.models import completion_logps, load, reply
 from ftguide.sft import finetune_sft
 
-ROWS = [dict(prompt=f"How much is {i} + {i % 7}?", completion=str(i + i % 7)) for i in range(80)]
-PAIRS = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="no idea") for r in ROWS]
+
+def test_a_run_copies_checks_and_sets_the_pace():
+    half = load("tiny-small", dtype="bfloat16")
+    run = Run(half, "mine", "sft", (4e-4, 2e-5), 1, None, 4)
+    assert run.start.model.dtype == torch.float32 and half.model.dtype == torch.bfloat16
+    assert run.start.name == "mine" and run.pace == dict(learning_rate=4e-4, epochs=1, batch_size=4)
+    assert run.record([])["seed"] == 0 and run.record([]) != run.record(FEW)
+    assert copy_for_training(half, "copy").model.dtype == torch.float32
 
 
-def teach(student, rows, batch_size=4, **knobs):
-    return distill("tiny", student, rows, batch_size=batch_size, **knobs)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_numbers_must_be_positive_and_finite(value):
+    check_positive(epochs=1, learning_rate=None)
+    with pytest.raises(ValueError, match="epochs must be above 0"):
+        check_positive(epochs=value)
+    with pytest.raises(ValueError, match="epochs must be above 0"):
+        finetune_sft("tiny-small", FEW, epochs=value)
 
 
-STAGES = {
-    "sft": (finetune_sft, ROWS, dict(epochs=3)),
-    "dpo": (align_dpo, PAIRS, dict(epochs=3)),
-    "distill": (teach, ROWS, dict(epochs=3)),
-}
-CHILD = """
-import sys, json
-from test_training import STAGES
-from transformers import TrainerCallback
-class Wait(TrainerCallback):
-    def on_step_end(self, args, state, control, **kw):
-        import time; print(state.global_step, flush=True)
-        if state.global_step == int(sys.argv[3]): time.sleep(float(sys.argv[4]))
-stage, rows, knobs = STAGES[sys.argv[1]]
-stage("tiny-small", rows, output_dir=sys.argv[2], callbacks=(Wait(),), **knobs)
-"""
+def test_warm_up_is_a_share_of_the_steps():
+    how = dict(epochs=2, batch_size=16, learning_rate=1e-3, seed=0, validate=True, keep=False, config={})
+    settings = training_arguments(load("tiny-small"), "runs/x", 1000, **how)
+    assert settings["warmup_steps"] == 0.1 and settings["load_best_model_at_end"]
+    assert settings["eval_steps"] == settings["save_steps"] == 1 / 4
 
 
-def weights(lm):
-    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+def test_a_forward_is_put_back_whatever_happens():
+    model = load("tiny-small").copy().model
+    with pytest.raises(RuntimeError), original_forward(model):
+        model.forward = len
+        raise RuntimeError
+    assert "forward" not in model.__dict__
 
 
-def started(stage, folder, step, seconds=120):
-    "A training in a process of its own, when it has taken so many steps; it waits there for so many seconds."
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, stage, str(folder), str(step), str(seconds)],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # a background job ignores it
-    for line in child.stdout:
-        if int(line) == step:
-            return child
-    raise AssertionError(child.stderr.read())
+class Stop(TrainerCallback):
+    "Keeps the model that is trained, and ends the training with an error."
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.model = model
+        raise RuntimeError("stopped by the test")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_forward_is_left_replaced_when_a_training_fails(stage):
+    make, rows, _ = STAGES[stage]
+    stop = Stop()
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        make("tiny-small", rows, callbacks=(stop,))
+    assert "forward" not in stop.model.__dict__
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        lambda: finetune_sft("tiny-small", FEW, epochs=1),
+        lambda: align_dpo("tiny-small", FEW_PAIRS),
+        lambda: align_kto("tiny-small", FEW_THUMBS),
+        lambda: distill("tiny", "tiny-small", FEW, epochs=1),
+        lambda: distill("tiny", "tiny-small", FEW, epochs=1, on_policy=True, max_new_tokens=4, batch_size=4),
+    ],
+    ids=["sft", "dpo", "kto", "distill", "on-policy"],
+)
+def test_same_seed_same_weights(stage):
+    before = weights(load("tiny-small"))
+    a, b = stage(), stage()
+    assert torch.equal(weights(a), weights(b))
+    assert not torch.equal(weights(a), before) and torch.equal(weights(load("tiny-small")), before)
+    assert "forward" not in a.model.__dict__ and a.history
+
+
+def test_in_memory_model_is_never_changed():
+    lm = load("tiny-small")
+    before = weights(lm).clone()
+    align_dpo(finetune_sft(lm, FEW, epochs=1), FEW_PAIRS)
+    distill(lm, lm, FEW, epochs=1)
+    assert torch.equal(weights(lm), before)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_other_architectures(kind):
+    lm = family(kind)
+    before = weights(lm).clone()
+    for after in (
+        align_dpo(lm, FEW_PAIRS[:8], learning_rate=1e-3),
+        distill("tiny", lm, FEW[:8], epochs=1, learning_rate=1e-3),
+    ):
+        assert torch.isfinite(weights(after)).all() and not torch.equal(weights(after), before)
+    assert isinstance(reply(lm, "Hi", 4), str)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -118,42 +165,30 @@ def test_other_rows_or_settings_are_refused(tmp_path):
         finetune_sft("tiny-small", ROWS, epochs=1, resume=True)
 
 
-def poison(step):
-    "A callback that puts a value that is not a number into a weight after a step."
-    from transformers import TrainerCallback
-
-    class Poison(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kw):
-            if state.global_step == step:
-                next(model.parameters()).data[:] = float("nan")
-
-    return Poison()
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(stage, tmp_path):
     make, rows, knobs = STAGES[stage]
     with pytest.raises(TrainingError, match="step 13: the loss is nan.*begins with '.+'"):
-        make("tiny-small", rows, output_dir=tmp_path, callbacks=(poison(12),), **knobs)
+        make("tiny-small", rows, output_dir=tmp_path, callbacks=(Poison(12),), **knobs)
     assert [p.parent.name for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")] == ["checkpoint-10"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(TrainingError, match="step 10: weights are not finite"):
-        finetune_sft("tiny-small", ROWS, epochs=3, output_dir=tmp_path, callbacks=(poison(10),))
+        finetune_sft("tiny-small", ROWS, epochs=3, output_dir=tmp_path, callbacks=(Poison(10),))
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
 def test_full_disk_keeps_the_checkpoint_before(tmp_path):
-    "No file may grow past a limit that is set after the first checkpoint: writing the second fails as on a full disk."
+    "No file may grow past a limit set after the first checkpoint: the second fails as on a full disk."
     code = CHILD.replace(
         "print(state.global_step, flush=True)",
-        "import resource; state.global_step == 15 and resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))",
+        "import resource as r; state.global_step == 15 and r.setrlimit(r.RLIMIT_FSIZE, (500_000, 500_000))",
     )
     child = subprocess.run(
         [sys.executable, "-c", code, "sft", str(tmp_path), "0"],
-        cwd=Path(__file__).parent,
+        cwd=HERE,
         capture_output=True,
         text=True,
     )
@@ -171,54 +206,10 @@ def test_best_model_is_returned_and_training_stops_early():
     seen = [(h["step"], h["eval_loss"]) for h in lm.history if "eval_loss" in h]
     best = min(loss for _, loss in seen)
     assert seen[-1][0] < 8 * 30 and [loss for _, loss in seen].index(best) == len(seen) - 3
-    from ftguide.models import completion_logps
-
     sums, counts = completion_logps(lm, [r["prompt"] for r in valid], [r["completion"] for r in valid])
     assert (-sums.sum() / counts.sum()).item() == pytest.approx(best, abs=0.02)
     with pytest.raises(ValueError, match="patience"):
         finetune_sft("tiny-small", ROWS, patience=0)
-
-
-@pytest.mark.parametrize("stream", (False, True))
-def test_validation_rows_are_scored_as_the_training_rows_are(stream, tmp_path):
-    "On their answers, whichever shape the training rows have; a shape that would be scored on its prompts too is refused."
-    turns = [
-        dict(
-            messages=[dict(role="user", content=r["prompt"]), dict(role="assistant", content=r["completion"])]
-        )
-        for r in ROWS
-    ]
-
-    def losses(rows, valid):
-        (path := tmp_path / "train.jsonl").write_text(
-            "\n".join(json.dumps(r) for r in rows), encoding="utf-8"
-        )
-        return [
-            h["eval_loss"]
-            for h in finetune_sft(
-                "tiny-small", streamed(path) if stream else rows, eval_data=valid[:8], max_steps=4, force=True
-            ).history
-            if "eval_loss" in h
-        ]
-
-    expected = losses(ROWS, ROWS)
-    assert expected == pytest.approx(losses(turns, turns), abs=1e-4) and expected == pytest.approx(
-        losses(turns, ROWS), abs=1e-4
-    )
-    with pytest.raises(
-        DataError, match="eval_data has messages and the training rows have prompt and completion.*one shape"
-    ):
-        losses(ROWS, turns)
-
-
-def test_distillation_stops_early_and_returns_the_best_student():
-    "Validation rows with wrong answers: the better the student, the worse it does there."
-    valid = [dict(r, completion=str(int(r["completion"]) + 1)) for r in ROWS[:16]]
-    lm = distill(
-        "tiny", "tiny-small", ROWS[:32], epochs=30, batch_size=4, eval_data=valid, alpha=0.0, patience=2
-    )
-    seen = [h["eval_loss"] for h in lm.history if "eval_loss" in h]
-    assert len(seen) < 60 and seen.index(min(seen)) == len(seen) - 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -255,3 +246,13 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path):
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0 and not (tmp_path / "model.checkpoints").exists(), done.stderr
     assert (weights(load(out)) - weights(finetune_sft("tiny-small", ROWS, epochs=12))).abs().max() <= 1e-6
+
+
+def test_distillation_stops_early_and_returns_the_best_student():
+    "Validation rows with wrong answers: the better the student, the worse it does there."
+    valid = [dict(r, completion=str(int(r["completion"]) + 1)) for r in ROWS[:16]]
+    lm = distill(
+        "tiny", "tiny-small", ROWS[:32], epochs=30, batch_size=4, eval_data=valid, alpha=0.0, patience=2
+    )
+    seen = [h["eval_loss"] for h in lm.history if "eval_loss" in h]
+    assert len(seen) < 60 and seen.index(min(seen)) == len(seen) - 3

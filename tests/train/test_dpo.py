@@ -1,4 +1,4 @@
-"DPO and KTO beside TRL and beside the formula; thumbs that cannot be used."
+"DPO beside TRL and beside the formula; its reference, its pairs, its KL."
 
 import json
 import math
@@ -9,27 +9,20 @@ from contextlib import nullcontext
 import pytest
 import torch
 import trl
+from stages import FEW, FEW_PAIRS, FEW_THUMBS, Poison, weights
 
 import ftguide.engine.trainers
 from ftguide.dpo import KLCallback, _warn_of_length, align_dpo, align_kto, dpo_loss, make_pairs
 from ftguide.engine.callbacks import silent
-from ftguide.engine.formats import DataError
 from ftguide.engine.rows import to_trl
 from ftguide.engine.run import copy_for_training, training_arguments
 from ftguide.engine.trainers import DPOTrainer, TrainingError
-from ftguide.models import LM, complete_tokenizer, completion_logps, encode, load, save
+from ftguide.models import LM, complete_tokenizer, encode, load, save
+from ftguide.sft import finetune_sft
 
 PAIRS = [
     dict(prompt=f"How much is {i} + 1?", chosen=str(i + 1), rejected=f"no idea about {i}") for i in range(80)
 ]
-THUMBS = [
-    dict(prompt=x["prompt"], completion=x["chosen"] if i % 3 else x["rejected"], label=bool(i % 3))
-    for i, x in enumerate(PAIRS)
-]
-
-
-def weights(lm):
-    return torch.cat([p.detach().flatten() for p in getattr(lm, "model", lm).parameters()])
 
 
 def test_twenty_steps_are_trls():
@@ -72,7 +65,7 @@ def test_validation_loss_is_the_formula_in_float64():
         ids, labels = encode(lm.tokenizer, x["prompt"], x[side])
         with torch.no_grad():
             logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-        return sum(logp[t, l] for t, l in enumerate(labels[1:]) if l != -100)
+        return sum(logp[t, label] for t, label in enumerate(labels[1:]) if label != -100)
 
     after, before = lm.copy().model.double(), load("tiny-small").copy().model.double()
     assert after.dtype == torch.float64
@@ -105,7 +98,7 @@ def test_every_loss_is_trls_own(knobs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "stage, rows", [(align_dpo, PAIRS[:16]), (align_kto, THUMBS[:16])], ids=["dpo", "kto"]
+    "stage, rows", [(align_dpo, PAIRS[:16]), (align_kto, FEW_THUMBS[:16])], ids=["dpo", "kto"]
 )
 def test_a_mixture_of_experts_learns_with_its_balancing_loss(stage, rows, monkeypatch):
     from transformers import MixtralConfig, MixtralForCausalLM
@@ -177,7 +170,7 @@ def test_the_reference_is_computed_once_for_a_sweep(tmp_path, monkeypatch):
     ids=str,
 )
 def test_the_cache_is_not_read_where_other_numbers_are_asked_for(knobs, tmp_path):
-    "The first loss is ln 2, although the whole answers of the same weights were kept before, and then answers that are cut at the end."
+    "The first loss is ln 2, although numbers of whole answers, and of answers cut at the end, were kept."
     base, knobs = tmp_path / "base", dict(knobs)
     save(load("tiny-small"), base)
     assert {len(encode(load(base).tokenizer, p["prompt"], p["rejected"])[0]) > 16 for p in PAIRS[:24]} == {
@@ -199,7 +192,7 @@ def test_the_cache_is_not_read_where_other_numbers_are_asked_for(knobs, tmp_path
 
 
 def test_slices_are_given_the_model_itself_as_their_reference(monkeypatch):
-    "With FSDP, TRL scores with a second model, and would load it by the name in the config; without, and with an adapter, it needs none."
+    "With FSDP, TRL scores with a second model; without, and with an adapter, it needs none."
     lm = load("tiny-small").copy("other")
     torch.nn.init.ones_(lm.model.model.norm.weight)
     given = []
@@ -262,12 +255,12 @@ def test_pairs_are_kept_once_with_their_margin():
 def test_preferences_for_length_alone_are_warned_of():
     with pytest.warns(
         UserWarning,
-        match="in each of 40 pairs the chosen answer is the shorter one: .* learn to write shorter.* add pairs where the longer answer is better",
+        match="the chosen answer is the shorter one: .* learn to write shorter.* where the longer answer is",
     ):
         align_dpo("tiny-small", PAIRS[:40])
     with pytest.warns(
         UserWarning,
-        match="in each of 40 pairs the chosen answer is the longer one: .* learn to write longer.* add pairs where the shorter answer is better",
+        match="the chosen answer is the longer one: .* learn to write longer.* where the shorter answer is",
     ):
         align_dpo("tiny-small", [dict(p, chosen=p["rejected"], rejected=p["chosen"]) for p in PAIRS[:40]])
     with warnings.catch_warnings():
@@ -279,11 +272,9 @@ def test_preferences_for_length_alone_are_warned_of():
 
 
 def test_a_policy_that_collapses_is_stopped_and_keeps_its_last_good_checkpoint(tmp_path):
-    "Weights that are spoilt after step 25 give nan at step 26; the checkpoint of step 20 is there to go on from."
-    from test_training import poison
-
+    "Weights spoilt after step 25 give nan at step 26; the checkpoint of step 20 is there to go on from."
     with pytest.raises(TrainingError, match="step 26: the loss is nan"):
-        align_dpo("tiny-small", PAIRS, epochs=2, output_dir=tmp_path, callbacks=(poison(25),))
+        align_dpo("tiny-small", PAIRS, epochs=2, output_dir=tmp_path, callbacks=(Poison(25),))
     assert sorted(p.parent.name for p in tmp_path.glob("checkpoint-*/whole.json"))[-1] == "checkpoint-20"
 
 
@@ -294,47 +285,8 @@ def test_smoothing_that_does_nothing_is_refused():
         align_dpo("tiny-small", PAIRS, label_smoothing=0.1, loss_type=["ipo", "sft"])
 
 
-def test_thumbs_move_what_they_judge(tmp_path):
-    up, down = ([t for t in THUMBS if t["label"] is side] for side in (True, False))
-
-    def mean(lm, rows):
-        sums, _ = completion_logps(lm, [t["prompt"] for t in rows], [t["completion"] for t in rows])
-        return sums.mean().item()
-
-    start = load("tiny-small")
-    before = weights(start).clone()
-    lm = align_kto(start, THUMBS, epochs=2, learning_rate=1e-3, output_dir=tmp_path)
-    assert mean(lm, up) - mean(lm, down) > mean(start, up) - mean(start, down) + 1
-    assert torch.equal(weights(start), before) and list(tmp_path.glob("checkpoint-*/whole.json"))
-
-
-@pytest.mark.parametrize(
-    "rows, says",
-    [
-        ([dict(prompt="a", completion="b", label="up")] * 4, "row 1: label must be true"),
-        ([dict(prompt="a", completion="b")] * 4, "label must be true"),
-        ([dict(prompt=f"a{i}", completion="b", label=True) for i in range(4)], "4 thumbs up and 0 down"),
-        ([dict(prompt="a", label=True)], "columns found"),
-        ([], "empty|no rows"),
-        (
-            [
-                dict(
-                    messages=[dict(role="user", content=f"a{i}"), dict(role="assistant", content="b")],
-                    label=i % 2,
-                )
-                for i in range(4)
-            ],
-            "row 1 has messages, and a thumb judges one answer: give prompt .*, completion and label",
-        ),
-    ],
-)
-def test_thumbs_that_cannot_be_used(rows, says):
-    with pytest.raises(DataError, match=says):
-        align_kto("tiny-small", rows)
-
-
-def test_kto_needs_company():
-    with pytest.raises(ValueError, match="batch_size must be 2 or more"):
-        align_kto("tiny-small", THUMBS, batch_size=1)
-    with pytest.raises(ValueError, match="beta must be above 0"):
-        align_kto("tiny-small", THUMBS, beta=0)
+def test_first_dpo_loss_is_ln2_also_from_a_folder(tmp_path):
+    sft = finetune_sft("tiny-small", FEW, epochs=1)
+    for base in (sft, str(save(sft, tmp_path / "sft"))):
+        first = next(h["loss"] for h in align_dpo(base, FEW_PAIRS).history if "loss" in h)
+        assert first == pytest.approx(0.693147, abs=1e-3)

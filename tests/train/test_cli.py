@@ -1,0 +1,130 @@
+"Trainings begun by a command: the whole journey on somebody's files, and Ctrl-C in it."
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stages import FEW
+
+from ftguide.models import load, reply
+
+
+def test_own_data_through_the_command(tmp_path):
+    "Another domain, Portuguese, 60 rows: models, report.json and report.html."
+    for name, rows in (
+        (
+            "sft",
+            [
+                dict(
+                    prompt=f"Resuma: o ônibus {i} sai às {i % 24} horas.",
+                    completion=f"Ônibus {i}: {i % 24} h",
+                )
+                for i in range(60)
+            ],
+        ),
+        (
+            "pairs",
+            [
+                dict(
+                    prompt=f"Resuma: o ônibus {i} sai às {i % 24} horas.",
+                    chosen=f"Ônibus {i}: {i % 24} h",
+                    rejected="Não sei.",
+                )
+                for i in range(60)
+            ],
+        ),
+        ("prompts", [dict(prompt=f"Resuma: o trem {i} chega às {i % 24} horas.") for i in range(60)]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8"
+        )
+    out = tmp_path / "mine"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from ftguide.cli import main; main()",
+            "run",
+            "--sft",
+            tmp_path / "sft.jsonl",
+            "--pairs",
+            tmp_path / "pairs.jsonl",
+            "--corpus",
+            tmp_path / "prompts.jsonl",
+            "--base",
+            "tiny-small",
+            "--student",
+            "tiny-small",
+            "--epochs",
+            "1",
+            "--distill-epochs",
+            "1",
+            "--out",
+            out,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
+    for folder in ("sft", "dpo", "student"):
+        names = {p.name for p in (out / folder).iterdir()}
+        assert {
+            "model.safetensors",
+            "tokenizer.json",
+            "generation_config.json",
+            "chat_template.jinja",
+            "README.md",
+        } <= names
+        assert "95 % interval" in (out / folder / "README.md").read_text(encoding="utf-8")
+        assert isinstance(reply(load(out / folder), "Resuma: o trem 3 chega às 4 horas."), str)
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert [s["name"] for s in report["stages"]] == ["base", "SFT", "DPO", "distilled"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert (
+        "Before and after each stage" in page and "<svg" in page and "http://" not in page.split("<body")[0]
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupt_keeps_finished_stages(tmp_path):
+    out = tmp_path / "mine"
+    rows = tmp_path / "sft.jsonl"
+    rows.write_text("\n".join(json.dumps(r) for r in FEW), encoding="utf-8")
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text(
+        "\n".join(json.dumps(dict(prompt=f"{r['prompt']} {i}")) for i in range(40) for r in FEW),
+        encoding="utf-8",
+    )
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from ftguide.cli import main; main()",
+            "run",
+            "--base",
+            "tiny-small",
+            "--sft",
+            rows,
+            "--corpus",
+            prompts,
+            "--out",
+            out,
+            "--epochs",
+            "1",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # a background job ignores it
+    deadline = time.time() + 120
+    while not (out / "sft/README.md").exists() and run.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and "finished stages are kept" in err and "Traceback" not in err, err
+    assert isinstance(reply(load(out / "sft"), "Hi"), str) and not (out / "student").exists()
