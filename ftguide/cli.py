@@ -9,6 +9,7 @@ from the source (`engine.docments`), and written here only where the command tak
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -55,12 +56,21 @@ def main():
 
 
 def help_of(function: str, parameter: str) -> str:
-    "The comment beside a parameter, as a sentence. `function` is module:name, inside this package."
+    """The comment beside a parameter, as a sentence in which other parameters are flags.
+
+    `function` is module:name, inside this package.
+    """
     module, name = function.split(":")
-    comment = docments(f"ftguide.{module}", name)[parameter]
-    if not comment:
+    comments = docments(f"ftguide.{module}", name)
+    text = comments[parameter]
+    if not text:
         raise LookupError(f"{parameter} of {function} has no comment, and a command shows it as its help")
-    return comment[0].upper() + comment[1:] + ("" if comment[-1] in ".?!" else ".")
+    for other in comments:
+        if "_" in other.strip("*"):
+            text = re.sub(rf"\b{re.escape(other)}\b", "--" + other.replace("_", "-"), text)
+    first = text.split()[0]
+    start = text if "_" in first else text[0].upper() + text[1:]
+    return start + ("" if text[-1] in ".?!" else ".")
 
 
 def option(function: str, parameter: str, *names: str, **how):
@@ -375,14 +385,12 @@ def dpo_command(
 @report_errors
 def distill_command(
     teacher: Annotated[str, described("Model to learn from: a folder or a hub name.")],
-    data: Annotated[Path, described("Rows of prompt, or of text.")],
+    data: Annotated[Path, option("distill:distill", "corpus")],
     out: NewModel,
     student: Annotated[str, described("Smaller model with the same tokenizer.")] = "tiny-small",
     temperature: Annotated[float | None, option("distill:distill", "temperature")] = None,
     alpha: Annotated[float | None, option("distill:distill", "alpha")] = None,
-    divergence: Annotated[
-        str | None, described("forward_kl (the default), reverse_kl (the default with --on-policy) or jsd.")
-    ] = None,
+    divergence: Annotated[str | None, option("distill:distill", "divergence")] = None,
     on_policy: Annotated[bool, option("distill:distill", "on_policy")] = False,
     cache: Annotated[Path | None, option("distill:distill", "cache")] = None,
     epochs: Annotated[float, option("distill:distill", "epochs")] = 3.0,
@@ -442,14 +450,9 @@ def decide_command(
     ] = False,
     cost_critical: Annotated[bool, option("decide:choose_technique", "cost_critical")] = False,
     latency_critical: Annotated[bool, option("decide:choose_technique", "latency_critical")] = False,
-    latency_ms: Annotated[
-        float | None,
-        described("Measured call of the model you would serve, milliseconds; needs --latency-target-ms."),
-    ] = None,
-    latency_target_ms: Annotated[
-        float | None, described("Longest acceptable call, milliseconds; needs --latency-ms.")
-    ] = None,
-    teacher: Annotated[bool, described("Is there a larger model that does this task well?")] = True,
+    latency_ms: Annotated[float | None, option("decide:choose_technique", "latency_ms")] = None,
+    latency_target_ms: Annotated[float | None, option("decide:choose_technique", "latency_target_ms")] = None,
+    teacher: Annotated[bool, option("decide:choose_technique", "teacher_available")] = True,
     worth_it: Annotated[bool, option("decide:choose_technique", "worth_it")] = True,
     good_enough: Annotated[float, option("decide:choose_technique", "good_enough")] = 0.9,
     min_labelled: Annotated[int, option("decide:choose_technique", "min_labelled")] = 1000,
@@ -539,7 +542,7 @@ def check_command(
         ),
     ],
     kind: Annotated[str, described("What the rows are for: sft, pairs or corpus.")] = "sft",
-    test: Annotated[str | None, described("Rows that must not occur in FILE.")] = None,
+    test: Annotated[str | None, option("data:check", "test")] = None,
     model: Annotated[
         str | None,
         described(
@@ -579,7 +582,7 @@ def check_command(
 @report_errors
 def evaluate_command(
     model: ModelName,
-    data: Annotated[Path, described("Test rows of prompt and completion.")],
+    data: Annotated[Path, option("evaluate:evaluate", "test")],
     against: Annotated[str | None, described("Another model, for paired ratios.")] = None,
     out: Annotated[Path | None, described("Write the report as JSON.")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
@@ -799,20 +802,17 @@ def rollback_command(
 def improve_command(
     folder: Annotated[Path, typer.Argument(help="Folder of versions, one of them in service.")],
     store: Annotated[Path, described("Store of votes; only read.")],
-    data: Annotated[
-        Path,
-        described("Hold-out rows of prompt and completion, never trained on; frozen at the first call."),
-    ],
-    better: Annotated[str, described("Metric of the hold-out that must rise.")] = "exact match",
-    by: Annotated[float, described("By more than this: the lower end of the paired 95 % interval.")] = 0.0,
+    data: Annotated[Path, option("improve:improve", "holdout")],
+    better: Annotated[str, option("improve:NonInferiorityGate", "metric")] = "exact match",
+    by: Annotated[float, option("improve:NonInferiorityGate", "by")] = 0.0,
     guard: Annotated[
         list[str] | None, described("Metric that must not fall; may be given several times.")
     ] = None,
-    margin: Annotated[float, described("How far a guard may fall at most.")] = 0.02,
+    margin: Annotated[float, option("improve:NonInferiorityGate", "margin")] = 0.02,
     min_pairs: Annotated[int, option("improve:improve", "min_pairs")] = 100,
     min_votes: Annotated[int, option("improve:improve", "min_votes")] = 1,
-    beta: Annotated[float, described("Pull towards the version in service, above 0.")] = 0.1,
-    epochs: Annotated[float, described("Passes over the pairs.")] = 1.0,
+    beta: Annotated[float, option("dpo:align_dpo", "beta")] = 0.1,
+    epochs: Annotated[float, option("dpo:align_dpo", "epochs")] = 1.0,
     learning_rate: LearningRate = None,
     new_holdout: Annotated[bool, described("Begin with another hold-out.", "--new-holdout")] = False,
     restart: Annotated[

@@ -25,10 +25,10 @@ __all__ = ['STATE', 'NonInferiorityGate', 'ImproveResult', 'improve']
 class NonInferiorityGate:
     "What the next version must show beside the one in service: 95 % intervals of paired differences."
 
-    metric: str = "conversion"  # must rise...
-    by: float = 0.0  # ...by more than this
-    guards: tuple = ("truth",)  # metrics that must not fall...
-    margin: float = 0.02  # ...by this or more
+    metric: str = "conversion"  # metric of the hold-out that must rise
+    by: float = 0.0  # by more than this: the lower end of the paired 95 % interval
+    guards: tuple = ("truth",)  # metrics that must not fall
+    margin: float = 0.02  # how far a guard may fall at most
     limits: Gate = Gate(
         quality=None
     )  # numbers of the next version by itself; its quality is the ratio to the one in service

@@ -226,6 +226,12 @@ def test_help_comes_from_the_function():
     assert epochs.help == said[0].upper() + said[1:] + "."
 
 
+def test_help_names_flags_and_not_parameters():
+    said = {p.name: p.help for p in get_command(app).commands["distill"].params}
+    assert "--on-policy" in said["temperature"] and "on_policy" not in said["temperature"]
+    assert said["divergence"].startswith("forward_kl")
+
+
 def test_the_command_line_loads_nothing_heavy():
     heavy = {"torch", "transformers", "trl", "datasets", "matplotlib", "gradio", "scipy"}
     code = f"import ftguide.cli, sys; print({heavy} & set(sys.modules))"
