@@ -94,7 +94,7 @@ def preflight(
     problems += _rounding_problems(lm, learning_rate)
     long = _length_problems(lm, teacher, rows, kind)
     if (problems or long) and not force:
-        raise (DataError if long else ValueError)("; ".join(problems + long))
+        raise (ValueError if problems else DataError)("; ".join(problems + long))
     for problem in problems + long:
         warnings.warn(f"training all the same: {problem}", stacklevel=2)
 
