@@ -8,39 +8,39 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from functools import lru_cache, partial
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig
+from transformers import TrainerCallback, TrainingArguments
+from trl import DistillationConfig
 
-from .engine.cache import CachedTeacher, likely_and_drawn_tokens, write_cache
+from .engine.cache import cached_teacher, likely_and_drawn_tokens, write_cache
 from .engine.labelling import validated
 from .engine.preflight import different_tokens, preflight, read_for_training
 from .engine.rows import read
+from .engine.run import Run, check_positive
 from ftguide.engine.teachers import (
+    AnsweredStream,
     LogitTeacher,
     Teacher,
     TextTeacher,
     as_teacher,
-    vocabulary_fingerprint,
+    numbered,
+    written_answers,
 )
-from .engine.training_data import is_streamed, stream_rows
+from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
+from .engine.training_data import is_streamed
 from .evaluate import Report, evaluate
-from ftguide.models import (
-    LM,
-    ModelError,
-    copy_for_training,
-    default_learning_rate,
-    save,
-)
-from .serving.endpoint import Endpoint
+from .models import LM, as_messages, save
 
 # %% auto #0
-__all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',
-           'sparse_targets', 'log_softmax', 'distillation_loss', 'ChunkedLoss', 'soft_labels', 'distill_trainer',
-           'distill', 'AnsweredStream', 'DistillationPipeline']
+__all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'Rows', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',
+           'sparse_targets', 'log_softmax', 'distillation_loss', 'ChunkedLoss', 'soft_labels', 'distill',
+           'DistillationPipeline']
 
 # %% ../nbs/07_distill.ipynb #distill-jsd
 DIVERGENCES = dict(forward_kl=0.0, jsd=0.5, reverse_kl=1.0)
@@ -51,7 +51,7 @@ def scaled_jsd(
     student: torch.Tensor,  # (N, V) log-probabilities
     beta: float = 0.5,  # 0 is KL(teacher || student), 1 is KL(student || teacher)
 ) -> torch.Tensor:  # (N,) nats
-    "Generalised Jensen-Shannon divergence (Agarwal et al. 2024, eq. 1) over beta (1 - beta): one scale for all."
+    "Generalised Jensen-Shannon divergence (Agarwal et al. 2024, eq. 1) over beta (1 - beta)."
     kl = lambda p, q: (p.exp() * (p - q)).sum(-1)
     if beta == 0:
         return kl(teacher, student)
@@ -94,7 +94,7 @@ def sparse_targets(
     rest: torch.Tensor,  # (N,) log of what the others weigh together there
     k: int,
 ):  # function of (slice, temperature) -> (n, k + m) log-probabilities, token ids, weights
-    "Soft labels over a few tokens with the right mean: a variant of Anshumann et al. 2025, who draw every token."
+    "Soft labels over a few tokens with the right mean (Anshumann et al. 2025 draw all of them; a variant)."
     drawn = ids.shape[1] - k
 
     def labels(part: slice, temperature: float):
@@ -118,7 +118,7 @@ NEEDS_EVERY_TOKEN = (
 
 
 def distillation_loss(
-    states: torch.Tensor,  # (N, H) student's hidden states where tokens are scored; (N, V) scores without a head
+    states: torch.Tensor,  # (N, H) student's hidden states; its (N, V) scores when there is no head
     head,  # its output layer, or None
     targets: torch.Tensor,  # (N,) written tokens: the hard labels
     teacher,  # soft labels, as `dense_targets` and `sparse_targets` give them; not asked when alpha is 0
@@ -206,138 +206,76 @@ def soft_labels(
     targets = dense_targets if teacher.covers_vocabulary else sparse_targets
     return targets(*teacher.scores(rows, batch))
 
-# %% ../nbs/07_distill.ipynb #distill-trainer
-@lru_cache
-def distill_trainer():  # -> a subclass of transformers.Trainer
-    "A Trainer whose loss is `distillation_loss`; it logs both terms."
-    import torch
-    from transformers import Trainer
-
-    from ftguide.models import collate, guarded, scored_states
-
-    class DistillTrainer(guarded(Trainer)):
-        def __init__(self, loss, labels, pad: int, **knobs):
-            super().__init__(
-                data_collator=lambda rows: {
-                    **collate([(r["input_ids"], r["labels"]) for r in rows], pad),
-                    "row": torch.tensor([r["row"] for r in rows]),
-                },
-                **knobs,
-            )
-            self.loss, self.labels, self.terms, self.model_accepts_loss_kwargs = loss, labels, [], True
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            batch = {k: v for k, v in inputs.items() if k != "row"}
-            states, head, targets = scored_states(model, batch)
-            labels = self.labels(inputs["row"].tolist(), batch) if self.labels else None
-            loss, *terms = self.loss(states, head, targets, labels, count=num_items_in_batch)
-            share = (
-                self.accelerator.num_processes
-                if model.training
-                and num_items_in_batch is not None
-                and self.args.average_tokens_across_devices
-                else 1
-            )  # the count is that of all processes, and their gradients are averaged
-            if model.training:
-                self.terms.append((self.state.global_step, *(share * t.item() for t in terms)))
-            return (share * loss, {}) if return_outputs else share * loss
-
-        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-            with torch.no_grad():
-                return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
-
-        def log(self, logs, *args, **kw):
-            if "loss" in logs and self.terms:
-                steps, *terms = zip(*self.terms)
-                self.terms.clear()  # the loss is summed over a step's batches, and averaged over steps and processes: so are its terms
-                terms = self.accelerator.gather(
-                    torch.tensor([sum(t) for t in terms], device=self.accelerator.device)
-                ).view(-1, 2).mean(0) / len(set(steps))
-                logs |= dict(zip(("soft", "hard"), terms.tolist()))
-            super().log(logs, *args, **kw)
-
-    return DistillTrainer
-
 # %% ../nbs/07_distill.ipynb #distill-distill
+Rows = list[dict] | str | Path | Dataset | IterableDataset  # what `read` takes
 LEARNING_RATES = (3e-3, 2e-5)  # for 2 million parameters and fewer, measured here; for 2 billion, customary
 
 
 def distill(
-    teacher,  # LM, folder or hub name, frozen; LogitTeacher, CachedTeacher or TextTeacher
-    student,  # LM, folder or hub name; never changed, a trained copy is returned
-    corpus=None,  # rows (or a file) with prompt, or text; the teacher answers those without a completion. A CachedTeacher brings its own; a stream (`streamed`) needs max_steps
+    teacher: Teacher | LM | str | Path,  # frozen; a model, folder or hub name becomes a `LogitTeacher`
+    student: LM | str | Path,  # LM, folder or hub name; never changed, a trained copy is returned
+    corpus: Rows | None = None,  # rows (or a file) with prompt, or text; a stream needs max_steps
     *,
-    data=None,  # labelled rows (or a file) to read beside the corpus, with the completions they have; not when on_policy
+    data: Rows | None = None,  # labelled rows (or a file) to read beside the corpus; not when on_policy
     temperature: float | None = None,  # flattens both distributions, above 0; 2 by default, 1 when on_policy
     alpha: float | None = None,  # share of the soft labels, 0..1; 0.7 by default, 0 = the teacher's text only
-    divergence: str
-    | float
-    | None = None,  # forward_kl (the default), reverse_kl (the default when on_policy), jsd, or a number between
-    on_policy: bool = False,  # the student writes the answers and the teacher scores them (TRL's DistillationTrainer)
-    cross_tokenizer: str
-    | None = None,  # "gold": a student with another tokenizer learns from probabilities too (TRL's experimental GOLDTrainer)
-    cache=None,  # folder for the teacher's answers and scores: written once, read by every later run
-    epochs: float = 3,  # passes over the prompts
+    divergence: str | float | None = None,  # as in `distillation_loss`; by default reverse_kl when on_policy
+    on_policy: bool = False,  # the student writes the answers, the teacher scores them (DistillationTrainer)
+    cross_tokenizer: str | None = None,  # "gold": the student may have another tokenizer (TRL's GOLDTrainer)
+    cache: str | Path | None = None,  # folder for answers and scores: written once, read by every later run
+    epochs: float = 3,  # passes over the rows
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 8,  # rows a step
     max_new_tokens: int = 96,  # of an answer
-    eval_data=None,  # rows for the validation loss; the best student seen on them is the one returned
+    eval_data: Rows | None = None,  # for the validation loss; the best student seen on them is returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
-    lora=None,  # True or a peft.LoraConfig
-    output_dir: str | None = None,  # keep checkpoints here, at least four a run
+    lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
+    output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
     resume: bool = False,  # go on from the last whole checkpoint in output_dir
     seed: int = 0,
-    callbacks: tuple = (),  # transformers.TrainerCallback
+    callbacks: tuple[TrainerCallback, ...] = (),
     force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "distilled",  # of the result
-    **config,  # anything else of transformers.TrainingArguments (trl.DistillationConfig when on_policy)
-):  # -> LM
+    **config: object,  # anything else of TrainingArguments (DistillationConfig when on_policy)
+) -> LM:
     "Distillation with soft and hard labels; ValueError or DataError before anything is computed."
     teacher = as_teacher(teacher)
-    _check_mode(
-        teacher, corpus, data, alpha, on_policy=on_policy, cross_tokenizer=cross_tokenizer, cache=cache
-    )
+    _check_mode(teacher, corpus, data, on_policy, cross_tokenizer, cache, alpha)
     teacher.check_rows(corpus, data, eval_data)
-    loss = _loss_settings(teacher, temperature, alpha, divergence, on_policy, cross_tokenizer, cache)
-    start = copy_for_training(
+    loss = _loss_settings(teacher, on_policy, cross_tokenizer, cache, temperature, alpha, divergence)
+    method = "on-policy" if on_policy else cross_tokenizer or "distill"
+    run = Run(
         student,
         name,
+        method,
+        LEARNING_RATES,
+        epochs,
+        learning_rate,
+        batch_size,
+        seed,
+        patience,
         lora,
-        temperature=loss["temperature"],
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-    )
-    teacher.check_student(start)
-    learning_rate = learning_rate or default_learning_rate(start.parameters, *LEARNING_RATES)
-    pace = dict(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
-    parts = _checked_rows(
-        start,
-        corpus,
-        data,
-        eval_data,
-        teacher=teacher.lm,
-        alpha=loss["alpha"],
+        output_dir,
+        resume,
+        callbacks,
         config=config,
-        force=force,
-        **pace,
+        decides=loss,
     )
-    run = dict(method="on-policy" if on_policy else "distill", **pace, **loss, seed=seed)
-    knobs = dict(
-        patience=patience, lora=lora, output_dir=output_dir, resume=resume, callbacks=callbacks, config=config
-    )
+    teacher.check_student(run.start)
+    parts = _checked_rows(run, teacher, corpus, data, eval_data, force)
     if on_policy:
-        return _on_policy(teacher, start, parts, run, max_new_tokens, **knobs)
+        return _on_policy(run, teacher, parts, max_new_tokens)
     if cross_tokenizer:
-        return _gold(teacher, start, parts, run, max_new_tokens, **knobs)
+        return _gold(run, teacher, parts, max_new_tokens)
     if is_streamed(corpus):
-        teacher, *rows = _streamed_answers(teacher, start, corpus, parts, max_new_tokens)
-    else:
-        teacher, *rows = _written_answers(teacher, start, parts, loss, max_new_tokens, cache)
-    return _offline(teacher, *rows, start, loss, run, **knobs)
+        return _streamed(run, teacher, corpus, parts, max_new_tokens)
+    if cache is not None:
+        limits = dict(temperature=loss["temperature"], max_new_tokens=max_new_tokens)
+        teacher = cached_teacher(teacher.lm, run.start, parts[0] + parts[1], cache, **limits)
+    return _offline(run, teacher, parts, max_new_tokens)
 
 # %% ../nbs/07_distill.ipynb #distill-settled
-def _check_mode(teacher, corpus, data, alpha, *, on_policy, cross_tokenizer, cache):
+def _check_mode(teacher, corpus, data, on_policy, cross_tokenizer, cache, alpha):
     "ValueError when two ways of distilling exclude each other."
     if cross_tokenizer not in (None, "gold"):
         raise ValueError(f"cross_tokenizer must be None or 'gold', not {cross_tokenizer!r}")
@@ -357,42 +295,41 @@ def _check_mode(teacher, corpus, data, alpha, *, on_policy, cross_tokenizer, cac
         )
 
 
-def _loss_settings(teacher, temperature, alpha, divergence, on_policy, cross_tokenizer, cache) -> dict:
-    "Defaults, after what cannot be meant has been refused."
-    teacher.check_settings(
-        on_policy=on_policy, cache=cache, temperature=temperature, alpha=alpha, divergence=divergence
-    )
+def _loss_settings(teacher, on_policy, cross_tokenizer, cache, temperature, alpha, divergence) -> dict:
+    "Settings of `distillation_loss`, after what cannot be meant has been refused."
+    asked = dict(temperature=temperature, alpha=alpha, divergence=divergence)
+    teacher.check_settings(on_policy=on_policy, cache=cache, **asked)
+    check_positive(temperature=temperature)
     if on_policy and alpha is not None:
         raise ValueError(
             "alpha mixes in written tokens, and on_policy has none: the student writes. Leave it out"
         )
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie between 0 and 1, not {alpha}: it is the share of the soft labels")
-    if temperature is None:
-        temperature = 1.0 if on_policy else teacher.default_temperature
     if on_policy:
-        alpha = 1.0
-    elif cross_tokenizer or not teacher.gives_scores:
-        alpha = 0.0
-    elif alpha is None:
-        alpha = 0.7
-    beta = divergence_beta(
-        ("reverse_kl" if on_policy else "forward_kl") if divergence is None else divergence
-    )
-    if alpha > 0 and beta and (cache is not None or not teacher.covers_vocabulary):
+        usual = dict(temperature=1.0, alpha=1.0, divergence="reverse_kl")
+    else:
+        soft = teacher.gives_scores and not cross_tokenizer
+        usual = dict(
+            temperature=teacher.default_temperature, alpha=0.7 if soft else 0.0, divergence="forward_kl"
+        )
+    loss = usual | {name: value for name, value in asked.items() if value is not None}
+    beta = divergence_beta(loss["divergence"])
+    if beta and loss["alpha"] > 0 and (cache is not None or not teacher.covers_vocabulary):
         raise ValueError(NEEDS_EVERY_TOKEN)
-    return dict(temperature=float(temperature), alpha=alpha, divergence=beta)
+    return dict(temperature=float(loss["temperature"]), alpha=loss["alpha"], divergence=beta)
 
 
-def _checked_rows(start, corpus, data, eval_data, **settings) -> tuple:  # rows to train on, to validate on
-    "The rows, after `preflight`."
-    rows = []
+def _checked_rows(run, teacher, corpus, data, eval_data, force) -> tuple[list, list]:
+    "Rows to train on and rows to validate on, after `preflight`."
+    settings = dict(run.pace, teacher=teacher.lm, alpha=run.decides["alpha"], config=run.config, force=force)
+    train = []
     for source, method in ((corpus, "distill"), (data, "sft")):
         if source is not None:
-            some = read_for_training(source, method, settings.get("config"))
-            preflight(start, some, method, **settings)
-            rows += some if method == "distill" else map(_prompt_and_completion, some)
-    return rows, [] if eval_data is None else read(eval_data, "corpus")
+            rows = read_for_training(source, method, run.config)
+            preflight(run.start, rows, method, **settings)
+            train += rows if method == "distill" else [_prompt_and_completion(row) for row in rows]
+    return train, [] if eval_data is None else read(eval_data, "corpus")
 
 
 def _prompt_and_completion(row: dict) -> dict:
@@ -400,312 +337,108 @@ def _prompt_and_completion(row: dict) -> dict:
         return dict(prompt=row["messages"][:-1], completion=row["messages"][-1:])
     return dict(prompt=row["prompt"], completion=row["completion"])
 
-
-def _written_answers(teacher, start, parts, loss, max_new_tokens, cache) -> tuple:
-    "Who scores the rows, the rows to train on and those to validate on, as token ids with the answers."
-    if cache is not None:
-        teacher = _cached(teacher, start, parts, loss, max_new_tokens, cache)
-        encoded = teacher.split(len(parts[0]))
-    else:
-        encoded = teacher.encoded_answers(start.tokenizer, *parts, max_new_tokens=max_new_tokens)
-    rows = encoded[0] + encoded[1]
-    if not rows:
-        raise ValueError(
-            "the teacher's answers are all empty; ask it a few of the prompts with reply() and look"
-        )
-    if loss["alpha"] > 0:
-        teacher.begin(rows)
-    return teacher, _numbered(encoded[0], 0), _numbered(encoded[1], len(encoded[0]))
-
-
-def _numbered(encoded: list[tuple], first: int) -> list[dict]:
-    return [dict(input_ids=ids, labels=labels, row=n) for n, (ids, labels) in enumerate(encoded, first)]
-
-
-def _cached(teacher, start, parts, loss, max_new_tokens, cache) -> CachedTeacher:
-    "The teacher's cache for these rows, written where it is not there yet."
-    if vocabulary_fingerprint(teacher.lm.tokenizer) != vocabulary_fingerprint(start.tokenizer):
-        raise ValueError(
-            "cache needs one chat template for teacher and student; give the student the teacher's "
-            "(tokenizer.chat_template)"
-        )
-    return write_cache(
-        teacher.lm,
-        parts[0] + parts[1],
-        cache,
-        temperature=loss["temperature"],
-        max_new_tokens=max_new_tokens,
-    )
-
-
-class AnsweredStream(torch.utils.data.IterableDataset):
-    "A stream of prompts: the teacher answers as many as a chunk holds when their turn comes; nothing is kept."
-
-    def __init__(self, teacher, student: LM, corpus, first: list, max_new_tokens: int, number: int):
-        self.teacher, self.student, self.corpus, self.first = teacher, student, corpus, first
-        self.max_new_tokens, self.number, self.chunk = max_new_tokens, number, 64
-
-    def __iter__(self):
-        prompts, number = stream_rows(self.student, self.corpus, "corpus"), self.number
-        while some := list(islice(prompts, self.chunk)):
-            (answered,) = self.teacher.encoded_answers(
-                self.student.tokenizer, some, max_new_tokens=self.max_new_tokens
-            )
-            yield from _numbered(answered, number)
-            number += len(answered)
-
-
-def _streamed_answers(teacher, start, corpus, parts, max_new_tokens) -> tuple:
-    "Who scores the rows, a stream of rows to train on, and rows to validate on."
-    (valid,) = teacher.encoded_answers(start.tokenizer, parts[1], max_new_tokens=max_new_tokens)
-    teacher.begin([], keep=False)  # a row comes once: nothing of it is worth keeping
-    stream = AnsweredStream(teacher, start, corpus, parts[0], max_new_tokens, len(valid))
-    return teacher, stream, _numbered(valid, 0)
-
 # %% ../nbs/07_distill.ipynb #distill-offline
-def _warm(rows: int, run: dict, config: dict) -> dict:
-    "A warm-up begins with a step of size 0: not in a run that has fewer than ten steps."
-    steps = (
-        config["max_steps"] if config.get("max_steps", 0) > 0 else rows * run["epochs"] / run["batch_size"]
+def _offline(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:
+    "Train the student on what the teacher wrote, and on what it thought where it gives scores."
+    soft = run.decides["alpha"] > 0
+    train, valid = written_answers(teacher, run.start.tokenizer, parts, max_new_tokens, score=soft)
+    return _train(run, teacher, train, valid, known=train)
+
+
+def _streamed(run: Run, teacher: Teacher, corpus, parts: tuple, max_new_tokens: int) -> LM:
+    "The same, where the teacher answers while the student learns."
+    (valid,) = teacher.encoded_answers(run.start.tokenizer, parts[1], max_new_tokens=max_new_tokens)
+    train = AnsweredStream(teacher, run.start, corpus, max_new_tokens, first=len(valid))
+    return _train(run, teacher, train, numbered(valid, 0), known=parts[0])
+
+
+def _train(run: Run, teacher: Teacher, train, valid: list, known: list) -> LM:
+    "With `distillation_loss`; known: the rows to train on, or those of a stream that were looked at."
+    run.config = dict(_pace(run, len(known)), remove_unused_columns=False) | run.config
+    return run.train(
+        SoftLabelTrainer,
+        TrainingArguments,
+        train,
+        valid or None,
+        rows=known + valid,
+        count=len(known),
+        loss=partial(distillation_loss, **run.decides),
+        labels=partial(soft_labels, teacher) if run.decides["alpha"] > 0 else None,
     )
+
+
+def _pace(run: Run, rows: int) -> dict:
+    "A warm-up begins with a step of size 0: not in a run that has fewer than ten steps."
+    steps = run.config.get("max_steps", 0)
+    if steps <= 0:
+        steps = rows * run.epochs / run.batch_size
     return dict(weight_decay=0.01, warmup_steps=0.1 if steps >= 10 else 0)
 
-
-def _offline(
-    teacher,
-    rows,
-    valid: list,
-    start,
-    loss: dict,
-    run: dict,
-    *,
-    patience,
-    lora,
-    output_dir,
-    resume,
-    callbacks,
-    config,
-):  # -> LM
-    "Train the student on what the teacher wrote and thought."
-    import torch
-    from transformers import TrainingArguments
-
-    from ftguide.models import (
-        ProgressCallback,
-        adapter,
-        early_stopping,
-        fingerprint,
-        last_checkpoint,
-        to_lm,
-        train,
-        training_arguments,
-    )
-
-    known = rows if isinstance(rows, list) else rows.first  # of a stream, the rows that were looked at
-    run |= dict(rows=fingerprint(known + valid))
-    checkpoint = last_checkpoint(output_dir, resume, run)
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = training_arguments(
-            start,
-            output_dir or scratch,
-            len(known),
-            epochs=run["epochs"],
-            batch_size=run["batch_size"],
-            learning_rate=run["learning_rate"],
-            seed=run["seed"],
-            validate=bool(valid),
-            keep=bool(output_dir),
-            config=dict(_warm(len(known), run, config), remove_unused_columns=False) | config,
-        )
-        settings.pop("max_length")
-        model = start.model
-        if lora:
-            from peft import get_peft_model
-
-            torch.manual_seed(run["seed"])
-            model = get_peft_model(model, adapter(lora))
-        trainer = distill_trainer()(
-            partial(distillation_loss, **loss),
-            partial(soft_labels, teacher) if loss["alpha"] > 0 else None,
-            start.tokenizer.pad_token_id,
-            model=model,
-            args=TrainingArguments(**settings),
-            train_dataset=rows,
-            eval_dataset=valid or None,
-            processing_class=start.tokenizer,
-            callbacks=[ProgressCallback("distillation"), *early_stopping(bool(valid), patience), *callbacks],
-        )
-        train(trainer, checkpoint, run, keep=bool(output_dir))
-    return to_lm(trainer, start, lora)
-
 # %% ../nbs/07_distill.ipynb #distill-on-policy-code
-def _on_policy(
-    teacher,
-    start,
-    parts: tuple,
-    run: dict,
-    max_new_tokens: int,
-    *,
-    patience,
-    lora,
-    output_dir,
-    resume,
-    callbacks,
-    config,
-):  # -> LM
-    "The student answers, and the teacher scores every token of it (Agarwal et al. 2024), on TRL's DistillationTrainer."
-    from datasets import Dataset
-    from trl import DistillationConfig, DistillationTrainer
-
-    from ftguide.models import (
-        ProgressCallback,
-        adapter,
-        as_messages,
-        early_stopping,
-        fingerprint,
-        guarded,
-        last_checkpoint,
-        to_lm,
-        train,
-        training_arguments,
-    )
-
-    if text := sum("prompt" not in r for r in parts[0] + parts[1]):
-        raise ValueError(f"on_policy needs prompts to answer, and {text} of the rows have only text")
-    if written := sum("completion" in r for r in parts[0] + parts[1]):
+def _on_policy(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:
+    "The student answers, and the teacher scores every token of it (Agarwal et al. 2024)."
+    _check_prompts(parts, "on_policy")
+    if written := sum("completion" in row for rows in parts for row in rows):
         warnings.warn(
-            f"on_policy does not read the completions that {written} of the rows have: the student writes its own answers",
+            f"on_policy does not read the completions that {written} of the rows have: "
+            "the student writes its own answers",
             stacklevel=3,
         )
-    table, valid = (
-        Dataset.from_list([dict(prompt=as_messages(r["prompt"])) for r in rows]) if rows else None
-        for rows in parts
+    train, valid = (_dataset([dict(prompt=as_messages(r["prompt"])) for r in rows]) for rows in parts)
+    run.config = _pace(run, len(train)) | _trl_settings(run, max_new_tokens) | run.config
+    run.start.tokenizer.padding_side = "left"
+    return run.train(
+        DistillationTrainer,
+        DistillationConfig,
+        train,
+        valid,
+        rows=parts[0],
+        teacher_model=teacher.lm.model,
     )
-    run |= dict(rows=fingerprint(parts[0]))
-    checkpoint = last_checkpoint(output_dir, resume, run)
-    start.tokenizer.padding_side = "left"
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = training_arguments(
-            start,
-            output_dir or scratch,
-            len(table),
-            epochs=run["epochs"],
-            batch_size=run["batch_size"],
-            learning_rate=run["learning_rate"],
-            seed=run["seed"],
-            validate=valid is not None,
-            keep=bool(output_dir),
-            config=dict(
-                _warm(len(table), run, config),
-                beta=run["divergence"],
-                temperature=run["temperature"],
-                max_completion_length=max_new_tokens,
-            )
-            | config,
-        )
-        settings.pop("max_length")
-        trainer = guarded(DistillationTrainer)(
-            model=start.model,
-            teacher_model=teacher.lm.model,
-            args=DistillationConfig(**settings),
-            train_dataset=table,
-            eval_dataset=valid,
-            processing_class=start.tokenizer,
-            peft_config=adapter(lora),
-            callbacks=[
-                ProgressCallback("distillation"),
-                *early_stopping(valid is not None, patience),
-                *callbacks,
-            ],
-        )
-        train(trainer, checkpoint, run, keep=bool(output_dir))
-    return to_lm(trainer, start, lora)
+
+
+def _check_prompts(parts: tuple, setting: str):
+    "ValueError when a row has only text."
+    if text := sum("prompt" not in row for rows in parts for row in rows):
+        raise ValueError(f"{setting} needs prompts to answer, and {text} of the rows have only text")
+
+
+def _dataset(rows: list[dict]) -> Dataset | None:
+    return Dataset.from_list(rows) if rows else None
+
+
+def _trl_settings(run: Run, max_new_tokens: int) -> dict:
+    "The loss's settings as TRL calls them."
+    loss = run.decides
+    return dict(
+        beta=loss["divergence"], temperature=loss["temperature"], max_completion_length=max_new_tokens
+    )
 
 # %% ../nbs/07_distill.ipynb #distill-gold
-def _gold(
-    teacher,
-    start,
-    parts: tuple,
-    run: dict,
-    max_new_tokens: int,
-    *,
-    patience,
-    lora,
-    output_dir,
-    resume,
-    callbacks,
-    config,
-):  # -> LM
-    "The teacher's answers, and its probabilities carried over where the two tokenizers cut the text alike, on TRL's experimental GOLDTrainer."
-    from datasets import Dataset
-
-    from ftguide.models import (
-        ProgressCallback,
-        adapter,
-        as_messages,
-        early_stopping,
-        fingerprint,
-        guarded,
-        last_checkpoint,
-        to_lm,
-        train,
-        training_arguments,
-    )
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from trl.experimental.gold import GOLDConfig, GOLDTrainer
-    if text := sum("prompt" not in r for r in parts[0] + parts[1]):
-        raise ValueError(f"cross_tokenizer needs prompts to answer, and {text} of the rows have only text")
-    said = lambda answer: (
-        [dict(role="assistant", content=answer)] if isinstance(answer, str) else list(answer)
-    )
-    talk = lambda r: dict(messages=as_messages(r["prompt"]) + said(r["completion"]))
-    table, valid = (
-        Dataset.from_list([talk(r) for r in rows]) if rows else None
-        for rows in teacher.answers(*parts, max_new_tokens=max_new_tokens)
-    )
-    run |= dict(method="gold", rows=fingerprint(parts[0]))
-    checkpoint = last_checkpoint(output_dir, resume, run)
-    with tempfile.TemporaryDirectory() as scratch:
-        teacher.lm.tokenizer.save_pretrained(f"{scratch}/teacher")  # GOLD reads it from a folder
-        settings = training_arguments(
-            start,
-            output_dir or f"{scratch}/run",
-            len(table),
-            epochs=run["epochs"],
-            batch_size=run["batch_size"],
-            learning_rate=run["learning_rate"],
-            seed=run["seed"],
-            validate=valid is not None,
-            keep=bool(output_dir),
-            config=dict(
-                use_uld_loss=True,
-                teacher_tokenizer_name_or_path=f"{scratch}/teacher",
-                lmbda=0.0,
-                beta=run["divergence"],
-                temperature=run["temperature"],
-                max_completion_length=max_new_tokens,
-            )
-            | _warm(len(table), run, config)
-            | config,
-        )
-        trainer = guarded(GOLDTrainer)(
-            model=start.model,
+def _gold(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:
+    "The teacher's answers, and its probabilities where the two tokenizers cut the text alike."
+    _check_prompts(parts, "cross_tokenizer")
+    answered = teacher.answers(*parts, max_new_tokens=max_new_tokens)
+    train, valid = (_dataset([_conversation(row) for row in rows]) for rows in answered)
+    with tempfile.TemporaryDirectory() as folder:
+        teacher.lm.tokenizer.save_pretrained(folder)  # TRL reads it from there
+        gold = dict(use_uld_loss=True, teacher_tokenizer_name_or_path=folder, lmbda=0.0)
+        run.config = gold | _trl_settings(run, max_new_tokens) | _pace(run, len(train)) | run.config
+        return run.train(
+            GOLDTrainer,
+            GOLDConfig,
+            train,
+            valid,
+            rows=parts[0],
+            count=len(train),
             teacher_model=teacher.lm.model,
-            args=GOLDConfig(**settings),
-            train_dataset=table,
-            eval_dataset=valid,
-            processing_class=start.tokenizer,
-            peft_config=adapter(lora),
-            callbacks=[
-                ProgressCallback("distillation"),
-                *early_stopping(valid is not None, patience),
-                *callbacks,
-            ],
         )
-        train(trainer, checkpoint, run, keep=bool(output_dir))
-    return to_lm(trainer, start, lora)
+
+
+def _conversation(row: dict) -> dict:  # messages
+    answer = row["completion"]
+    said = [dict(role="assistant", content=answer)] if isinstance(answer, str) else list(answer)
+    return dict(messages=as_messages(row["prompt"]) + said)
 
 # %% ../nbs/07_distill.ipynb #distill-pipeline
 class DistillationPipeline:
@@ -713,15 +446,19 @@ class DistillationPipeline:
 
     def __init__(
         self,
-        teacher,  # as in `distill`
-        student,  # LM, folder or hub name
-        task: str = "{prompt}",  # the question put to the teacher, with the name of a column in braces, such as "{text}\n\nIn one line:"
+        teacher: Teacher | LM | str | Path,  # as in `distill`
+        student: LM | str | Path,  # LM, folder or hub name
+        task: str = "{prompt}",  # the question, with a column's name in braces: "{text}\n\nIn one line:"
     ):
         self.teacher, self.student, self.task = as_teacher(teacher), student, task
         self.result, self.report = None, None
 
     def teacher_label(
-        self, corpus, output_format=None, file=None, max_new_tokens: int = 96
+        self,
+        corpus,  # rows (or a file) with the columns of the task
+        output_format: str | dict | None = None,  # as in `validated`
+        file: str | Path | None = None,  # of answers, as in `TextTeacher.label`
+        max_new_tokens: int = 96,
     ) -> list[dict]:  # prompt, completion
         "The teacher's answers to a corpus; `rejected` of the labeller says how many never kept the format."
         self.labeller = self.teacher.labeller()
@@ -740,20 +477,25 @@ class DistillationPipeline:
 
     def distill(
         self,
-        data=None,
+        data=None,  # labelled rows; a cache brings its own
         epochs: float = 3,
         temperature: float | None = None,
         alpha: float | None = None,
         **knobs,
     ) -> LM:
-        "Train the student on labelled rows (a CachedTeacher brings its own), with the teacher's probabilities where it has them."
+        "Train the student on labelled rows, with the teacher's probabilities where it has them."
         self.result = distill(
             self.teacher, self.student, data, epochs=epochs, temperature=temperature, alpha=alpha, **knobs
         )
         return self.result
 
-    def evaluate(self, test_set, metrics: tuple = ("quality", "latency", "cost"), **knobs) -> Report:
-        "The student's report; relative to the teacher's, on the same rows, where the teacher can be run here."
+    def evaluate(
+        self,
+        test_set,  # as in `evaluate`
+        metrics: tuple = ("quality", "latency", "cost"),
+        **knobs,  # of `evaluate`
+    ) -> Report:
+        "The student's report, relative to the teacher's on the same rows where the teacher can be run here."
         if self.result is None:
             raise ValueError("there is no student yet: call distill first")
         metrics, lm = tuple(metrics), self.teacher.lm
@@ -772,27 +514,27 @@ class DistillationPipeline:
             return self.report.speed["api_price_ratio"]
         if self.teacher_report is None:
             raise ValueError(
-                "the teacher's cost is unknown: give evaluate api=dict(usd_per_million_output_tokens=..., date=..., source=...)"
+                "the teacher's cost is unknown: give evaluate "
+                "api=dict(usd_per_million_output_tokens=..., date=..., source=...)"
             )
-        return (
-            self.teacher_report.speed["usd_per_million_tokens"] / self.report.speed["usd_per_million_tokens"]
-        )
+        usd = lambda report: report.speed["usd_per_million_tokens"]
+        return usd(self.teacher_report) / usd(self.report)
 
     def deploy_if(
-        self, folder, quality: float = 0.75, cost_reduction: float = 20.0
-    ) -> Path:  # quality: Report.quality; cost_reduction: ratio
+        self,
+        folder: str | Path,  # where to
+        quality: float = 0.75,  # `Report.quality` to be reached
+        cost_reduction: float = 20.0,  # ratio to be reached
+    ) -> Path:
         "Save the student when both are reached; ValueError names what falls short, and writes nothing."
         if self.report is None:
             raise ValueError("nothing was measured yet: call evaluate first")
         if not self.report.rows:
             raise ValueError("no quality was measured: call evaluate again, with 'quality' among its metrics")
-        reached = dict(
-            quality=(self.report.quality, quality), cost_reduction=(self.cost_reduction, cost_reduction)
-        )
-        if short := [
-            f"{name} is {value:.3g}, and {limit:g} is asked for"
-            for name, (value, limit) in reached.items()
-            if not value >= limit
-        ]:
-            raise ValueError("not deployed: " + "; ".join(short))
+        asked = dict(quality=quality, cost_reduction=cost_reduction)
+        reached = dict(quality=self.report.quality, cost_reduction=self.cost_reduction)
+        short = [name for name in asked if not reached[name] >= asked[name]]
+        if short:
+            numbers = (f"{n} is {reached[n]:.3g}, and {asked[n]:g} is asked for" for n in short)
+            raise ValueError("not deployed: " + "; ".join(numbers))
         return save(self.result, folder)

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ..models import LM, collate, load, scored_logits
-from .environment import processes, progress_bar, to_device
-from .files import fingerprint, write_atomic
-from .rows import read
-from .teachers import (
+from ftguide.models import LM, collate, load, scored_logits
+from ftguide.engine.environment import processes, progress_bar, to_device
+from ftguide.engine.files import fingerprint, write_atomic
+from ftguide.engine.rows import read
+from ftguide.engine.teachers import (
     Teacher,
     TextTeacher,
     answer_rows,
@@ -148,6 +148,22 @@ def _kept_tokens(lm: LM, encoded: list[tuple], about: dict, batch_size: int = 16
     return [torch.cat(parts) for parts in zip(*(kept[1:] or kept))]
 
 
+def cached_teacher(
+    lm: LM,
+    student: LM,
+    corpus: list[dict],
+    folder: str | Path,
+    **settings,  # of `write_cache`
+) -> CachedTeacher:
+    "`write_cache`, after the student's vocabulary has been compared with the teacher's: ValueError."
+    if vocabulary_fingerprint(lm.tokenizer) != vocabulary_fingerprint(student.tokenizer):
+        raise ValueError(
+            "cache needs one chat template for teacher and student; give the student the teacher's "
+            "(tokenizer.chat_template)"
+        )
+    return write_cache(lm, corpus, folder, **settings)
+
+
 # ---- reading
 
 
@@ -229,13 +245,10 @@ class CachedTeacher(Teacher):
             )
 
     def encoded_answers(self, tokenizer, *parts: list, max_new_tokens: int) -> list[list[tuple]]:
-        "Its own rows, all of them to train on."
-        return [self.rows, *([] for _ in parts[1:])]
-
-    def split(self, n: int) -> tuple[list, list]:
-        "The rows that were made of the first n of the corpus, and the others."
-        first = sum(number < n for number in self.numbers)
-        return self.rows[:first], self.rows[first:]
+        "Its own rows; those after the first part of the corpus it was made of are to validate on."
+        first = len(parts[0]) or math.inf  # without a corpus, all of them are to train on
+        train = sum(number < first for number in self.numbers)
+        return [self.rows[:train], self.rows[train:]]
 
     def begin(self, rows: list, keep: bool = True):
         "ValueError when the rows are not the cache's."

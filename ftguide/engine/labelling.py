@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..models import as_messages
+from ftguide.models import as_messages
 
 # ---- the format of an answer
 

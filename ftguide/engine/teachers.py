@@ -7,15 +7,18 @@ import json
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch.utils.data import IterableDataset
 from trl.trainer.utils import hash_module
 
-from ..models import (
+from ftguide.models import (
     LM,
     ModelError,
     context_length,
@@ -26,9 +29,9 @@ from ..models import (
     reply,
     scored_states,
 )
-from .environment import progress_bar, to_device
-from .files import fingerprint
-from .labelling import (
+from ftguide.engine.environment import progress_bar, to_device
+from ftguide.engine.files import fingerprint
+from ftguide.engine.labelling import (
     Journal,
     Throttle,
     asked_until_valid,
@@ -36,7 +39,8 @@ from .labelling import (
     new_entry,
     with_answer,
 )
-from .rows import Row, read, request_key
+from ftguide.engine.rows import Row, read, request_key
+from ftguide.engine.training_data import stream_rows
 
 
 @runtime_checkable
@@ -152,6 +156,58 @@ def weights_fingerprint(lm: LM) -> str:
 def vocabulary_fingerprint(tokenizer) -> str:
     "The same tokens with the same ids and the same chat template give the same digits."
     return fingerprint([tokenizer.chat_template, *sorted(tokenizer.get_vocab().items())])
+
+
+def written_answers(
+    teacher: Teacher,
+    tokenizer,  # the student's
+    parts: tuple[list, list],  # rows to train on, rows to validate on
+    max_new_tokens: int,
+    score: bool,  # will the teacher be asked for its scores?
+) -> tuple[list[dict], list[dict]]:  # the same, with input_ids, labels, row
+    "The answered rows as `SoftLabelTrainer` reads them; ValueError when every answer is empty."
+    train, valid = teacher.encoded_answers(tokenizer, *parts, max_new_tokens=max_new_tokens)
+    if not train + valid:
+        raise ValueError(
+            "the teacher's answers are all empty; ask it a few of the prompts with reply() and look"
+        )
+    if score:
+        teacher.begin(train + valid)
+    return numbered(train, 0), numbered(valid, len(train))
+
+
+def numbered(
+    encoded: list[tuple],  # (ids, labels)
+    first: int,  # number of the first one
+) -> list[dict]:  # input_ids, labels, row
+    "Encoded rows with the numbers by which a teacher finds them again."
+    return [dict(input_ids=ids, labels=labels, row=n) for n, (ids, labels) in enumerate(encoded, first)]
+
+
+class AnsweredStream(IterableDataset):
+    "A stream of prompts: the teacher answers a chunk of them when its turn comes."
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: LM,
+        corpus,  # a stream of rows with prompt, or text
+        max_new_tokens: int,
+        first: int = 0,  # number of the first row
+        chunk: int = 64,  # rows answered at a time
+    ):
+        self.teacher, self.student, self.corpus = teacher, student, corpus
+        self.max_new_tokens, self.first, self.chunk = max_new_tokens, first, chunk
+        teacher.begin([], keep=False)  # a row comes once: nothing of it is worth keeping
+
+    def __iter__(self) -> Iterator[dict]:
+        rows, number = stream_rows(self.student, self.corpus, "corpus"), self.first
+        while chunk := list(islice(rows, self.chunk)):
+            (encoded,) = self.teacher.encoded_answers(
+                self.student.tokenizer, chunk, max_new_tokens=self.max_new_tokens
+            )
+            yield from numbered(encoded, number)
+            number += len(encoded)
 
 
 # ---- a local model

@@ -6,20 +6,29 @@ import copy
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 import trl
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, load_from_disk
+from peft import get_peft_model
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ftguide.engine.files import fingerprint, write_atomic
 from ftguide.engine.forwards import scored_only
 from ftguide.engine.training_data import is_streamed
-from ftguide.models import plain_head
+from ftguide.models import collate, plain_head, scored_states
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # TRL says that this part is experimental
+    from trl.experimental.gold import GOLDConfig as GOLDConfig
+    from trl.experimental.gold import GOLDTrainer as TRLGoldTrainer
 
 
 class TrainingError(RuntimeError):
@@ -258,3 +267,70 @@ def _of_first(value):
 
 class DistillationTrainer(SafeTrainer, trl.DistillationTrainer):
     "TRL's DistillationTrainer, where the student writes, with the guide's rules."
+
+
+class GOLDTrainer(SafeTrainer, TRLGoldTrainer):
+    "TRL's experimental GOLDTrainer, for a teacher with other tokens, with the guide's rules."
+
+
+class SoftLabelTrainer(SafeTrainer, Trainer):
+    "A student that learns from written text and soft labels; both terms of its loss are logged."
+
+    def __init__(
+        self,
+        model,
+        args: TrainingArguments,
+        processing_class,  # the tokenizer
+        *,
+        loss: Callable,  # (states, output layer, targets, soft labels, count=) -> loss, soft term, hard term
+        labels: Callable | None,  # (numbers of the rows, batch) -> soft labels; None where only text teaches
+        peft_config=None,
+        **kwargs,
+    ):
+        self.lesson_loss, self.soft_labels = loss, labels
+        self.terms = []  # (step, soft term, hard term) of each batch since the last log
+        if peft_config is not None:
+            torch.manual_seed(args.seed)
+            model = get_peft_model(model, peft_config)
+        collator = partial(_numbered_batch, processing_class.pad_token_id)
+        super().__init__(
+            model, args, processing_class=processing_class, data_collator=collator, **kwargs
+        )
+        self.model_accepts_loss_kwargs = True  # the loss counts the tokens of an accumulated batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        batch = {name: tensor for name, tensor in inputs.items() if name != "row"}
+        states, head, targets = scored_states(model, batch)
+        labels = self.soft_labels(inputs["row"].tolist(), batch) if self.soft_labels else None
+        loss, *terms = self.lesson_loss(states, head, targets, labels, count=num_items_in_batch)
+        share = self._share(model, num_items_in_batch)
+        if model.training:
+            self.terms.append((self.state.global_step, *(share * term.item() for term in terms)))
+        return (share * loss, {}) if return_outputs else share * loss
+
+    def _share(self, model, count) -> int:
+        "The count is that of all processes, and their gradients are averaged."
+        everywhere = model.training and count is not None and self.args.average_tokens_across_devices
+        return self.accelerator.num_processes if everywhere else 1
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self.terms:
+            logs |= self._mean_terms()
+        super().log(logs, *args, **kwargs)
+
+    def _mean_terms(self) -> dict:
+        "Like the loss, terms are summed over a step's batches, and averaged over steps and processes."
+        steps, *terms = zip(*self.terms)
+        self.terms.clear()
+        sums = torch.tensor([sum(term) for term in terms], device=self.accelerator.device)
+        means = self.accelerator.gather(sums).view(-1, 2).mean(0) / len(set(steps))
+        return dict(zip(("soft", "hard"), means.tolist()))
+
+
+def _numbered_batch(pad_token_id: int, rows: list[dict]) -> dict:
+    batch = collate([(row["input_ids"], row["labels"]) for row in rows], pad_token_id)
+    return {**batch, "row": torch.tensor([row["row"] for row in rows])}

@@ -78,7 +78,7 @@ def train(stage: str, folder: str):
 def cache(folder: str):
     from stages import ROWS
 
-    from ftguide.distill import write_cache
+    from ftguide.engine.cache import write_cache
 
     return write_cache(
         "tiny", [dict(prompt=r["prompt"]) for r in ROWS[:48]], folder, shard_rows=4, max_new_tokens=8

@@ -12,7 +12,7 @@ from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of
 from stages import STAGES, weights
 
 from ftguide.deploy import Gate, current, deploy, versions
-from ftguide.distill import CachedTeacher
+from ftguide.engine.cache import CachedTeacher
 from ftguide.engine.checkpoints import WHOLE, checkpoints
 from ftguide.evaluate import Report
 from ftguide.models import load

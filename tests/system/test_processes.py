@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ftguide.cli import app
-from ftguide.distill import write_cache
+from ftguide.engine.cache import write_cache
 from ftguide.market import load_tasks
 from ftguide.models import load
 
@@ -198,7 +198,7 @@ def test_two_processes_share_the_writing_of_a_cache(tmp_path):
     rows = [dict(prompt=r["prompt"]) for r in load_tasks("train", 12, tasks=("summary",), seed=5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     code = (
-        "import sys; from ftguide.distill import write_cache; print(len(write_cache('tiny-small', "
+        "import sys; from ftguide.engine.cache import write_cache; print(len(write_cache('tiny-small', "
         "sys.argv[1], sys.argv[2], max_new_tokens=8, shard_rows=3, k=8, samples=8).rows))"
     )
     both = [

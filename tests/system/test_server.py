@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from ftguide.deploy import Gate, deploy
-from ftguide.distill import TextTeacher
+from ftguide.engine.teachers import TextTeacher
 from ftguide.evaluate import evaluate, prompting_baseline
 from ftguide.judge import judge
 from ftguide.market import load_tasks

@@ -301,7 +301,7 @@ def test_weights_of_four_bits_are_not_trained_themselves():
 
 def test_a_teacher_goes_to_the_gpu_of_its_process(monkeypatch):
     "A trainer moves what it trains. The teacher is not trained, and would stay behind."
-    from ftguide.distill import LogitTeacher
+    from ftguide.engine.teachers import LogitTeacher
 
     went = []
     lm = load("tiny-small")

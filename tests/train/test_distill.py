@@ -11,13 +11,10 @@ import torch
 from endpoints import QUESTIONS, Server
 from formulas import plain_distillation_loss
 
-from ftguide.distill import (
-    CachedTeacher,
-    DistillationPipeline,
-    TextTeacher,
-    distill,
-    write_cache,
-)
+from ftguide.distill import DistillationPipeline, distill
+from ftguide.engine.cache import CachedTeacher, write_cache
+from ftguide.engine.run import Run
+from ftguide.engine.teachers import TextTeacher
 from ftguide.models import collate, encode, load, reply, scored_logits
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
@@ -249,15 +246,15 @@ def test_another_tokenizer_behind_a_switch():
 def taught(monkeypatch, *args, **knobs):  # what the student is to write, validation rows last
     said = []
 
-    def seen(teacher, rows, valid, start, *a, **k):
+    def seen(run, trainer, config, train, valid, **settings):
         said.extend(
-            start.tokenizer.decode([t for t in r["labels"] if t != -100], skip_special_tokens=True)
-            for r in [*rows, *valid]
+            run.start.tokenizer.decode([t for t in r["labels"] if t != -100], skip_special_tokens=True)
+            for r in [*train, *(valid or [])]
         )
-        return start
+        return run.start
 
     with monkeypatch.context() as m:
-        m.setattr(sys.modules["ftguide.distill"], "_offline", seen)
+        m.setattr(Run, "train", seen)
         distill(*args, max_steps=1, max_new_tokens=4, **knobs)
     return said
 
