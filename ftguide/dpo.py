@@ -128,7 +128,7 @@ def align_dpo(
     valid = prepare(run.start, eval_data, "pairs")
     return run.train(DPOTrainer, DPOConfig, train_data, valid, rows=rows, cache=cache or output_dir)
 
-
+# %% ../nbs/06_dpo.ipynb #dpo-align-checks
 def _warn_of_length(rows: list[dict]) -> None:
     """Warn when every chosen answer is longer, or every one shorter.
 
@@ -252,7 +252,7 @@ def align_kto(
     valid = _validation_thumbs(run.start, eval_data)
     return run.train(KTOTrainer, KTOConfig, _with_labels(rows), valid, rows=rows)
 
-
+# %% ../nbs/06_dpo.ipynb #dpo-kto-rows
 def _kto_settings(rows: list[dict], beta: float, batch_size: int) -> dict:
     up = sum(bool(r["label"]) for r in rows)
     down = len(rows) - up
