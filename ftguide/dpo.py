@@ -86,9 +86,7 @@ def align_dpo(
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
     lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
     output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
-    cache: str
-    | Path
-    | None = None,  # folder for the reference's scores, read by later runs; output_dir by default
+    cache: str | Path | None = None,  # keep the reference's scores here for later runs; output_dir by default
     resume: bool = False,  # go on from the last whole checkpoint in output_dir
     seed: int = 0,
     callbacks: tuple[TrainerCallback, ...] = (),
