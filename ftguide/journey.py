@@ -22,9 +22,9 @@ from .engine.rows import question_key, read, without_questions
 from .engine.spans import check_lengths
 from .engine.statistics import Score, bootstrap, required_sample_size
 from .engine.tables import table
+from .engine.trainers import TrainingError
 from .evaluate import Report, difference, evaluate
 from .market import Product, ab_test, load_tasks
-from .engine.trainers import TrainingError
 from .models import LM, completion_logps, load, reply
 from .sft import finetune_sft
 

@@ -94,6 +94,7 @@ def returns_comment(source: ModuleSource, function: ast.FunctionDef) -> str:
     return re.sub(r"^-> ", "", said)
 
 
+@cache
 def docments(module: str, name: str) -> dict[str, str]:
     "Parameter -> comment, of a function or a dataclass; a name that the module imports is looked up there."
     lines, tree = _read(module)
