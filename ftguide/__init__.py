@@ -9,6 +9,7 @@ Modules:
 - `ftguide.serving.backups`: Backups of a store of votes: a folder beside it with dated copies, the newest sorted last.
 - `ftguide.serving.card`: The model card of a deployed version, and fingerprints of what it was trained on.
 - `ftguide.serving.guard`: What is refused before gradio reads it.
+- `ftguide.serving.months`: What the monthly loop keeps on disk: which votes are used, and a month that was cut off.
 - `ftguide.serving.page`: The page for asking and voting, made with gradio: fields, buttons, and how it is opened.
 - `ftguide.serving.streaming`: Answers while they are written, many at the same time.
 - `ftguide.serving.versions`: A folder of numbered versions of a model, one of them in service, none of them half written.

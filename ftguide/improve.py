@@ -5,33 +5,39 @@
 # %% ../nbs/08c_improve.ipynb #improve-imports
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import time
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .deploy import Gate
-from .engine.rows import question_key, question_spellings
-from .engine.statistics import bootstrap, required_sample_size
+from .deploy import Gate, deploy
+from .dpo import align_dpo
+from .engine.files import fingerprint
+from .engine.rows import question_key, question_spellings, read
+from .engine.statistics import Score, bootstrap, required_sample_size
+from .evaluate import Report, evaluate
+from .feedback import pairs_from
+from .models import LM, load
+from .serving.months import LoopState, MonthFolder, one_at_a_time
+from .serving.versions import current
+from .serving.votes import Feedback
 
 # %% auto #0
-__all__ = ['STATE', 'NonInferiorityGate', 'ImproveResult', 'improve']
+__all__ = ['NO_LIMITS', 'FEW_ROWS', 'HARDLY', 'NonInferiorityGate', 'ImproveResult', 'improve']
 
 # %% ../nbs/08c_improve.ipynb #improve-gate
+NO_LIMITS = Gate(quality=None)
+
+
 @dataclass(frozen=True)
 class NonInferiorityGate:
     "What the next version must show beside the one in service: 95 % intervals of paired differences."
 
     metric: str = "conversion"  # metric of the hold-out that must rise
     by: float = 0.0  # by more than this: the lower end of the paired 95 % interval
-    guards: tuple = ("truth",)  # metrics that must not fall
+    guards: tuple[str, ...] = ("truth",)  # metrics that must not fall
     margin: float = 0.02  # how far a guard may fall at most
-    limits: Gate = Gate(
-        quality=None
-    )  # numbers of the next version by itself; its quality is the ratio to the one in service
+    limits: Gate = NO_LIMITS  # of the next version alone; its quality is the ratio to the one in service
 
     def __post_init__(self):
         for name in ("by", "margin"):
@@ -43,43 +49,47 @@ class NonInferiorityGate:
         if isinstance(self.guards, str):
             raise ValueError(f"guards must be several names, such as ({self.guards!r},), not one text")
 
-    def bounds(self) -> dict:  # metric -> what the lower end must lie above
-        return {m: -self.margin for m in self.guards} | {self.metric: self.by}
+    def bounds(self) -> dict[str, float]:  # metric -> what the lower end must lie above
+        return {metric: -self.margin for metric in self.guards} | {self.metric: self.by}
 
-    def asks(self, report):
+    def asks(self, report: Report):
         "ValueError when a report lacks a metric that this gate asks for."
-        if missing := [m for m in self.bounds() if m not in report.rows]:
-            raise ValueError(
-                f"the hold-out does not measure {', '.join(missing)}; it measures {', '.join(report.rows) or 'nothing'}"
-            )
+        if missing := [metric for metric in self.bounds() if metric not in report.rows]:
+            measured = ", ".join(report.rows) or "nothing"
+            raise ValueError(f"the hold-out does not measure {', '.join(missing)}; it measures {measured}")
 
-    def failures(self, new, old) -> list[str]:  # one line a number that failed; empty = deploy
+    def failures(
+        self, new: Report, old: Report
+    ) -> list[str]:  # one line a number that failed; empty = deploy
         "Which numbers keep the new Report's model out."
         found = _compared(new, old, self.bounds())
-        return [
-            line for m, bound in self.bounds().items() if (line := _kept_out(m, found[m], bound))
-        ] + self.limits.failures(new)
+        lines = [_kept_out(metric, found[metric], bound) for metric, bound in self.bounds().items()]
+        return [line for line in lines if line] + self.limits.failures(new)
 
-    def clearly_worse(self, new, old) -> bool:
-        "Did the votes do harm: is a number clearly below the one in service, and below what is asked? Limits do not count, for they may say more about the machine than about the votes."
+    def clearly_worse(self, new: Report, old: Report) -> bool:
+        """Did the votes do harm: is a number clearly below the one in service, and below what is asked?
+
+        Limits do not count, for they may say more about the machine than about the votes."""
         found = _compared(new, old, self.bounds())
         return any(
-            found[m].high < min(bound, 0.0) and found[m].n >= _FEW for m, bound in self.bounds().items()
+            found[metric].high < min(bound, 0.0) and found[metric].n >= FEW_ROWS
+            for metric, bound in self.bounds().items()
         )
 
 # %% ../nbs/08c_improve.ipynb #improve-gate-parts
-def _compared(new, old, metrics) -> dict:  # metric -> Score of the paired difference
-    return {m: bootstrap(new.rows[m], old.rows[m], how="difference") for m in metrics}
+FEW_ROWS = 6  # of fewer, all may be worse by luck more than once in twenty times (sign test)
+HARDLY = "more rows would hardly help, more votes may"
 
 
-_FEW = 6  # rows; of fewer, all may be worse by luck more than once in twenty times (sign test)
+def _compared(new: Report, old: Report, metrics) -> dict[str, Score]:  # metric -> paired difference
+    return {metric: bootstrap(new.rows[metric], old.rows[metric], how="difference") for metric in metrics}
 
 
-def _signed(s) -> str:
+def _signed(s: Score) -> str:
     return f"{s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}]"
 
 
-def _kept_out(metric: str, s, bound: float) -> str:  # empty when the lower end is above the bound
+def _kept_out(metric: str, s: Score, bound: float) -> str:  # empty when the lower end is above the bound
     "What is wrong with one difference, and what would help."
     if s.low > bound:
         return ""
@@ -87,77 +97,35 @@ def _kept_out(metric: str, s, bound: float) -> str:  # empty when the lower end 
     if s.low == s.high == 0:
         return f"{says}: both versions score the same on every row; more votes may change that"
     if s.high < bound:
-        return (
-            f"{says}: it {'is' if s.n >= _FEW else 'looks'} {'worse' if s.high < 0 else 'less than that'}, "
-            + (
-                "and more rows would not change that"
-                if s.n >= _FEW
-                else f"but {s.n} rows are too few to tell"
-            )
-        )
+        enough, how = s.n >= FEW_ROWS, "worse" if s.high < 0 else "less than that"
+        if enough:
+            return f"{says}: it is {how}, and more rows would not change that"
+        return f"{says}: it looks {how}, but {s.n} rows are too few to tell"
     rows = required_sample_size(s, bound) if s.value > bound else None
-    return f"{says}: " + (
-        f"if the difference stays, {rows:,} rows would tell"
-        if rows
-        else "more rows would hardly help, more votes may"
-    )
-
-# %% ../nbs/08c_improve.ipynb #improve-state
-STATE = "improve.json"  # beside the versions: the hold-out's fingerprint, the last vote used, the pairs that were tried in vain, and every month's outcome
-
-
-def _state(folder: Path) -> dict:  # holdout, rows, used, tried, measured, months
-    empty = dict(holdout=None, rows=0, used=dict(id=0, time=""), tried=None, measured=None, months=[])
-    try:
-        return empty | json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return empty
-    except (ValueError, TypeError) as e:
-        raise ValueError(
-            f"{folder / STATE} is damaged ({e}); put a backup in its place, or delete it: then all votes count as new and the hold-out may be another"
-        ) from e
-
-
-def _keep(path: Path, content):
-    "Write JSON in one step."
-    from ftguide.models import write_atomic
-
-    write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
-
-
-def _frozen(rows: list, state: dict, new_holdout: bool):
-    "Freeze the hold-out at the first call that waits or trains; ValueError when it is another one later."
-    from ftguide.models import fingerprint
-
-    now = fingerprint(rows)
-    if state["holdout"] not in (None, now) and not new_holdout:
-        raise ValueError(
-            f"the hold-out is not the one of the months before ({len(rows)} rows, fingerprint {now}; it was {state['rows']} rows, {state['holdout']}): give the same rows, or say new_holdout=True (--new-holdout) to begin with these"
-        )
-    if state["holdout"] != now:
-        state.update(holdout=now, rows=len(rows), tried=None)
+    would = f"if the difference stays, {rows:,} rows would tell" if rows else HARDLY
+    return f"{says}: {would}"
 
 # %% ../nbs/08c_improve.ipynb #improve-votes
 def _new_pairs(
-    store, used: dict, holdout: list, min_votes: int, weighted: bool
-) -> tuple:  # (pairs, dropped by reason, the last vote seen)
+    store: Feedback | str | Path, used: dict, holdout: list[dict], min_votes: int, weighted: bool
+) -> tuple[list[dict], dict[str, int], dict]:  # pairs; dropped by reason; the last vote seen
     "Pairs from the votes that no month has used; a prompt of the hold-out is not trained on."
-    from ftguide.feedback import Feedback, pairs_from
-
-    rows = (store if isinstance(store, Feedback) else Feedback(_there(store))).rows()
-    fresh = [r for r in rows if r["id"] > used["id"] or r["time"] > used["time"]]
+    rows = _opened(store).rows()
+    fresh = [row for row in rows if row["id"] > used["id"] or row["time"] > used["time"]]
     pairs, dropped = pairs_from(fresh, min_votes=min_votes, weighted=weighted)
     held = set().union(*map(question_spellings, holdout))
-    kept = [p for p in pairs if question_key(p) not in held]
+    kept = [pair for pair in pairs if question_key(pair) not in held]
     if len(kept) < len(pairs):
         dropped = {**dropped, "prompt of the hold-out": len(pairs) - len(kept)}
-    return kept, dropped, {k: max([used[k], *(r[k] for r in fresh)]) for k in used}
+    return kept, dropped, {key: max([used[key], *(row[key] for row in fresh)]) for key in used}
 
 
-def _there(path) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no store of votes at {path}")
-    return Path(path)
+def _opened(store: Feedback | str | Path) -> Feedback:
+    if isinstance(store, Feedback):
+        return store
+    if not Path(store).is_file():
+        raise FileNotFoundError(f"no store of votes at {store}")
+    return Feedback(store)
 
 # %% ../nbs/08c_improve.ipynb #improve-month
 @dataclass
@@ -169,169 +137,147 @@ class ImproveResult:
     after: str  # version in service now
     pairs: int  # new ones
     missing: int = 0  # pairs, while it is waiting
-    failures: list = field(default_factory=list)  # what kept the new version out
-    dropped: dict = field(default_factory=dict)  # reason -> votes or pairs left out
-    differences: dict = field(default_factory=dict)  # metric -> Score, new minus old, paired
-    report: object = field(default=None, repr=False)  # Report of the new version
-    lm: object = field(default=None, repr=False)  # the new version, deployed or not
+    failures: list[str] = field(default_factory=list)  # what kept the new version out
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> votes or pairs left out
+    differences: dict[str, Score] = field(default_factory=dict)  # metric -> new minus old, paired
+    report: Report | None = field(default=None, repr=False)  # of the new version
+    lm: LM | None = field(default=None, repr=False)  # the new version, deployed or not
     note: str = ""  # about a month that was cut off, when this call does not go on with it
 
     def __str__(self):
-        head = (
-            f"{self.before} -> {self.after}"
-            if self.outcome == "deployed"
-            else f"{self.before} stays ({self.outcome})"
-        )
-        told = [f"{m} {_signed(s)}" for m, s in self.differences.items()]
+        deployed = self.outcome == "deployed"
+        head = f"{self.before} -> {self.after}" if deployed else f"{self.before} stays ({self.outcome})"
+        told = [f"{metric} {_signed(score)}" for metric, score in self.differences.items()]
         lost = [f"left out: {n} {why}" for why, n in self.dropped.items()]
-        return "\n".join(
-            [
-                f"{head}: {self.pairs:,} new pairs" + "".join(f", {t}" for t in told),
-                *(f"  {line}" for line in [*self.failures, *lost, self.note] if line),
-            ]
-        )
-
-# %% ../nbs/08c_improve.ipynb #improve-work
-@contextmanager
-def _one_month(folder: Path):
-    "A lock that ends with the process; ValueError when another process holds it."
-    from ftguide.engine.files import file_lock
-
-    with file_lock(folder / ".improving.lock", wait=False) as mine:
-        if not mine:
-            raise ValueError(f"another `improve` is at work in {folder}; wait for it to end")
-        yield
-
-
-def _work(folder: Path, output_dir) -> Path:  # of this month only, and deleted at its end
-    "A folder of our own, also in one that somebody else uses."
-    from ftguide.models import fingerprint
-
-    return (
-        folder / ".improving"
-        if output_dir is None
-        else Path(output_dir) / f".improving-{fingerprint([str(folder.resolve())])[:8]}"
-    )
-
-
-def _begun(
-    work: Path, asked: dict, resume: bool
-) -> tuple:  # pairs, dropped, seen of a month that was cut off, or None; why it does not go on
-    "What an interrupted call left, if it was to make the same pairs."
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    try:
-        month = json.loads((work / "month.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None, ""
-    was = month.get("asked", {})
-    if was == asked:
-        return month, ""
-    return None, ", ".join(
-        f"{k} was {was[k]}, is {v}" for k, v in asked.items() if k != "votes" and was.get(k, v) != v
-    )
-
-
-def _after_crash(folder: Path, work: Path, state: dict):
-    "A call that was cut off between `deploy` and its last line: the votes of the version that it deployed are used, whether that one still serves or not."
-    from ftguide.deploy import versions
-
-    try:
-        made, month = ((work / name).read_text(encoding="utf-8") for name in ("report.json", "month.json"))
-    except FileNotFoundError:
-        return
-    for name in versions(folder):
-        if (folder / name / "report.json").read_text(encoding="utf-8") == made:
-            return _close(
-                folder,
-                work,
-                state,
-                dict(used=json.loads(month)["seen"], tried=None),
-                dict(outcome="deployed", after=name),
-            )
-
-
-def _close(folder: Path, work: Path, state: dict, votes: dict, line: dict):
-    state.update(votes)
-    state["months"].append(dict(time=time.strftime("%Y-%m-%d %H:%M"), **line))
-    _keep(folder / STATE, state)
-    shutil.rmtree(work, ignore_errors=True)
+        first = ", ".join([f"{head}: {self.pairs:,} new pairs", *told])
+        return "\n".join([first, *(f"  {line}" for line in [*self.failures, *lost, self.note] if line)])
 
 # %% ../nbs/08c_improve.ipynb #improve-improve
 def improve(
     folder: str | Path,  # of the versions; one of them is in service
-    store,  # Feedback, or its path; only read
+    store: Feedback | str | Path,  # only read
     gate: NonInferiorityGate = NonInferiorityGate(),
-    holdout=None,  # rows (or a file) that nobody trains on; frozen at the first call
+    holdout: list[dict] | str | Path | None = None,  # rows that nobody trains on; frozen at the first call
     *,
     min_pairs: int = 100,  # new ones, below this nothing is trained
     min_votes: int = 1,  # people behind each pair
     weighted: bool = True,  # raters count by their agreement with the others?
     new_holdout: bool = False,  # begin with another hold-out?
-    score=None,  # of `evaluate`: your own (row, answer) -> {metric: (numerator, denominator)}
+    score: Callable
+    | None = None,  # of `evaluate`: your own (row, answer) -> {metric: (numerator, denominator)}
     samples: int = 3,
     max_new_tokens: int = 96,  # of `evaluate`
-    output_dir: str
-    | Path
-    | None = None,  # pairs and checkpoints while it runs, in a hidden folder of their own; beside the versions by default
-    resume: bool = True,  # go on with a month that was cut off, if it asked for the same pairs? False begins it anew
+    output_dir: str | Path | None = None,  # where a hidden folder keeps pairs and checkpoints while it runs
+    resume: bool = True,  # go on with a month that was cut off, if it asked for the same pairs?
     **dpo,  # of `align_dpo`: beta, epochs, learning_rate, seed...
 ) -> ImproveResult:
     "Train the next version on the votes since the last one, and deploy it if the gate lets it."
-    from ftguide.data import read
-    from ftguide.deploy import current
-
     if holdout is None:
         raise ValueError("improve needs a hold-out: rows with prompt and completion that nobody trains on")
     if min_pairs < 1:
         raise ValueError(f"min_pairs must be 1 or more, not {min_pairs}")
     folder, rows = Path(folder), read(holdout, "sft")
-    now, work = current(folder), _work(folder, output_dir)
-    with _one_month(folder):
-        state = _state(folder)
-        _frozen(rows, state, new_holdout)
-        _after_crash(folder, work, state)
+    now, work = current(folder), MonthFolder(folder, output_dir)
+    with one_at_a_time(folder):
+        state = LoopState.read(folder)
+        state.freeze(rows, new_holdout)
+        work.close_after_crash(state)
         asked = dict(
             version=now.name,
-            holdout=state["holdout"],
+            holdout=state.holdout,
             store=str(Path(getattr(store, "path", store)).resolve()),
             min_pairs=min_pairs,
             min_votes=min_votes,
             weighted=weighted,
-            votes=dict(used=state["used"], tried=state["tried"]),
+            votes=dict(used=state.used, tried=state.tried),
         )
-        begun, other = _begun(work, asked, resume)
-        if fresh := begun is None:
-            pairs, dropped, seen = _new_pairs(store, state["used"], rows, min_votes, weighted)
+        begun, other = work.begun(asked, resume)
+        fresh = begun is None
+        if fresh:
+            pairs, dropped, seen = _new_pairs(store, state.used, rows, min_votes, weighted)
             begun = dict(asked=asked, pairs=pairs, dropped=dropped, seen=seen)
             if wait := _waiting(now.name, begun, min_pairs, state):
-                _keep(folder / STATE, state)
+                state.save(folder)
                 wait.note = other and f"a month that was cut off waits for the call that began it: {other}"
                 return wait
-        month = _month(
-            folder,
-            now,
-            work,
-            state,
-            begun,
-            fresh,
-            gate,
-            rows,
-            dict(score=score, samples=samples, max_new_tokens=max_new_tokens),
-            dpo,
-        )
+        measuring = dict(score=score, samples=samples, max_new_tokens=max_new_tokens)
+        month = _month(folder, now, work, state, begun, fresh, gate, rows, measuring, dpo)
         month.note = other and f"begun anew, not gone on with a month that was cut off: {other}"
         return month
 
 # %% ../nbs/08c_improve.ipynb #improve-improve-parts
-def _waiting(version: str, begun: dict, min_pairs: int, state: dict) -> ImproveResult | None:
+def _month(
+    folder: Path,
+    now: Path,  # the version in service
+    work: MonthFolder,
+    state: LoopState,
+    begun: dict,  # pairs, dropped, seen
+    fresh: bool,  # not gone on with
+    gate: NonInferiorityGate,
+    rows: list[dict],  # the hold-out
+    measuring: dict,  # of `evaluate`
+    dpo: dict,  # of `align_dpo`
+) -> ImproveResult:
+    "Measure the version in service, train, measure, decide."
+    serving = load(now)
+    measured = _as_measured(now.name, state, measuring)
+    known = measured and measured == state.measured
+    old = (
+        Report.read(now / "report.json")
+        if known
+        else evaluate(serving, rows, metrics=("quality",), **measuring)
+    )
+    gate.asks(old)
+    state.save(folder)
+    if fresh:
+        work.begin(begun)
+    try:
+        lm = align_dpo(serving, begun["pairs"], output_dir=work.checkpoints, resume=True, **dpo)
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt("stopped; the same call goes on from there") from e
+    timed = {"tokens_per_second", "latency_p95_ms", "usd_per_million_tokens"} & set(gate.limits.limits())
+    metrics = ("quality", "latency", "cost") if timed else ("quality",)
+    new = evaluate(lm, rows, against=old, metrics=metrics, **measuring)
+    _check_still_serving(folder, now)
+    month = ImproveResult("kept", now.name, now.name, len(begun["pairs"]), dropped=begun["dropped"])
+    month.failures, month.report, month.lm = gate.failures(new, old), new, lm
+    month.differences = _compared(new, old, gate.bounds())
+    if not month.failures:
+        new.save(work.path / "report.json")
+        data, base = {"pairs of votes": begun["pairs"]}, f"{folder.name}/{now.name}"
+        month.outcome = "deployed"
+        month.after = deploy(lm, folder, new, gate.limits, data=data, base=base).name
+        state.measured = measured and {**measured, "version": month.after}
+    unclear = [m for m, s in month.differences.items() if not s.low > gate.bounds()[m]]
+    if not month.failures or gate.clearly_worse(new, old):
+        state.used, state.tried = begun["seen"], None
+    elif unclear:
+        state.tried = _tried(begun)
+    work.close(state, _line(month))
+    return month
+
+
+def _line(month: ImproveResult) -> dict:
+    "What is kept of a month."
+    kept = {name: getattr(month, name) for name in ("outcome", "before", "after", "pairs", "failures")}
+    return dict(kept, differences={metric: asdict(score) for metric, score in month.differences.items()})
+
+
+def _as_measured(version: str, state: LoopState, measuring: dict) -> dict | None:
+    "How a version's report was measured; None with a score of your own, which may have changed since."
+    if measuring["score"] is not None:
+        return None
+    knobs = {name: measuring[name] for name in ("samples", "max_new_tokens")}
+    return dict(version=version, holdout=state.holdout, **knobs)
+
+
+def _waiting(version: str, begun: dict, min_pairs: int, state: LoopState) -> ImproveResult | None:
     "The month that is not trained: too few new pairs, or the same ones that did not pass the last time."
     n = len(begun["pairs"])
     missing = max(min_pairs - n, 0)
-    same = state["tried"] == _tried(begun)
     if missing:
         why = f"{n} new pairs, and {min_pairs} are asked for: {missing} are missing"
-    elif same:
+    elif state.tried == _tried(begun):
         missing, why = 1, f"these {n} pairs were tried, and did not pass; new votes are needed"
     else:
         return None
@@ -339,101 +285,15 @@ def _waiting(version: str, begun: dict, min_pairs: int, state: dict) -> ImproveR
 
 
 def _tried(begun: dict) -> str:
-    from ftguide.models import fingerprint
-
-    return fingerprint([p["prompt"], p["chosen"], p["rejected"]] for p in begun["pairs"])
+    return fingerprint([pair["prompt"], pair["chosen"], pair["rejected"]] for pair in begun["pairs"])
 
 
-def _still(folder: Path, now: Path):
+def _check_still_serving(folder: Path, now: Path):
     "ValueError when another version came into service while this month was trained."
-    from ftguide.deploy import current
-
     if (served := current(folder).name) != now.name:
         raise ValueError(
-            f"{served} serves in {folder}, and no longer {now.name}, from which this month was trained: nothing is deployed, and its votes stay new. The next call begins anew from {served}; after rollback({str(folder)!r}, {now.name!r}) it goes on with this month instead"
+            f"{served} serves in {folder}, and no longer {now.name}, from which this month was trained: "
+            "nothing is deployed, and its votes stay new. "
+            f"The next call begins anew from {served}; after rollback({str(folder)!r}, {now.name!r}) "
+            "it goes on with this month instead"
         )
-
-
-def _month(folder, now, work, state, begun, fresh, gate, rows, knobs, dpo) -> ImproveResult:
-    "Measure the version in service, train, measure, decide."
-    from ftguide.deploy import deploy
-    from ftguide.dpo import align_dpo
-    from ftguide.evaluate import Report, evaluate
-    from ftguide.models import load
-
-    serving = load(now)
-    measured = (
-        dict(
-            version=now.name,
-            holdout=state["holdout"],
-            samples=knobs["samples"],
-            max_new_tokens=knobs["max_new_tokens"],
-        )
-        if knobs["score"] is None
-        else None
-    )
-    old = (
-        Report.read(now / "report.json")
-        if measured and measured == state["measured"]
-        else evaluate(serving, rows, metrics=("quality",), **knobs)
-    )
-    gate.asks(old)
-    _keep(folder / STATE, state)
-    if fresh:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True, exist_ok=True)
-        _keep(work / "month.json", begun)
-    try:
-        lm = align_dpo(serving, begun["pairs"], output_dir=work / "checkpoints", resume=True, **dpo)
-    except KeyboardInterrupt as e:
-        raise KeyboardInterrupt("stopped; the same call goes on from there") from e
-    speed = (
-        ("latency", "cost")
-        if set(k for k, v in asdict(gate.limits).items() if v is not None)
-        & {"tokens_per_second", "latency_p95_ms", "usd_per_million_tokens"}
-        else ()
-    )
-    new = evaluate(lm, rows, against=old, metrics=("quality", *speed), **knobs)
-    _still(folder, now)
-    failures = gate.failures(new, old)
-    month = ImproveResult(
-        "kept" if failures else "deployed",
-        now.name,
-        now.name,
-        len(begun["pairs"]),
-        0,
-        failures,
-        begun["dropped"],
-        _compared(new, old, gate.bounds()),
-        new,
-        lm,
-    )
-    if not failures:
-        new.save(work / "report.json")
-        month.after = deploy(
-            lm,
-            folder,
-            new,
-            gate.limits,
-            data={"pairs of votes": begun["pairs"]},
-            base=f"{folder.name}/{now.name}",
-        ).name
-        state["measured"] = measured and {**measured, "version": month.after}
-    line = dict(
-        outcome=month.outcome,
-        before=month.before,
-        after=month.after,
-        pairs=month.pairs,
-        failures=failures,
-        differences={m: asdict(s) for m, s in month.differences.items()},
-    )
-    unclear = [m for m, s in month.differences.items() if not s.low > gate.bounds()[m]]
-    used = not failures or gate.clearly_worse(new, old)
-    _close(
-        folder,
-        work,
-        state,
-        dict(used=begun["seen"], tried=None) if used else dict(tried=_tried(begun)) if unclear else {},
-        line,
-    )
-    return month

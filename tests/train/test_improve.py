@@ -1,5 +1,6 @@
 "The monthly loop: what it deploys, refuses and waits for, and what a kill leaves."
 
+import importlib
 import json
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from ftguide.engine.formats import DataError
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import bootstrap
 from ftguide.evaluate import Report
-from ftguide.improve import STATE, NonInferiorityGate, improve, required_sample_size
+from ftguide.improve import NonInferiorityGate, improve, required_sample_size
 from ftguide.models import load
+from ftguide.serving.months import STATE
 from ftguide.serving.votes import Feedback
 from ftguide.sft import finetune_sft
 
@@ -293,7 +295,7 @@ def test_cut_off_after_deploying_the_votes_are_used(shop, store, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr("ftguide.improve._close", crash)
+        m.setattr("ftguide.serving.months.MonthFolder.close", crash)
         with pytest.raises(KeyboardInterrupt):
             improve(shop, store, GATE, HOLDOUT, **KNOBS)
     assert current(shop).name == "v2"
@@ -341,7 +343,8 @@ def test_a_month_that_was_cut_off_belongs_to_its_call(shop, store, monkeypatch):
     def cut(*holdout, **knobs):  # prompts it would have been trained on
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
             m.setattr(
-                "ftguide.dpo.align_dpo",
+                importlib.import_module("ftguide.improve"),
+                "align_dpo",
                 lambda _, pairs, **__: (
                     seen.append({p["prompt"] for p in pairs}) or (_ for _ in ()).throw(KeyboardInterrupt())
                 ),
