@@ -305,7 +305,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ftguide.models.LM.__repr__': ('models.html#lm.__repr__', 'ftguide/models.py'),
                                 'ftguide.models.LM.copy': ('models.html#lm.copy', 'ftguide/models.py'),
                                 'ftguide.models.LM.parameters': ('models.html#lm.parameters', 'ftguide/models.py'),
-                                'ftguide.models.__getattr__': ('models.html#__getattr__', 'ftguide/models.py'),
                                 'ftguide.models._generate_exactly': ('models.html#_generate_exactly', 'ftguide/models.py'),
                                 'ftguide.models._templated': ('models.html#_templated', 'ftguide/models.py'),
                                 'ftguide.models.as_messages': ('models.html#as_messages', 'ftguide/models.py'),

@@ -358,15 +358,3 @@ def scored_logits(
     "Logits at the positions that predict a labelled token, without projecting the others."
     states, head, targets = scored_states(model, batch)
     return states if head is None else head(states), targets
-
-# %% ../nbs/01_models.ipynb #models-moved
-def __getattr__(name: str):
-    "What training needs is in the engine; old imports still find it."
-    import importlib
-
-    places = ("old", "run", "trainers", "callbacks", "checkpoints", "adapters")
-    for module in () if name.startswith("_") else places:
-        found = importlib.import_module(f"ftguide.engine.{module}")
-        if hasattr(found, name):
-            return getattr(found, name)
-    raise AttributeError(f"module 'ftguide.models' has no attribute {name!r}")
