@@ -10,20 +10,9 @@ import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from .engine.checks import CHECKS, Finding, Findings, Sheet, require_libraries
-from .engine.duplicates import near_duplicates, rare_words, similarity
-from .engine.formats import KINDS, READERS, DataError, Source
-from .engine.personal_data import personal_data
-from ftguide.engine.preflight import (
-    check_thumbs,
-    different_tokens,
-    preflight,
-    read_for_training,
-    updatable_share,
-)
-from .engine.rows import Row, normalised_text, question_key, read, same_question, stream, to_trl
-from .engine.spans import Span, check_lengths, lengths, spans
-from .engine.training_data import is_streamed, peek, prepare, stream_rows, streamed, train_dataset
+from .engine.checks import CHECKS, Findings, Sheet, require_libraries
+from .engine.formats import KINDS, Source
+from .engine.rows import question_key, read
 from .models import LM, context_length
 
 if TYPE_CHECKING:
