@@ -19,7 +19,6 @@ from ftguide.cli import app, main
 from ftguide.data import check
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import read
-from ftguide.models import ModelError, load
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
@@ -178,22 +177,6 @@ def test_what_is_not_installed(monkeypatch, tmp_path):
         2,
         "error: the page needs gradio: pip install 'ftguide[serve]'",
     )
-
-
-def test_names_nearly_right(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models/student").mkdir(parents=True)
-    for wrong, right in (
-        ("tinny", "tiny"),
-        ("tiny_small", "tiny-small"),
-        ("models/studnet", "models/student"),
-        ("./models/studen", "models/student"),
-    ):
-        with pytest.raises(ModelError, match=f"did you mean '{right}'"):
-            load(wrong)
-    with pytest.raises(ModelError) as e:
-        load("somebody/else")
-    assert "did you mean" not in str(e.value)
 
 
 def test_a_hub_that_is_not_there(tmp_path):

@@ -1,15 +1,13 @@
-"Model folders made to harm: garbage, absurd sizes, links, code, pickles, templates; and names with anything in them."
+"Model folders made to harm: code, pickles, templates; and names with anything in them."
 
 import json
 import os
 import pickle
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from stages import ROWS, weights
 from typer.testing import CliRunner
 
@@ -39,97 +37,6 @@ def folder(whole, tmp_path):
 def config(folder, **change):
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-
-
-def without(folder):
-    weights = load_file(folder / "model.safetensors")
-    first = sorted(k for k in weights if "layers.1" in k)[0]
-    save_file(
-        {k: v for k, v in weights.items() if k != first},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-
-
-def cut(folder, name, share=0.5):
-    data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[: int(len(data) * share)])
-
-
-def link(folder, name, to):
-    (folder / name).unlink()
-    (folder / name).symlink_to(to)
-
-
-HARM = {
-    "garbage as tokenizer": (
-        lambda f: (f / "tokenizer.json").write_bytes(os.urandom(300)),
-        "cannot read the model",
-    ),
-    "a list as tokenizer": (lambda f: (f / "tokenizer.json").write_text("[1, 2]"), "cannot read the model"),
-    "half a tokenizer": (lambda f: cut(f, "tokenizer.json"), "cannot read the model"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "cannot read the model"),
-    "half the weights": (lambda f: cut(f, "model.safetensors"), "model.safetensors cannot be read .*cut off"),
-    "garbage as weights": (
-        lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 1000),
-        "model.safetensors cannot be read",
-    ),
-    "empty weights": (
-        lambda f: (f / "model.safetensors").write_bytes(b""),
-        "model.safetensors cannot be read",
-    ),
-    "a weight is missing": (without, "not complete: 1 weights are missing, the first is model.layers.1"),
-    "garbage as config": (
-        lambda f: (f / "config.json").write_bytes(os.urandom(300)),
-        "cannot read the model",
-    ),
-    "a list as config": (lambda f: (f / "config.json").write_text("[]"), "cannot read the model"),
-    "no model type": (lambda f: (f / "config.json").write_text("{}"), "cannot read the model"),
-    "a million layers": (
-        lambda f: config(f, num_hidden_layers=10**6),
-        "speaks of 1,000,000 layers, and the files hold",
-    ),
-    "100 GB of vocabulary": (
-        lambda f: config(f, vocab_size=10**9),
-        "describes a model of .* numbers, and the files hold",
-    ),
-    "absurd width": (
-        lambda f: config(f, hidden_size=10**12),
-        "cannot read the model|numbers, and the files hold",
-    ),
-    "negative width": (lambda f: config(f, hidden_size=-8), "cannot read the model"),
-    "text as width": (lambda f: config(f, hidden_size="wide"), "cannot read the model"),
-    "another width": (
-        lambda f: config(f, intermediate_size=100),
-        "does not fit the weights: model.layers.0.mlp.* has the shape",
-    ),
-    "a link to another file": (
-        lambda f: link(f, "model.safetensors", "/etc/passwd"),
-        "model.safetensors cannot be read",
-    ),
-    "a link as tokenizer": (lambda f: link(f, "tokenizer.json", "/etc/passwd"), "cannot read the model"),
-    "a link to nowhere": (lambda f: link(f, "model.safetensors", "nowhere"), "cannot be read"),
-    "a link to itself": (lambda f: link(f, "config.json", "config.json"), "no config.json"),
-    "a folder as weights": (
-        lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
-        "cannot be read",
-    ),
-}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links")
-@pytest.mark.parametrize("what", HARM)
-def test_harmful_folders_are_one_line(folder, what):
-    harm, says = HARM[what]
-    harm(folder)
-    with pytest.raises(ModelError, match=says) as e:
-        load(folder)
-    assert (
-        "\n" not in str(e.value)
-        and len(str(e.value)) < 600
-        and "root:" not in str(e.value)
-        and "ignore_mismatched" not in str(e.value)
-    )
 
 
 CODE = 'open({mark!r}, "w").write("ran")\nfrom transformers import LlamaConfig, LlamaForCausalLM\nclass C(LlamaConfig): model_type = "harm"\nclass M(LlamaForCausalLM): config_class = C\n'
@@ -264,21 +171,3 @@ def test_names_of_folders(tmp_path, name):
     report = evaluate(tmp_path / name / "deep", rows, metrics=("quality",), max_new_tokens=4)
     report.save(tmp_path / f"{name}.json")
     assert Report.read(tmp_path / f"{name}.json").scores == report.scores and cli("check", rows)[0] == 0
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links")
-def test_saving_follows_a_link_and_leaves_it(tmp_path):
-    lm = load("tiny-small")
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "disk")
-    save(lm, tmp_path / "link")
-    save(lm, tmp_path / "link", overwrite=True)
-    assert (tmp_path / "link").is_symlink() and torch.equal(weights(load(tmp_path / "disk")), weights(lm))
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists"):
-        save(lm, tmp_path / "file", overwrite=True)
-    assert (tmp_path / "file").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == [
-        "disk",
-        "file",
-        "link",
-    ]

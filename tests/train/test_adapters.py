@@ -2,7 +2,6 @@
 
 import gc
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -151,20 +150,6 @@ def test_bfloat16_arithmetic_keeps_float32_weights(stage):
 
 
 # ---- 4 bits
-
-
-def test_without_a_gpu_four_bits_are_refused_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ModelError,
-        match=r"^load_in_4bit needs a CUDA GPU and bitsandbytes \(pip install bitsandbytes\), not found here. Leave it out: lora=True",
-    ):
-        load("no/such-model", load_in_4bit=True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ModelError, match=r"needs bitsandbytes \(pip install bitsandbytes\), not found"):
-        load("no/such-model", load_in_4bit=True)
 
 
 def command(*args):

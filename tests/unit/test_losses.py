@@ -4,12 +4,11 @@ import math
 import re
 import warnings
 from math import log
-from types import SimpleNamespace
 
 import pytest
 import torch
 from formulas import plain_distillation_loss
-from letters import TABLE, Bigram, Letters
+from letters import IDS, LABELS, TABLE, Bigram
 from trl.trainer.utils import FusedCausalLMOutput
 
 import ftguide.dpo
@@ -26,137 +25,10 @@ from ftguide.distill import (
 from ftguide.dpo import _check_smoothing, _warn_of_length, dpo_loss, kl_per_token
 from ftguide.engine.cache import likely_and_drawn_tokens
 from ftguide.engine.forwards import scored_only
-from ftguide.models import (
-    LM,
-    ModelError,
-    collate,
-    completion_logps,
-    encode,
-    perplexity,
-    plain_head,
-    scored_logits,
-    scored_states,
-    token_logps,
-)
 from ftguide.sft import completion_loss
 
 close = lambda wanted: pytest.approx(wanted, abs=1e-6)
-IDS = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 0]])
-LABELS = torch.tensor([[-100, -100, 2, 3], [-100, 0, -100, -100]])  # scored: 1 -> 2, 2 -> 3, and 3 -> 0
 LOGPS = [log(0.3), log(0.25), log(0.7)]
-
-
-# chapter 1: log-probabilities
-
-
-def test_token_logps_are_those_of_the_token_before():
-    logits = torch.tensor(TABLE).log()[IDS]
-    found = token_logps(logits + 3, LABELS)  # a constant changes nothing
-    assert found.shape == (2, 3)
-    torch.testing.assert_close(found, torch.tensor([[0, log(0.3), log(0.25)], [log(0.7), 0, 0]]))
-    assert token_logps(logits.bfloat16(), LABELS).dtype == torch.float32
-    torch.testing.assert_close(token_logps(logits, torch.full((2, 4), -100)), torch.zeros(2, 3))
-    assert token_logps(logits, torch.tensor([[9, 0, 1, -100]] * 2))[0].tolist() == close(
-        [log(0.5), log(0.2), 0]
-    )
-
-
-def test_encode_labels_the_answer_and_its_end():
-    letters = Letters()
-    ids, labels = encode(letters, "hi", "yo")
-    assert "".join(map(chr, ids)) == "u:hi.a:yo." and labels == [-100] * 7 + [ord(c) for c in "yo."]
-    assert encode(letters, [dict(role="user", content="hi")], [dict(role="assistant", content="yo")]) == (
-        ids,
-        labels,
-    )
-    letters.asks = "a: "  # the prompt's last token is another once the answer stands there
-    assert encode(letters, "hi", "yo") == (ids, labels)
-    letters.asks = "a:yo.and"  # the prompt holds the whole answer: nothing is left to score
-    assert encode(letters, "hi", "yo")[1] == [-100] * 10
-    with pytest.raises(ModelError, match="no judges"):
-        encode(letters, [dict(role="judge", content="hi")], "yo")
-
-
-def test_collate_pads_on_the_right_and_labels_no_padding():
-    batch = collate([([5, 6, 7], [-100, 6, 7]), ([8], [8])], 3)
-    assert {k: v.tolist() for k, v in batch.items()} == dict(
-        input_ids=[[5, 6, 7], [8, 3, 3]],
-        attention_mask=[[1, 1, 1], [1, 0, 0]],
-        labels=[[-100, 6, 7], [8, -100, -100]],
-    )
-
-
-@pytest.fixture
-def spelt(monkeypatch):
-    "A bigram model whose rows are written down, so that no tokenizer is needed."
-    rows = dict(a=([0, 1, 2, 3], [-100, -100, 2, 3]), b=([3, 0], [-100, 0]), c=([1, 3, 3], [-100, 3, -100]))
-    monkeypatch.setattr(ftguide.models, "encode", lambda tokenizer, prompt, completion: rows[prompt])
-    return LM(Bigram(TABLE), SimpleNamespace(pad_token_id=0), "bigram")
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 32])
-def test_completion_logps_are_sums_in_the_order_of_the_prompts(size, spelt):
-    sums, counts = completion_logps(spelt, list("abc"), ["x"] * 3, size)
-    assert sums.tolist() == close([log(0.3) + log(0.25), log(0.7), log(0.4)]) and counts.tolist() == [2, 1, 1]
-    assert [how["attention_mask"].shape for _, how in spelt.model.asked] == {
-        1: [(1, 2), (1, 3), (1, 4)],
-        2: [(2, 3), (1, 4)],
-    }.get(size, [(3, 4)])  # short ones together
-    assert not sums.requires_grad and counts.dtype == torch.long
-    assert completion_logps(spelt, ["b"] * 40, ["x"] * 40)[0].tolist() == close([log(0.7)] * 40)
-
-
-def test_perplexity_is_per_token(spelt):
-    assert perplexity(spelt, list("abc"), ["x"] * 3) == close((0.3 * 0.25 * 0.7 * 0.4) ** (-1 / 4))
-    spelt.model.asked.clear()
-    perplexity(spelt, list("abc"), ["x"] * 3, 2)
-    assert len(spelt.model.asked) == 2
-
-
-def test_a_plain_head_only_multiplies():
-    assert (
-        plain_head(Bigram(TABLE)) is True
-        and plain_head(Bigram(TABLE, logit_scale=None, output_router_logits=False)) is True
-    )
-    for special in (
-        "final_logit_softcapping",
-        "logit_scale",
-        "logits_scaling",
-        "output_multiplier",
-        "lm_head_multiplier",
-        "output_router_logits",
-    ):
-        assert plain_head(Bigram(TABLE, **{special: 2.0})) is False, special
-    for name in ("peft_config", "unshard"):
-        model = Bigram(TABLE)
-        setattr(model, name, 1)
-        assert plain_head(model) is False
-    model = Bigram(TABLE)
-    del model.lm_head
-    assert plain_head(model) is False and plain_head(torch.nn.Linear(1, 1)) is False
-    model = Bigram(TABLE)
-    model.config = object()
-    assert plain_head(model) is False
-
-
-@pytest.mark.parametrize("config", [{}, dict(logit_scale=2.0)], ids=["plain", "special"])
-def test_scores_of_scored_tokens(config):
-    model = Bigram(TABLE, **config)
-    mask = torch.ones(2, 4)
-    states, head, targets = scored_states(model, dict(input_ids=IDS, attention_mask=mask, labels=LABELS))
-    assert (
-        targets.tolist() == [2, 3, 0] and (head is model.lm_head) == (not config) and states.shape == (3, 4)
-    )
-    how = model.asked[0][1] if config else model.asked[0]
-    assert (
-        len(model.asked) == 1
-        and how.keys() == {"attention_mask", "use_cache"}
-        and how["use_cache"] is False
-        and how["attention_mask"] is mask
-    )
-    scores, targets = scored_logits(model, dict(input_ids=IDS, attention_mask=mask, labels=LABELS))
-    torch.testing.assert_close(scores.softmax(-1), torch.tensor([TABLE[1], TABLE[2], TABLE[3]]))
-    assert targets.tolist() == [2, 3, 0]
 
 
 # chapter 5: the loss of answers
