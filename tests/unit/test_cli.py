@@ -227,9 +227,12 @@ def test_help_comes_from_the_function():
 
 
 def test_help_names_flags_and_not_parameters():
-    said = {p.name: p.help for p in get_command(app).commands["distill"].params}
-    assert "--on-policy" in said["temperature"] and "on_policy" not in said["temperature"]
-    assert said["divergence"].startswith("forward_kl")
+    for command in get_command(app).commands.values():
+        names = [p.name for p in command.params if "_" in p.name]
+        said = " ".join(p.help for p in command.params if p.name != "help")
+        assert not [name for name in names if name in said]
+    said = {p.name: p.help for p in get_command(app).commands["decide"].params}
+    assert "--latency-ms" in said["latency_target_ms"]
 
 
 def test_the_command_line_loads_nothing_heavy():
