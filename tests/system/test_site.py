@@ -108,11 +108,8 @@ def test_made_by_a_script_and_fresh(script):
 def test_api_names_everything_exported():
     text = (NBS / "api.ipynb").read_text(encoding="utf-8")
     for path in (ROOT / "ftguide").glob("*.py"):
-        if path.stem in ("all", "__init__", "__main__", "_modidx"):
-            continue
-        names = re.findall(
-            r"'(\w+)'", re.search(r"__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), re.S)[1]
-        )
+        exported = re.search(r"^__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), re.S | re.M)
+        names = re.findall(r"'(\w+)'", exported[1]) if exported else []  # the command line exports none
         assert not [n for n in names if f"### `{n}`" not in text], path.name
 
 
