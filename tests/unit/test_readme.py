@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from book import NBS, cells
 
+import ftguide
+
 ROOT = Path(__file__).resolve().parents[2]
 
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,7 +136,5 @@ def test_release_checks_what_it_promises():
 
 
 def test_versions_agree():
-    version = re.search(r'"(.+)"', (ROOT / "ftguide/__init__.py").read_text(encoding="utf-8"))[1]
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(
-        encoding="utf-8"
-    ) and f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {ftguide.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {ftguide.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
