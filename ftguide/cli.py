@@ -222,7 +222,7 @@ def model_to_train(name: str, load_in_4bit: bool, lora: bool):
 
 def read_report(path: Path):
     "What `ftguide evaluate --out` wrote."
-    from ftguide.evaluate import Report
+    from ftguide.evaluation import Report
 
     try:
         return Report.read(path)
@@ -385,25 +385,25 @@ def dpo_command(
 @report_errors
 def distill_command(
     teacher: Annotated[str, described("Model to learn from: a folder or a hub name.")],
-    data: Annotated[Path, option("distill:distill", "corpus")],
+    data: Annotated[Path, option("distillation:distill", "corpus")],
     out: NewModel,
     student: Annotated[str, described("Smaller model with the same tokenizer.")] = "tiny-small",
-    temperature: Annotated[float | None, option("distill:distill", "temperature")] = None,
-    alpha: Annotated[float | None, option("distill:distill", "alpha")] = None,
-    divergence: Annotated[str | None, option("distill:distill", "divergence")] = None,
-    on_policy: Annotated[bool, option("distill:distill", "on_policy")] = False,
-    cache: Annotated[Path | None, option("distill:distill", "cache")] = None,
-    epochs: Annotated[float, option("distill:distill", "epochs")] = 3.0,
+    temperature: Annotated[float | None, option("distillation:distill", "temperature")] = None,
+    alpha: Annotated[float | None, option("distillation:distill", "alpha")] = None,
+    divergence: Annotated[str | None, option("distillation:distill", "divergence")] = None,
+    on_policy: Annotated[bool, option("distillation:distill", "on_policy")] = False,
+    cache: Annotated[Path | None, option("distillation:distill", "cache")] = None,
+    epochs: Annotated[float, option("distillation:distill", "epochs")] = 3.0,
     learning_rate: LearningRate = None,
-    batch_size: Annotated[int, option("distill:distill", "batch_size")] = 8,
-    eval_data: Annotated[Path | None, option("distill:distill", "eval_data")] = None,
+    batch_size: Annotated[int, option("distillation:distill", "batch_size")] = 8,
+    eval_data: Annotated[Path | None, option("distillation:distill", "eval_data")] = None,
     lora: Lora = False,
     load_in_4bit: FourBits = False,
     resume: Resume = False,
     seed: Seed = 0,
 ):
     "Teach a smaller model a larger one's answers and probabilities."
-    from ftguide.distill import distill
+    from ftguide.distillation import distill
 
     check_new_folder(out)
     model = distill(
@@ -582,14 +582,14 @@ def check_command(
 @report_errors
 def evaluate_command(
     model: ModelName,
-    data: Annotated[Path, option("evaluate:evaluate", "test")],
+    data: Annotated[Path, option("evaluation:evaluate", "test")],
     against: Annotated[str | None, described("Another model, for paired ratios.")] = None,
     out: Annotated[Path | None, described("Write the report as JSON.")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
 ):
     "Quality with 95 % intervals, latency and cost on test rows."
     from ftguide.engine.tables import markdown
-    from ftguide.evaluate import evaluate
+    from ftguide.evaluation import evaluate
 
     check_new_files(out)
     other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None
@@ -739,20 +739,20 @@ def deploy_command(
     quality: Annotated[
         float | None, described("At least: 0 to 1, or a ratio if the report has --against.")
     ] = 0.75,
-    rows: Annotated[int | None, option("deploy:Gate", "rows")] = None,
-    tokens_per_second: Annotated[float | None, option("deploy:Gate", "tokens_per_second")] = None,
-    latency_p95_ms: Annotated[float | None, option("deploy:Gate", "latency_p95_ms")] = None,
-    usd_per_million_tokens: Annotated[float | None, option("deploy:Gate", "usd_per_million_tokens")] = None,
-    truncated_share: Annotated[float | None, option("deploy:Gate", "truncated_share")] = None,
+    rows: Annotated[int | None, option("deployment:Gate", "rows")] = None,
+    tokens_per_second: Annotated[float | None, option("deployment:Gate", "tokens_per_second")] = None,
+    latency_p95_ms: Annotated[float | None, option("deployment:Gate", "latency_p95_ms")] = None,
+    usd_per_million_tokens: Annotated[float | None, option("deployment:Gate", "usd_per_million_tokens")] = None,
+    truncated_share: Annotated[float | None, option("deployment:Gate", "truncated_share")] = None,
     data: Annotated[
         list[Path] | None,
         described("What it was trained on, for fingerprints in the card; can be repeated."),
     ] = None,
-    license: Annotated[str, option("deploy:deploy", "license")] = "",
-    base: Annotated[str, option("deploy:deploy", "base")] = "",
+    license: Annotated[str, option("deployment:deploy", "license")] = "",
+    base: Annotated[str, option("deployment:deploy", "base")] = "",
 ):
     "Put a model into service, if its report meets the gate."
-    from ftguide.deploy import Gate, deploy
+    from ftguide.deployment import Gate, deploy
 
     try:
         gate = Gate(quality, tokens_per_second, latency_p95_ms, usd_per_million_tokens, truncated_share, rows)
@@ -802,15 +802,15 @@ def rollback_command(
 def improve_command(
     folder: Annotated[Path, typer.Argument(help="Folder of versions, one of them in service.")],
     store: Annotated[Path, described("Store of votes; only read.")],
-    data: Annotated[Path, option("improve:improve", "holdout")],
-    better: Annotated[str, option("improve:NonInferiorityGate", "metric")] = "exact match",
-    by: Annotated[float, option("improve:NonInferiorityGate", "by")] = 0.0,
+    data: Annotated[Path, option("improvement:improve", "holdout")],
+    better: Annotated[str, option("improvement:NonInferiorityGate", "metric")] = "exact match",
+    by: Annotated[float, option("improvement:NonInferiorityGate", "by")] = 0.0,
     guard: Annotated[
         list[str] | None, described("Metric that must not fall; may be given several times.")
     ] = None,
-    margin: Annotated[float, option("improve:NonInferiorityGate", "margin")] = 0.02,
-    min_pairs: Annotated[int, option("improve:improve", "min_pairs")] = 100,
-    min_votes: Annotated[int, option("improve:improve", "min_votes")] = 1,
+    margin: Annotated[float, option("improvement:NonInferiorityGate", "margin")] = 0.02,
+    min_pairs: Annotated[int, option("improvement:improve", "min_pairs")] = 100,
+    min_votes: Annotated[int, option("improvement:improve", "min_votes")] = 1,
     beta: Annotated[float, option("dpo:align_dpo", "beta")] = 0.1,
     epochs: Annotated[float, option("dpo:align_dpo", "epochs")] = 1.0,
     learning_rate: LearningRate = None,
@@ -825,7 +825,7 @@ def improve_command(
 
     It is deployed if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why.
     """
-    from ftguide.improve import NonInferiorityGate, improve
+    from ftguide.improvement import NonInferiorityGate, improve
 
     month = improve(
         folder,

@@ -26,7 +26,7 @@ from ftguide.engine.scoring import (
     labelled_row,
     require_finite,
 )
-from .evaluate import degeneration_metrics, distinct, exact_match
+from .evaluation import degeneration_metrics, distinct, exact_match
 from .models import LM, collate, complete_tokenizer, context_length, load, reply, scored_logits
 
 # %% auto #0

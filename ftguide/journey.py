@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .data import split
-from .distill import distill
+from .distillation import distill
 from .dpo import align_dpo, make_pairs
 from .engine.environment import progress_bar
 from .engine.formats import DataError
@@ -23,7 +23,7 @@ from .engine.spans import check_lengths
 from .engine.statistics import Score, bootstrap, required_sample_size
 from .engine.tables import table
 from .engine.trainers import TrainingError
-from .evaluate import Report, difference, evaluate
+from .evaluation import Report, difference, evaluate
 from .market import Product, ab_test, load_tasks
 from .models import LM, completion_logps, load, reply
 from .sft import finetune_sft

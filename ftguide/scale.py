@@ -372,7 +372,7 @@ _TRAIN = dict(
     sft="ftguide.sft:finetune_sft",
     lora="ftguide.sft:finetune_sft",
     dpo="ftguide.dpo:align_dpo",
-    distill="ftguide.distill:distill",
+    distill="ftguide.distillation:distill",
 )
 
 

@@ -129,7 +129,7 @@ def clock():
 
 
 def ours(stage, lm, teacher, data, watch, job):  # -> training log
-    from ftguide.distill import distill
+    from ftguide.distillation import distill
     from ftguide.dpo import align_dpo
     from ftguide.sft import finetune_sft
 

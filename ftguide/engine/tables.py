@@ -17,7 +17,7 @@ SPEED = {  # names in `Report.speed` -> what tables call them
     "api_price_ratio": "API price over own cost",
 }
 
-Reports = Sequence[Any]  # of `ftguide.evaluate.Report`
+Reports = Sequence[Any]  # of `ftguide.evaluation.Report`
 
 
 def _metrics(reports: Reports) -> list[str]:  # in their order, each once

@@ -15,7 +15,7 @@ from matplotlib.style import context as style
 from ftguide.engine.files import write_atomic
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.tables import table
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.models import STAGE_COLOURS, STAGE_MARKERS
 
 FEW_ROWS = 50  # test rows below which the page warns of wide intervals

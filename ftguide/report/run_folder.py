@@ -20,7 +20,7 @@ import torch
 from ftguide.engine.environment import is_interactive
 from ftguide.engine.files import fingerprint, folder_lock, write_atomic
 from ftguide.engine.tables import markdown
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.journey import Material, Stage, example_material, journey, load_material, verdict
 from ftguide.models import LM, load, save
 from ftguide.report.page import write_page

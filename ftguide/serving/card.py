@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ftguide.engine.formats import DataError, addressed_rows
 from ftguide.engine.tables import markdown
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.models import LM
 
 BLOCK = 2**20  # bytes of a file read at once

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ftguide.deploy import Gate, deploy
-from ftguide.evaluate import Report
+from ftguide.deployment import Gate, deploy
+from ftguide.evaluation import Report
 from ftguide.models import load
 
 

@@ -24,7 +24,7 @@ def server():
             "trl.trainer.dpo_trainer",
             "ftguide.sft",
             "ftguide.dpo",
-            "ftguide.distill",
+            "ftguide.distillation",
             "ftguide.report.run_folder",
         ]
     )
@@ -88,7 +88,7 @@ def cache(folder: str):
 def month(shop: str, votes: str):
     from test_improve import GATE, HOLDOUT, KNOBS
 
-    from ftguide.improve import improve
+    from ftguide.improvement import improve
 
     return improve(shop, votes, GATE, HOLDOUT, **KNOBS)
 
@@ -123,7 +123,7 @@ def hold(folder: str, told):
 
 def write_again_and_again(report: str, model: str, store: str, votes: str):
     "Everything small that is written: reports, models, backups, exports."
-    from ftguide.evaluate import Report
+    from ftguide.evaluation import Report
     from ftguide.models import load, save, write_atomic
     from ftguide.serving.votes import Feedback
 

@@ -3,7 +3,7 @@
 import csv
 import json
 
-from ftguide.judge import human_sheet
+from ftguide.judges import human_sheet
 
 HOSTILE = [
     "<script>document.title='owned'</script>",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
-from ftguide.distill import distill
+from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
 from ftguide.models import LM, complete_tokenizer, load
 from ftguide.sft import finetune_sft

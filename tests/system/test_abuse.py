@@ -16,7 +16,7 @@ from stages import ROWS, weights
 from test_hostile import cli
 
 from ftguide.engine.checkpoints import WHOLE, checkpoints
-from ftguide.evaluate import Report, evaluate
+from ftguide.evaluation import Report, evaluate
 from ftguide.feedback import thumbs_from
 from ftguide.models import completion_logps, load
 from ftguide.serving import backups, votes
@@ -202,7 +202,7 @@ def test_votes_and_backups_are_counted_in_their_order(tmp_path, back):
 
 
 def test_no_vote_counts_twice_when_the_clock_goes_back(tmp_path, back):
-    from ftguide.improve import _new_pairs
+    from ftguide.improvement import _new_pairs
 
     store = Feedback(tmp_path / "votes.db")
     used = dict(id=0, time="")
@@ -221,7 +221,7 @@ def test_no_vote_counts_twice_when_the_clock_goes_back(tmp_path, back):
 
 
 def test_versions_are_numbered(tmp_path, report):
-    from ftguide.deploy import Gate, current, deploy, rollback, versions
+    from ftguide.deployment import Gate, current, deploy, rollback, versions
 
     for n in range(3):
         made = deploy("tiny-small", tmp_path / "shop", Report.read(report), Gate(quality=0))

@@ -159,7 +159,7 @@ def test_capitals_underscores_and_one_dash(monkeypatch, capsys):
 def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
     began = lambda *a, **k: pytest.fail("the work has begun")
-    monkeypatch.setattr(sys.modules["ftguide.evaluate"], "evaluate", began)
+    monkeypatch.setattr(sys.modules["ftguide.evaluation"], "evaluate", began)
     assert cli(
         "evaluate",
         "--model",

@@ -11,10 +11,10 @@ import torch
 from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of, train, write_again_and_again
 from stages import STAGES, weights
 
-from ftguide.deploy import Gate, current, deploy, versions
+from ftguide.deployment import Gate, current, deploy, versions
 from ftguide.engine.cache import CachedTeacher
 from ftguide.engine.checkpoints import WHOLE, checkpoints
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.models import load
 from ftguide.serving.votes import Feedback, restore
 

@@ -10,10 +10,10 @@ import urllib.request
 
 import pytest
 
-from ftguide.deploy import Gate, deploy
+from ftguide.deployment import Gate, deploy
 from ftguide.engine.teachers import TextTeacher
-from ftguide.evaluate import evaluate, prompting_baseline
-from ftguide.judge import judge
+from ftguide.evaluation import evaluate, prompting_baseline
+from ftguide.judges import judge
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, reply, save
 from ftguide.serving.endpoint import Endpoint, ask

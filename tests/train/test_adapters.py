@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, TrainerCallback
 
-from ftguide.distill import distill
+from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
 from ftguide.engine.adapters import merged
 from ftguide.engine.training_data import streamed

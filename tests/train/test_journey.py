@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ftguide.cli import app
 from ftguide.engine.formats import DataError
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.journey import (
     check_stage,
     example_material,

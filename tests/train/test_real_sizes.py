@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import torch
 
-from ftguide.distill import distill
+from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
 from ftguide.models import encode, load, reply, save
 from ftguide.scale import estimate, measure_training, parameter_count

@@ -11,7 +11,7 @@ import torch
 from stages import CHILD, FEW, FEW_PAIRS, FEW_THUMBS, HERE, ROWS, STAGES, Poison, family, started, weights
 from transformers import TrainerCallback
 
-from ftguide.distill import distill
+from ftguide.distillation import distill
 from ftguide.dpo import align_dpo, align_kto
 from ftguide.engine.checkpoints import WHOLE
 from ftguide.engine.forwards import original_forward

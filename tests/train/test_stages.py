@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from ftguide.distill import distill
+from ftguide.distillation import distill
 from ftguide.dpo import align_dpo, align_kto
 from ftguide.models import LM, complete_tokenizer, completion_logps, load, reply, save
 from ftguide.sft import finetune_sft

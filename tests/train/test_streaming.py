@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ftguide.distill import distill
+from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
 from ftguide.engine.formats import DataError
 from ftguide.engine.training_data import stream_rows, streamed
@@ -140,7 +140,7 @@ config = LlamaConfig(
 small = LM(AutoModelForCausalLM.from_config(config), tokenizer, "micro")
 if stage == "sft": from ftguide.sft import finetune_sft as train; args, kind = (small,), "sft"
 elif stage == "dpo": from ftguide.dpo import align_dpo as train; args, kind = (small,), "pairs"
-else: from ftguide.distill import distill as train; args, kind = (small, small), "corpus"
+else: from ftguide.distillation import distill as train; args, kind = (small, small), "corpus"
 from transformers import TrainerCallback
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ftguide.evaluate import prompting_baseline
-from ftguide.judge import judge
+from ftguide.evaluation import prompting_baseline
+from ftguide.judges import judge
 from ftguide.market import load_tasks
 from ftguide.models import ModelError, load, reply
 from ftguide.serving.endpoint import Endpoint, ask

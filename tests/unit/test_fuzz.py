@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import ftguide.models
 from ftguide.cli import app
-from ftguide.deploy import Gate, deploy
+from ftguide.deployment import Gate, deploy
 from ftguide.engine.trainers import TrainingError
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.models import load
 from ftguide.serving.errors import PageError
 from ftguide.serving.votes import Feedback
@@ -141,7 +141,7 @@ def quick(folder):
     def score(report, rows, *a, **k):
         report.rows = {"exact match": [(1, 1)] * len(rows)}
 
-    evaluate = sys.modules["ftguide.evaluate"]
+    evaluate = sys.modules["ftguide.evaluation"]
     kept = {name: load(name) for name in ftguide.models.SHIPPED}
     real = ftguide.models.load
     with pytest.MonkeyPatch.context() as m:

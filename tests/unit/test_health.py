@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ftguide.engine.formats import DataError
-from ftguide.evaluate import evaluate
+from ftguide.evaluation import evaluate
 from ftguide.health import (
     LIMITS,
     HealthCallback,

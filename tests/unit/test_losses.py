@@ -13,7 +13,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 import ftguide.dpo
 import ftguide.models
-from ftguide.distill import (
+from ftguide.distillation import (
     ChunkedLoss,
     dense_targets,
     distillation_loss,

@@ -461,7 +461,7 @@ def test_preflight(says, bad, mended, small):
 def test_trainers_ask_preflight(small):
     import torch
 
-    from ftguide.distill import distill
+    from ftguide.distillation import distill
     from ftguide.dpo import align_dpo
     from ftguide.sft import finetune_sft
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftguide.engine.statistics import Score
-from ftguide.evaluate import Report
+from ftguide.evaluation import Report
 from ftguide.report.page import MOST_CHARACTERS, MOST_EXAMPLES, page, write_page
 
 HOSTILE = "<script>document.title = 'mine'</script><img src=x onerror=\"document.title='mine'\">"

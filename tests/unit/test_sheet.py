@@ -7,7 +7,7 @@ import pytest
 from sheets import sheet
 
 from ftguide.engine.formats import DataError
-from ftguide.judge import human_sheet, read_sheet
+from ftguide.judges import human_sheet, read_sheet
 from ftguide.market import load_tasks
 
 ROWS = load_tasks("test", 8, seed=3)

@@ -10,7 +10,7 @@ import torch
 from endpoints import QUESTIONS, Server
 from letters import TABLE, Bigram, Letters
 
-from ftguide.distill import soft_labels
+from ftguide.distillation import soft_labels
 from ftguide.engine import generation
 from ftguide.engine.cache import write_cache
 from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encode_row

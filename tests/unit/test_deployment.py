@@ -17,10 +17,10 @@ from killed import KILLS
 from typer.testing import CliRunner
 
 from ftguide.cli import app
-from ftguide.deploy import Gate, deploy
+from ftguide.deployment import Gate, deploy
 from ftguide.engine.formats import DataError
 from ftguide.engine.scoring import weights_fingerprint
-from ftguide.evaluate import Report, evaluate
+from ftguide.evaluation import Report, evaluate
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
 from ftguide.serving import versions as store
@@ -29,7 +29,7 @@ from ftguide.serving.versions import current, rollback, versions
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)
-module = importlib.import_module("ftguide.deploy")  # the package offers the function under this name
+module = importlib.import_module("ftguide.deployment")  # the package offers the function under this name
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from ftguide.engine.teachers import (
 )
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
 from .engine.training_data import is_streamed
-from .evaluate import Report, evaluate
+from .evaluation import Report, evaluate
 from .models import LM, as_messages, save
 
 # %% auto #0

@@ -11,7 +11,7 @@ import torch
 from endpoints import QUESTIONS, Server
 from formulas import plain_distillation_loss
 
-from ftguide.distill import DistillationPipeline, distill
+from ftguide.distillation import DistillationPipeline, distill
 from ftguide.engine.cache import CachedTeacher, write_cache
 from ftguide.engine.run import Run
 from ftguide.engine.teachers import TextTeacher
@@ -169,7 +169,7 @@ def test_accumulated_batches_weigh_tokens_equally():
 
 
 def test_several_processes_log_terms_that_add_up(tmp_path):
-    (tmp_path / "run.py").write_text("""import sys; from ftguide.distill import distill
+    (tmp_path / "run.py").write_text("""import sys; from ftguide.distillation import distill
 rows = [dict(prompt=f"How much is {i} + 2?", completion="yes " * (i % 5 + 1)) for i in range(8)]
 pace = dict(max_steps=3, logging_steps=3, batch_size=2, gradient_accumulation_steps=2)
 for average in (True, False):

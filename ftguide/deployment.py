@@ -12,7 +12,7 @@ from numbers import Real
 from pathlib import Path
 
 from .engine.scoring import weights_fingerprint
-from .evaluate import Report
+from .evaluation import Report
 from .models import LM, load, save
 from .serving.card import data_fingerprints, model_card
 from .serving.versions import current as current

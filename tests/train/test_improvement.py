@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ftguide.deploy import Gate, current, deploy, rollback, versions
+from ftguide.deployment import Gate, current, deploy, rollback, versions
 from ftguide.engine.checkpoints import WHOLE
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import bootstrap
-from ftguide.evaluate import Report
-from ftguide.improve import NonInferiorityGate, improve, required_sample_size
+from ftguide.evaluation import Report
+from ftguide.improvement import NonInferiorityGate, improve, required_sample_size
 from ftguide.models import load
 from ftguide.serving.months import STATE
 from ftguide.serving.votes import Feedback
@@ -343,7 +343,7 @@ def test_a_month_that_was_cut_off_belongs_to_its_call(shop, store, monkeypatch):
     def cut(*holdout, **knobs):  # prompts it would have been trained on
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
             m.setattr(
-                importlib.import_module("ftguide.improve"),
+                importlib.import_module("ftguide.improvement"),
                 "align_dpo",
                 lambda _, pairs, **__: (
                     seen.append({p["prompt"] for p in pairs}) or (_ for _ in ()).throw(KeyboardInterrupt())

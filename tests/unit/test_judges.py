@@ -11,8 +11,8 @@ from ftguide import judge as judge_module
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import Row
 from ftguide.engine.statistics import wilson
-from ftguide.evaluate import Report
-from ftguide.judge import human_sheet, judge, read_sheet
+from ftguide.evaluation import Report
+from ftguide.judges import human_sheet, judge, read_sheet
 from ftguide.market import load_tasks
 from ftguide.models import load
 

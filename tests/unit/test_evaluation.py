@@ -15,7 +15,7 @@ from sheets import talk
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.engine.statistics import bootstrap, win_rate
-from ftguide.evaluate import (
+from ftguide.evaluation import (
     Report,
     _answer_alone,
     api_price_ratio,
@@ -113,7 +113,7 @@ def test_reports_of_different_rows_are_not_compared(small):
 
 
 def test_a_ratio_to_a_score_of_0_is_left_out_and_opens_no_gate(small, tmp_path):
-    from ftguide.deploy import Gate
+    from ftguide.deployment import Gate
 
     shares = lambda *right: [(x, 1) for x in right]
     assert all(
@@ -220,7 +220,7 @@ def test_a_model_with_nan_is_refused_before_it_answers(small, monkeypatch):
     broken = small.copy("broken")
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
-    monkeypatch.setattr(sys.modules["ftguide.evaluate"], "reply", lambda *a, **k: pytest.fail("it was asked"))
+    monkeypatch.setattr(sys.modules["ftguide.evaluation"], "reply", lambda *a, **k: pytest.fail("it was asked"))
     with pytest.raises(ModelError, match="broken: the logits are not finite"):
         evaluate(broken, ROWS)
     with pytest.raises(ModelError, match="not finite"):
@@ -282,7 +282,7 @@ def test_fewer_examples_when_they_do_not_fit(small):
 )
 def test_an_answer_of_several_lines_is_read_whole(small, monkeypatch, says, right):
     monkeypatch.setattr(
-        sys.modules["ftguide.evaluate"], "reply", lambda lm, prompts, *a, **k: [says] * len(prompts)
+        sys.modules["ftguide.evaluation"], "reply", lambda lm, prompts, *a, **k: [says] * len(prompts)
     )
     assert (
         few_shot(
@@ -296,7 +296,7 @@ def test_an_answer_of_several_lines_is_read_whole(small, monkeypatch, says, righ
 
 def test_of_a_one_line_answer_one_line_is_read(small, monkeypatch):
     monkeypatch.setattr(
-        sys.modules["ftguide.evaluate"],
+        sys.modules["ftguide.evaluation"],
         "reply",
         lambda lm, prompts, *a, **k: ["mug\nand more"] * len(prompts),
     )

@@ -18,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score
 from .engine.formats import DataError
 from .engine.rows import Row, conversation_text, read, request_key
 from .engine.statistics import Score, wilson, win_rate
-from .evaluate import Report
+from .evaluation import Report
 from .market import Product, purchase_probability
 from .models import LM
 from .serving.endpoint import Endpoint, ask

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .deploy import Gate, deploy
+from .deployment import Gate, deploy
 from .dpo import align_dpo
 from .engine.files import fingerprint
 from .engine.rows import question_key, question_spellings, read
 from .engine.statistics import Score, bootstrap, required_sample_size
-from .evaluate import Report, evaluate
+from .evaluation import Report, evaluate
 from .feedback import pairs_from
 from .models import LM, load
 from .serving.months import LoopState, MonthFolder, one_at_a_time
