@@ -1,11 +1,10 @@
-"""The commands of `ftguide`.
+"The commands of `ftguide`."
 
-A command imports the module it needs when it runs, so that `ftguide --help` and a misspelt flag are
-answered at once, without torch. This is the one module where imports stand inside functions.
-
-The help of an option is the comment beside the parameter of the function that the command calls: it is read
-from the source (`engine.docments`), and written here only where the command takes something else.
-"""
+# A command imports the module it needs when it runs, so that `ftguide --help` and a misspelt flag are
+# answered at once, without torch. This is the one module where imports stand inside functions.
+#
+# The help of an option is the comment beside the parameter of the function that the command calls: it is read
+# from the source (`engine.docments`), and written here only where the command takes something else.
 
 import json
 import os
@@ -742,7 +741,9 @@ def deploy_command(
     rows: Annotated[int | None, option("deployment:Gate", "rows")] = None,
     tokens_per_second: Annotated[float | None, option("deployment:Gate", "tokens_per_second")] = None,
     latency_p95_ms: Annotated[float | None, option("deployment:Gate", "latency_p95_ms")] = None,
-    usd_per_million_tokens: Annotated[float | None, option("deployment:Gate", "usd_per_million_tokens")] = None,
+    usd_per_million_tokens: Annotated[
+        float | None, option("deployment:Gate", "usd_per_million_tokens")
+    ] = None,
     truncated_share: Annotated[float | None, option("deployment:Gate", "truncated_share")] = None,
     data: Annotated[
         list[Path] | None,

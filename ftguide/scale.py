@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .engine.arguments import require_count, require_positive, require_share
+from .engine.loading import SHIPPED, shipped_folder
 from .engine.measuring import measure
 from .engine.prices import device_line
-from .models import LM, SHIPPED, shipped_folder
+from .models import LM
 
 # %% auto #0
 __all__ = ['METHODS', 'parameter_count', 'training_memory_gb', 'lora_parameters', 'ModelShape', 'model_shape', 'Estimate',

@@ -22,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .engine.environment import progress_bar
+from .engine.loading import shipped_folder
 from ftguide.market import (
     FIELDS,
     SYLLABLES,
@@ -34,7 +36,7 @@ from ftguide.market import (
     write_order,
     write_receipt,
 )
-from .models import LM, progress_bar, reply, save, shipped_folder
+from .models import LM, reply, save
 
 # %% auto #0
 __all__ = ['MODEL_SIZES', 'CONTEXT_LENGTH', 'VOCABULARY_SIZE', 'SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'TASK_PHRASES',

@@ -11,7 +11,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ftguide.models import LM, collate, load, scored_logits
 from ftguide.engine.environment import processes, progress_bar, to_device
 from ftguide.engine.files import fingerprint, write_atomic
 from ftguide.engine.rows import read
@@ -23,6 +22,7 @@ from ftguide.engine.teachers import (
     vocabulary_fingerprint,
     weights_fingerprint,
 )
+from ftguide.models import LM, collate, load, scored_logits
 
 DESCRIPTION = "cache.json"  # how the cache was made; the other files are shards
 

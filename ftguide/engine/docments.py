@@ -1,8 +1,7 @@
-"""What a function says of its parameters: the comments beside them, read from the file without importing it.
+"What a function says of its parameters: the comments beside them, read from the file without importing it."
 
-A docment is a comment behind a parameter, one parameter a line (the word is fastcore's). The API pages and
-the help of the commands are made from docments, so that nothing is said twice.
-"""
+# A docment is a comment behind a parameter, one parameter a line (the word is fastcore's). The API pages and
+# the help of the commands are made from docments, so that nothing is said twice.
 
 import ast
 import io

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ftguide.engine.formats import DataError, Source
+from ftguide.engine.loading import ModelError
 from ftguide.engine.rows import read
 from ftguide.engine.spans import lengths, spans, too_long
 from ftguide.engine.training_data import is_streamed, peek
-from ftguide.models import LM, ModelError, context_length, load
+from ftguide.models import LM, context_length, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,9 +47,7 @@ def check_thumbs(rows: list[dict]):
     for n, row in enumerate(rows, 1):
         label = row.get("label")
         if label not in (True, False, 0, 1):
-            raise DataError(
-                f"row {n}: label must be true (thumb up) or false (thumb down), not {label!r}"
-            )
+            raise DataError(f"row {n}: label must be true (thumb up) or false (thumb down), not {label!r}")
     up = sum(bool(row["label"]) for row in rows)
     down = len(rows) - up
     if not up or not down:

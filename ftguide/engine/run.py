@@ -1,8 +1,8 @@
-"""`Run`: the one place that trains.
+"`Run`: the one place that trains."
 
-A stage reads its rows, refuses what cannot go well, and hands them to a `Run`. It has checked the settings
-and made the copy to train; it finds the checkpoint to go on from, builds the trainer, trains, and returns an
-`LM`."""
+# A stage reads its rows, refuses what cannot go well, and hands them to a `Run`. It has checked the settings
+# and made the copy to train; it finds the checkpoint to go on from, builds the trainer, trains, and returns an
+# `LM`.
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from ftguide.engine.checkpoints import last_checkpoint
 from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
-from ftguide.models import LM, ModelError, complete_tokenizer, context_length, load
+from ftguide.engine.loading import ModelError
+from ftguide.models import LM, complete_tokenizer, context_length, load
 
 
 @dataclass

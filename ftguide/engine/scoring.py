@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from ftguide.engine.loading import ModelError
 from ftguide.engine.rows import Row
-from ftguide.models import LM, ModelError, as_messages, context_length, encode, prompt_text
+from ftguide.models import LM, as_messages, context_length, encode, prompt_text
 
 
 class LabelledRow(NamedTuple):

@@ -62,9 +62,7 @@ def _spans(tokenizer: PreTrainedTokenizerBase, batch: list[Row], ends: set[int])
     asked = _written(tokenizer, list(before), add_generation_prompt=True)
     whole = _written(tokenizer, list(full))
     found: list[Span | None] = [None] * len(batch)
-    for i, a, b, head, ids in zip(
-        owners, asked, whole, _tokens(tokenizer, asked), _tokens(tokenizer, whole)
-    ):
+    for i, a, b, head, ids in zip(owners, asked, whole, _tokens(tokenizer, asked), _tokens(tokenizer, whole)):
         if a is None or b is None:
             continue
         start = _first_difference(head, ids)

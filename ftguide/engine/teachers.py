@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import warnings
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -18,17 +18,6 @@ import torch
 from torch.utils.data import IterableDataset
 from trl.trainer.utils import hash_module
 
-from ftguide.models import (
-    LM,
-    ModelError,
-    context_length,
-    encode,
-    load,
-    plain_head,
-    prompt_text,
-    reply,
-    scored_states,
-)
 from ftguide.engine.environment import progress_bar, to_device
 from ftguide.engine.files import fingerprint
 from ftguide.engine.labelling import (
@@ -39,8 +28,10 @@ from ftguide.engine.labelling import (
     new_entry,
     with_answer,
 )
+from ftguide.engine.loading import ModelError
 from ftguide.engine.rows import Row, read, request_key
 from ftguide.engine.training_data import stream_rows
+from ftguide.models import LM, context_length, encode, load, plain_head, prompt_text, reply, scored_states
 
 
 @runtime_checkable
@@ -342,9 +333,7 @@ class TextTeacher(Teacher):
     def _priced(self, requests: int, tokens_read: int, tokens_written: int) -> dict:
         usd = tokens_read * self.usd_per_million_input_tokens
         usd += tokens_written * self.usd_per_million_output_tokens
-        return dict(
-            requests=requests, input_tokens=tokens_read, output_tokens=tokens_written, usd=usd / 1e6
-        )
+        return dict(requests=requests, input_tokens=tokens_read, output_tokens=tokens_written, usd=usd / 1e6)
 
     def label(
         self,
@@ -441,9 +430,7 @@ class TextTeacher(Teacher):
                 answers = reply(lm, prompts, max_new_tokens, 0.7 if n else 0.0, batch_size, seed=n)
                 for key, answer in zip(keys, answers):
                     tokens_written = min(count(answer) + 1, max_new_tokens)  # and the end token
-                    entry = with_answer(
-                        missing[key], answer, tokens_read[key], tokens_written, output_format
-                    )
+                    entry = with_answer(missing[key], answer, tokens_read[key], tokens_written, output_format)
                     missing[key] = entry
                     if entry["completion"] is not None or n + 1 == self.tries:
                         journal.add(entry)

@@ -293,9 +293,7 @@ class SoftLabelTrainer(SafeTrainer, Trainer):
             torch.manual_seed(args.seed)
             model = get_peft_model(model, peft_config)
         collator = partial(_numbered_batch, processing_class.pad_token_id)
-        super().__init__(
-            model, args, processing_class=processing_class, data_collator=collator, **kwargs
-        )
+        super().__init__(model, args, processing_class=processing_class, data_collator=collator, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss counts the tokens of an accumulated batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

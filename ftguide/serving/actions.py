@@ -1,7 +1,7 @@
-"""What happens when a visitor presses a button of the page, without any of its fields.
+"What happens when a visitor presses a button of the page, without any of its fields."
 
-Check, answer, give out a key; or check, and take the key back with a vote. Texts only: nothing that a
-visitor or a model wrote is ever HTML here."""
+# Check, answer, give out a key; or check, and take the key back with a vote. Texts only: nothing that a
+# visitor or a model wrote is ever HTML here.
 
 from __future__ import annotations
 

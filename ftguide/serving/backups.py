@@ -1,7 +1,7 @@
-"""Backups of a store of votes: a folder beside it with dated copies, the newest sorted last.
+"Backups of a store of votes: a folder beside it with dated copies, the newest sorted last."
 
-A copy is written under a hidden name and renamed when it is whole. One backup works at a time, behind a
-lock that ends with its process; so what it finds unfinished was left by one that was killed."""
+# A copy is written under a hidden name and renamed when it is whole. One backup works at a time, behind a
+# lock that ends with its process; so what it finds unfinished was left by one that was killed.
 
 from __future__ import annotations
 

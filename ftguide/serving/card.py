@@ -1,8 +1,8 @@
-"""The model card of a deployed version, and fingerprints of what it was trained on.
+"The model card of a deployed version, and fingerprints of what it was trained on."
 
-Programs read the first lines of a card, YAML between two lines of dashes, for licence, base model and
-measured numbers. The data itself does not belong in the folder; its fingerprint does, so that two people
-can find out whether they mean the same file."""
+# Programs read the first lines of a card, YAML between two lines of dashes, for licence, base model and
+# measured numbers. The data itself does not belong in the folder; its fingerprint does, so that two people
+# can find out whether they mean the same file.
 
 from __future__ import annotations
 

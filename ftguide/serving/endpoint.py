@@ -5,7 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ftguide.models import LM, ModelError, as_messages, load, reply
+from ftguide.engine.loading import ModelError
+from ftguide.models import LM, as_messages, load, reply
 
 __all__ = ["Endpoint", "ask"]
 

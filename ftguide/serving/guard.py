@@ -1,8 +1,8 @@
-"""What is refused before gradio reads it.
+"What is refused before gradio reads it."
 
-A page that listens on this machine can still be reached by other pages in the same browser: any site may
-tell the browser to send a form to 127.0.0.1. And gradio has more addresses than the page needs: uploads,
-files, a proxy."""
+# A page that listens on this machine can still be reached by other pages in the same browser: any site may
+# tell the browser to send a form to 127.0.0.1. And gradio has more addresses than the page needs: uploads,
+# files, a proxy.
 
 from __future__ import annotations
 

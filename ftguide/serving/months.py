@@ -1,8 +1,8 @@
-"""What the monthly loop keeps on disk: which votes are used, and a month that was cut off.
+"What the monthly loop keeps on disk: which votes are used, and a month that was cut off."
 
-The state lies beside the versions. The pairs of a month are written down before training begins, in a
-hidden folder with its checkpoints, so that the same call goes on with the same pairs even when new votes
-have come in between."""
+# The state lies beside the versions. The pairs of a month are written down before training begins, in a
+# hidden folder with its checkpoints, so that the same call goes on with the same pairs even when new votes
+# have come in between.
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The page for asking and voting, made with gradio: fields, buttons, and how it is opened.
+"The page for asking and voting, made with gradio: fields, buttons, and how it is opened."
 
-Questions, answers and notes only ever stand in text fields; the two places that are HTML, a line of
-messages and the table of numbers, escape every word."""
+# Questions, answers and notes only ever stand in text fields; the two places that are HTML, a line of
+# messages and the table of numbers, escape every word.
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Answers while they are written, many at the same time.
+"Answers while they are written, many at the same time."
 
-A step of the model for sixteen rows costs little more than for one, so whoever asks while the model writes
-is answered together with all others who wait, in the next batch."""
+# A step of the model for sixteen rows costs little more than for one, so whoever asks while the model writes
+# is answered together with all others who wait, in the next batch.
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from itertools import zip_longest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from ftguide.models import LM, ModelError, context_length, prompt_text
+from ftguide.engine.loading import ModelError
+from ftguide.models import LM, context_length, prompt_text
 
 
 class PendingAnswer:

@@ -1,8 +1,8 @@
-"""A folder of numbered versions of a model, one of them in service, none of them half written.
+"A folder of numbered versions of a model, one of them in service, none of them half written."
 
-A version is a folder `v1`, `v2`, … that holds config, weights, report and the record of its deployment. It
-is written under a hidden name and renamed when it is whole. `current` is a link to the version in service,
-turned in one step; where there are no links, it is a text file with the version's name."""
+# A version is a folder `v1`, `v2`, … that holds config, weights, report and the record of its deployment. It
+# is written under a hidden name and renamed when it is whole. `current` is a link to the version in service,
+# turned in one step; where there are no links, it is a text file with the version's name.
 
 from __future__ import annotations
 

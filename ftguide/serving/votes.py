@@ -1,8 +1,8 @@
-"""A store of votes and choices in one SQLite file, safe with threads, processes and crashes.
+"A store of votes and choices in one SQLite file, safe with threads, processes and crashes."
 
-`WAL`, the write-ahead log: a writer appends to a second file, readers are never blocked, and after a crash
-what was written completely is there and the rest is not. `synchronous = FULL` waits until the disk has it;
-`secure_delete` overwrites what is deleted. One connection a process; threads take turns."""
+# `WAL`, the write-ahead log: a writer appends to a second file, readers are never blocked, and after a crash
+# what was written completely is there and the rest is not. `synchronous = FULL` waits until the disk has it;
+# `secure_delete` overwrites what is deleted. One connection a process; threads take turns.
 
 from __future__ import annotations
 

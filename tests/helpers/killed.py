@@ -123,8 +123,9 @@ def hold(folder: str, told):
 
 def write_again_and_again(report: str, model: str, store: str, votes: str):
     "Everything small that is written: reports, models, backups, exports."
+    from ftguide.engine.files import write_atomic
     from ftguide.evaluation import Report
-    from ftguide.models import load, save, write_atomic
+    from ftguide.models import load, save
     from ftguide.serving.votes import Feedback
 
     lm, measured, said = (

@@ -221,7 +221,8 @@ def test_no_vote_counts_twice_when_the_clock_goes_back(tmp_path, back):
 
 
 def test_versions_are_numbered(tmp_path, report):
-    from ftguide.deployment import Gate, current, deploy, rollback, versions
+    from ftguide.deployment import Gate, deploy
+    from ftguide.serving.versions import current, rollback, versions
 
     for n in range(3):
         made = deploy("tiny-small", tmp_path / "shop", Report.read(report), Gate(quality=0))

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from ftguide.cli import app
 from ftguide.engine.checkpoints import checkpoints
+from ftguide.engine.loading import ModelError
 from ftguide.evaluation import Report, evaluate
-from ftguide.models import ModelError, completion_logps, load, prompt_text, reply, save
+from ftguide.models import completion_logps, load, prompt_text, reply, save
 from ftguide.sft import finetune_sft
 
 

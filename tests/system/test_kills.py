@@ -11,11 +11,12 @@ import torch
 from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of, train, write_again_and_again
 from stages import STAGES, weights
 
-from ftguide.deployment import Gate, current, deploy, versions
+from ftguide.deployment import Gate, deploy
 from ftguide.engine.cache import CachedTeacher
 from ftguide.engine.checkpoints import WHOLE, checkpoints
 from ftguide.evaluation import Report
 from ftguide.models import load
+from ftguide.serving.versions import current, versions
 from ftguide.serving.votes import Feedback, restore
 
 pytestmark = [
@@ -195,7 +196,7 @@ def test_a_second_journey_is_refused_until_the_first_is_gone(tmp_path):
     finally:
         first.kill()
         first.join(30)
-    from ftguide.models import folder_lock
+    from ftguide.engine.files import folder_lock
 
     with folder_lock(tmp_path / "run"):
         assert not list((tmp_path / "run").iterdir())

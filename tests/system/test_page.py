@@ -18,8 +18,9 @@ from deployed import put
 from typer.testing import CliRunner
 
 from ftguide.cli import app
+from ftguide.engine.loading import shipped_folder
 from ftguide.market import load_tasks
-from ftguide.models import load, reply, shipped_folder
+from ftguide.models import load, reply
 from ftguide.serving.load_test import PageClient, load_test
 from ftguide.serving.page import numbers_html
 from ftguide.serving.votes import Feedback

@@ -11,11 +11,12 @@ import urllib.request
 import pytest
 
 from ftguide.deployment import Gate, deploy
+from ftguide.engine.loading import ModelError
 from ftguide.engine.teachers import TextTeacher
 from ftguide.evaluation import evaluate, prompting_baseline
 from ftguide.judges import judge
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, reply, save
+from ftguide.models import reply, save
 from ftguide.serving.endpoint import Endpoint, ask
 from ftguide.sft import finetune_sft
 

@@ -12,9 +12,10 @@ from transformers import LlamaForCausalLM, TrainerCallback
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
 from ftguide.engine.adapters import merged
+from ftguide.engine.loading import ModelError
 from ftguide.engine.training_data import streamed
 from ftguide.market import load_tasks
-from ftguide.models import LM, ModelError, completion_logps, load, reply, save
+from ftguide.models import LM, completion_logps, load, reply, save
 from ftguide.sft import finetune_sft
 
 ROWS = [

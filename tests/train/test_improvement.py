@@ -11,15 +11,16 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ftguide.deployment import Gate, current, deploy, rollback, versions
+from ftguide.deployment import Gate, deploy
 from ftguide.engine.checkpoints import WHOLE
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import conversation_text
-from ftguide.engine.statistics import bootstrap
+from ftguide.engine.statistics import bootstrap, required_sample_size
 from ftguide.evaluation import Report
-from ftguide.improvement import NonInferiorityGate, improve, required_sample_size
+from ftguide.improvement import NonInferiorityGate, improve
 from ftguide.models import load
 from ftguide.serving.months import STATE
+from ftguide.serving.versions import current, rollback, versions
 from ftguide.serving.votes import Feedback
 from ftguide.sft import finetune_sft
 

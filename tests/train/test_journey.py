@@ -322,7 +322,7 @@ def test_dpo_sweeps_its_own_files_and_goes_on_with_them(tmp_path):
     ],
 )
 def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
-    from ftguide.feedback import Feedback
+    from ftguide.serving.votes import Feedback
 
     monkeypatch.chdir(tmp_path)
     Feedback("v.db")

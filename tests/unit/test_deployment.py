@@ -23,9 +23,9 @@ from ftguide.engine.scoring import weights_fingerprint
 from ftguide.evaluation import Report, evaluate
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
-from ftguide.serving import versions as store
 from ftguide.serving.card import data_fingerprints, model_card
 from ftguide.serving.versions import current, rollback, versions
+from ftguide.serving.versions import versions as store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)

@@ -8,10 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from ftguide.engine.loading import ModelError
 from ftguide.evaluation import prompting_baseline
 from ftguide.judges import judge
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, load, reply
+from ftguide.models import load, reply
 from ftguide.serving.endpoint import Endpoint, ask
 from ftguide.sft import finetune_sft
 

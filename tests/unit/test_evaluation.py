@@ -13,6 +13,7 @@ from rouge_score import rouge_scorer
 from sheets import talk
 
 from ftguide.engine.formats import DataError
+from ftguide.engine.loading import ModelError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.engine.statistics import bootstrap, win_rate
 from ftguide.evaluation import (
@@ -34,7 +35,7 @@ from ftguide.health import (
     teacher_forced_scores,
 )
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, load, perplexity, reply
+from ftguide.models import load, perplexity, reply
 from ftguide.sft import finetune_sft
 
 ROWS = load_tasks("test", 8, seed=3)
@@ -220,7 +221,9 @@ def test_a_model_with_nan_is_refused_before_it_answers(small, monkeypatch):
     broken = small.copy("broken")
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
-    monkeypatch.setattr(sys.modules["ftguide.evaluation"], "reply", lambda *a, **k: pytest.fail("it was asked"))
+    monkeypatch.setattr(
+        sys.modules["ftguide.evaluation"], "reply", lambda *a, **k: pytest.fail("it was asked")
+    )
     with pytest.raises(ModelError, match="broken: the logits are not finite"):
         evaluate(broken, ROWS)
     with pytest.raises(ModelError, match="not finite"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ftguide.engine.formats import DataError
+from ftguide.engine.loading import ModelError
 from ftguide.evaluation import evaluate
 from ftguide.health import (
     LIMITS,
@@ -18,7 +19,7 @@ from ftguide.health import (
     teacher_forced_scores,
 )
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, load
+from ftguide.models import load
 from ftguide.sft import finetune_sft
 
 ROWS = load_tasks("test", 8, seed=3)

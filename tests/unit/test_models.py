@@ -9,10 +9,10 @@ import torch
 from letters import IDS, LABELS, TABLE, Bigram, Letters
 
 import ftguide.models
+from ftguide.engine.loading import ModelError
 from ftguide.models import (
     LM,
     PLAIN_TEMPLATE,
-    ModelError,
     as_messages,
     collate,
     complete_tokenizer,

@@ -9,6 +9,7 @@ from made_rows import HI, ROW, error, pairs, small_model
 
 import ftguide.engine.preflight as module
 from ftguide.engine.formats import DataError
+from ftguide.engine.loading import ModelError
 from ftguide.engine.preflight import (
     _reference_problems,
     _rounding_problems,
@@ -19,7 +20,7 @@ from ftguide.engine.preflight import (
     read_for_training,
     updatable_share,
 )
-from ftguide.models import ModelError, load
+from ftguide.models import load
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ftguide.engine.loading import ModelError
 from ftguide.market import load_tasks
-from ftguide.models import ModelError, context_length, load, prompt_text, reply
+from ftguide.models import context_length, load, prompt_text, reply
 from ftguide.serving.streaming import PendingAnswer, Writer, in_lockstep
 
 

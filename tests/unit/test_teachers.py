@@ -13,8 +13,9 @@ from letters import TABLE, Bigram, Letters
 from ftguide.distillation import soft_labels
 from ftguide.engine import generation
 from ftguide.engine.cache import write_cache
+from ftguide.engine.loading import ModelError
 from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encode_row
-from ftguide.models import LM, ModelError, encode, load, prompt_text, reply
+from ftguide.models import LM, encode, load, prompt_text, reply
 
 IDS = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 0]])
 LABELS = torch.tensor([[-100, -100, 2, 3], [-100, 0, -100, -100]])  # scored: 1 -> 2, 2 -> 3, and 3 -> 0
