@@ -9,12 +9,11 @@ import logging
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-if TYPE_CHECKING:
-    from ftguide.models import LM
+Model = TypeVar("Model")  # an LM
 
 # trl reports every trainer it makes, unless it is told not to
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -59,7 +58,7 @@ def progress_bar(total: int, what: str) -> tqdm:
     return tqdm(total=total, desc=what, disable=hidden, leave=False)
 
 
-def to_device(lm: LM) -> LM:  # the same
+def to_device(lm: Model) -> Model:  # the same
     "Move a model that is not trained to this process's GPU, if any: trainers move only what they train."
     import torch
 

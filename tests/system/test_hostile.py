@@ -40,12 +40,17 @@ def config(folder, **change):
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
 
 
-CODE = 'open({mark!r}, "w").write("ran")\nfrom transformers import LlamaConfig, LlamaForCausalLM\nclass C(LlamaConfig): model_type = "harm"\nclass M(LlamaForCausalLM): config_class = C\n'
+CODE = (
+    'open({mark!r}, "w").write("ran")\n'
+    "from transformers import LlamaConfig, LlamaForCausalLM\n"
+    'class C(LlamaConfig): model_type = "harm"\n'
+    "class M(LlamaForCausalLM): config_class = C\n"
+)
 
 
 @pytest.mark.parametrize("model_type", ["harm", "llama"])
 def test_code_in_a_model_folder_never_runs(folder, tmp_path, model_type, monkeypatch):
-    "An architecture of its own is refused without asking; one that transformers has is loaded by transformers' code."
+    "An architecture of its own is refused without asking; one that transformers has runs transformers' code."
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks whether to run the code"))
     mark = tmp_path / "ran"
     (folder / "code.py").write_text(CODE.format(mark=str(mark)))
