@@ -1,6 +1,6 @@
 """A guide to customising language models that runs: SFT, DPO and distillation.
 
-The public names stand in `__init__.pyi`; each is imported when it is first used, so `import ftguide` is quick."""
+Its public names stand in `__init__.pyi`; each is imported when first used, so `import ftguide` is quick."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-# The public names of the package and where each is defined. Type checkers read this file, and so does __init__.py.
+# The public names and where each is defined. Type checkers read this file, and so does __init__.py.
 from .data import check as check
 from .data import split as split
 from .decide import choose_technique as choose_technique

@@ -18,16 +18,13 @@ from peft import LoraConfig
 from transformers import TrainerCallback, TrainingArguments
 from trl import DistillationConfig
 
-from .engine.cache import cached_teacher, likely_and_drawn_tokens, write_cache
-from .engine.labelling import validated
-from .engine.preflight import different_tokens, preflight, read_for_training
+from .engine.cache import cached_teacher
+from .engine.preflight import preflight, read_for_training
 from .engine.rows import read
 from .engine.run import Run, check_positive
 from ftguide.engine.teachers import (
     AnsweredStream,
-    LogitTeacher,
     Teacher,
-    TextTeacher,
     as_teacher,
     numbered,
     written_answers,

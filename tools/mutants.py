@@ -17,8 +17,8 @@ SCRATCH = ROOT / "build/mutants"
 TARGETS = {
     "sft": "completion_loss",
     "dpo": "dpo_loss _warn_of_length _check_smoothing kl_per_token",
-    "distill": "scaled_jsd divergence_beta dense_targets sparse_targets log_softmax distillation_loss _soft_term "
-    "ChunkedLoss _add_gradient",
+    "distillation": "scaled_jsd divergence_beta dense_targets sparse_targets log_softmax distillation_loss "
+    "_soft_term ChunkedLoss _add_gradient",
     "engine/teachers": "encode_row LogitTeacher",
     "engine/cache": "likely_and_drawn_tokens",
     "models": "token_logps encode collate completion_logps perplexity plain_head scored_states scored_logits",

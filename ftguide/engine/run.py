@@ -1,8 +1,8 @@
 "`Run`: the one place that trains."
 
 # A stage reads its rows, refuses what cannot go well, and hands them to a `Run`. It has checked the settings
-# and made the copy to train; it finds the checkpoint to go on from, builds the trainer, trains, and returns an
-# `LM`.
+# and made the copy to train; it finds the checkpoint to go on from, builds the trainer, trains, and returns
+# an `LM`.
 
 from __future__ import annotations
 

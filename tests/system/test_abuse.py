@@ -113,7 +113,7 @@ def test_a_folder_that_may_not_be_written(readonly, rows, pairs, report):
 
 
 def test_a_disk_that_is_full(small_disk, rows, pairs, report):
-    "What was there stays, what is half is gone, the message is one line, and with room the same command ends well."
+    "What was there stays, what is half is gone, and with room the same command ends well."
     filler = small_disk / "filler"
 
     def full(free):
@@ -239,7 +239,9 @@ def test_versions_are_numbered(tmp_path, report):
 
 
 def test_a_report_does_not_depend_on_the_number_of_threads():
-    "Sums are rounded in another order, so a near tie may be answered differently: shares within one row in twenty-four, log-probabilities within 1e-4."
+    """Sums are rounded in another order, so a near tie may be answered differently.
+
+    Shares agree within one row in twenty-four, log-probabilities within 1e-4."""
     from ftguide.market import load_tasks
 
     lm, test, threads, found = load("tiny-small"), load_tasks("test", 24), torch.get_num_threads(), []
@@ -266,7 +268,8 @@ def test_a_report_does_not_depend_on_the_number_of_threads():
 
 LARGE = """
 import resource, sys, time
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+unit = 1024 if sys.platform != "darwin" else 1024**2
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 what, file = sys.argv[1:]; began = time.perf_counter()
 if what == "check":
     from ftguide.data import check
@@ -310,7 +313,8 @@ def test_a_large_file(tmp_path):
         assert done.returncode == 0, done.stderr
         found[what] = n, seconds, before, peak = tuple(map(float, done.stdout.split()))
         print(
-            f"{file.stat().st_size / 1e6:.0f} MB, {n:,.0f} rows, {what}: {seconds} s, memory from {before:,.0f} to {peak:,.0f} MB"
+            f"{file.stat().st_size / 1e6:.0f} MB, {n:,.0f} rows, {what}: {seconds} s, "
+            f"memory from {before:,.0f} to {peak:,.0f} MB"
         )
     assert (
         found["stream"][0] == found["check"][0] > BIG_MB * 400

@@ -5,6 +5,7 @@ FTGUIDE_KILLS=20 kills each piece of work twenty times."""
 import json
 import sys
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +29,9 @@ pytestmark = [
 
 
 def kill_all(work, start, check, seconds):
-    "Kill `KILLS` times, two in a row in one folder; `start` gives new arguments, `check` looks at what two kills left and goes on."
+    """Kill `KILLS` times, two in a row in one folder.
+
+    `start` gives new arguments, `check` looks at what two kills left and goes on."""
     kills, tries = 0, count()
     while kills < KILLS:
         args = start(next(tries))  # a folder of its own
@@ -59,7 +62,7 @@ def test_the_cache_of_a_teacher(tmp_path):
         done = cache(folder)
         assert done.rows == plain.rows
         for a, b in zip(done.shards, plain.shards):
-            assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in b.keys())
+            assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in b.keys())  # noqa: SIM118 - a file of safetensors is no dict
 
     kill_all(cache, lambda n: (str(tmp_path / f"run{n}"),), check, seconds)
 
@@ -98,7 +101,10 @@ def test_a_month(tmp_path):
 
 def test_small_files_and_models(tmp_path):
     def check(report, model, store, votes):
-        for path, read in ((report, Report.read), (votes, lambda p: [json.loads(line) for line in open(p)])):
+        for path, read in (
+            (report, Report.read),
+            (votes, lambda p: [json.loads(line) for line in Path(p).read_text().splitlines()]),
+        ):
             if (tmp_path / path).exists():
                 read(path)
         if (tmp_path / model).exists():

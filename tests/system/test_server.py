@@ -106,7 +106,7 @@ def test_a_model_the_server_does_not_have(served):
 
 
 def test_a_text_teacher_outlives_its_server(saved, tmp_path):
-    "The server is killed after some answers and started again; nothing is asked twice, and the answers are the model's."
+    "The server is killed after some answers and started again; nothing is asked twice."
     (lm, folder), port, log, file = saved, free_port(), tmp_path / "log", tmp_path / "answers.jsonl"
     prompts = [r["prompt"] for r in load_tasks("test", 40, tasks=("summary", "extraction"), seed=4)]
     teacher, servers = (

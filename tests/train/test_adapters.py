@@ -126,7 +126,7 @@ def test_the_reference_stays_when_the_adapter_learns():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_checkpointing_changes_no_weight_of_an_adapter(stage):
-    "Frozen embeddings have no gradient to hand on: a checkpoint that needs one would teach the adapter nothing."
+    "Frozen embeddings have no gradient: a checkpoint that needs one would teach the adapter nothing."
     plain, saving = (
         STAGES[stage]("tiny-small", lora=True, max_steps=3, gradient_checkpointing=on).model
         for on in (False, True)
@@ -188,7 +188,7 @@ def test_the_command_says_it_in_one_line(stage, tmp_path):
 
 
 class FewBits(LlamaForCausalLM):
-    "A stand-in for bitsandbytes: linear weights that take 16 values, do not change, and have no other type until they are dequantised."
+    "A stand-in for bitsandbytes: linear weights of 16 values, fixed, of no other type until dequantised."
 
     def num_parameters(self, **kw):
         return sum(p.numel() for p in self.parameters())
@@ -220,7 +220,7 @@ def in_few_bits(name):
 
 
 def in_four_bits(name):
-    "The real thing, where bitsandbytes is installed: it has code for CPUs, too slow for anything but a look at what it does."
+    "The real thing, where bitsandbytes is installed: its code for CPUs is only fast enough for a look."
     pytest.importorskip("bitsandbytes")
     from transformers import BitsAndBytesConfig
 

@@ -1,4 +1,4 @@
-"What lessons should not carry: determinism, untouched inputs, interrupted runs, other architectures, conversations."
+"What every stage keeps: determinism, untouched inputs, interrupted runs, other architectures, conversations."
 
 import json
 import signal
@@ -103,7 +103,7 @@ KINDS = {
 
 
 def family(kind, own=False):
-    "A small random model; with its own tokenizer, or with the guide's, which has a padding token and a chat template."
+    "A small random model, with its own tokenizer or the guide's, which has a padding token and a template."
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = own_tokenizer() if own else load("tiny").tokenizer

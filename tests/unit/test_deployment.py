@@ -320,7 +320,8 @@ def test_a_full_disk_is_one_line(lm, report, tmp_path, limit):
     child(there, target=command).join(60)
     assert here.poll() and here.recv() == (
         1,
-        f"error: {tmp_path / 'ads'}: no room on the disk for a new version; nothing was deployed, and v1 is in service as before",
+        f"error: {tmp_path / 'ads'}: no room on the disk for a new version; "
+        "nothing was deployed, and v1 is in service as before",
     )
     assert versions(tmp_path / "ads") == ["v1"] and not list((tmp_path / "ads").glob(".deploying-*"))
 

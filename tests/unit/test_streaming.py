@@ -60,7 +60,7 @@ def test_answers_in_a_batch_are_the_replies():
     with ThreadPoolExecutor(5) as pool:
         for n, p in enumerate(asked, 1):
             answers.append(pool.submit(last, p))
-            wait(lambda: len(write.waiting) == n)
+            wait(lambda n=n: len(write.waiting) == n)
         write._work()
     assert [a.result() for a in answers] == [
         reply(lm, p, 24) for p in asked

@@ -158,9 +158,8 @@ while True:
     store.vote("q" * 500, "a" * 3000, "v1", True); n += 1; print(n, flush=True)"""
 
 
-def killed(
-    child,
-) -> int:  # the last number it said, or 0; not by communicate(timeout=…), which passes over what readline() has buffered
+def killed(child) -> int:
+    "The last number it said, or 0; communicate(timeout=…) would pass over what readline() has buffered."
     child.kill()
     with child:
         return max([int(x) for x in child.stdout.read().split()] or [0])
@@ -211,7 +210,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store):
 
 def test_a_file_that_may_not_grow(tmp_path):
     code = """import resource, sys; from ftguide.serving.votes import Feedback, FeedbackError
-s = Feedback(sys.argv[1]); s.vote("q", "a", "v1", True); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+s = Feedback(sys.argv[1]); s.vote("q", "a", "v1", True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 n = 1
 try:
     while True: s.vote("q", "a" * 5000, "v1", True); n += 1
@@ -367,7 +367,8 @@ def old_file(path, version=1):
             db.execute(statement)
         for i in range(50):
             db.execute(
-                "INSERT INTO feedback (kind, prompt, answer, version, says, rater, note, time) VALUES ('vote', ?, 'a', 'v1', 1, 'ana', '', '2026-01-01')",
+                "INSERT INTO feedback (kind, prompt, answer, version, says, rater, note, time) "
+                "VALUES ('vote', ?, 'a', 'v1', 1, 'ana', '', '2026-01-01')",
                 (f"q{i}",),
             )
         db.execute(f"PRAGMA user_version = {version}")
@@ -505,11 +506,11 @@ def test_export_and_read_again(store, tmp_path):
         store.export(tmp_path / "x.jsonl")
     assert not list(tmp_path.glob("*x.jsonl*"))
     lines = [
-        json.loads(l)
-        for l in store.export(tmp_path / "x.jsonl", "mask").read_text(encoding="utf-8").splitlines()
+        json.loads(line)
+        for line in store.export(tmp_path / "x.jsonl", "mask").read_text(encoding="utf-8").splitlines()
     ]
     assert (
-        [l["rater"] for l in lines] == ["rater 1", "rater 2", "rater 1"]
+        [line["rater"] for line in lines] == ["rater 1", "rater 2", "rater 1"]
         and lines[2]["prompt"] == "mail [e-mail]"
         and "key" not in lines[0]
     )
