@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, KTOConfig
 from trl.trainer.utils import hash_module
 
+from .engine.formats import Source
 from .engine.preflight import check_thumbs, preflight, read_for_training
 from .engine.rows import read, to_trl
 from .engine.run import Run, check_positive
@@ -76,13 +77,13 @@ LEARNING_RATES = (1e-4, 5e-7)  # for 2 million parameters, measured here; for 2 
 
 def align_dpo(
     model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
-    data,  # rows (or a file) with prompt, chosen, rejected; a stream (`streamed`) needs max_steps
+    data: Source,  # rows (or a file) with prompt, chosen, rejected; a stream needs max_steps
     *,
     beta: float = 0.1,  # pull towards the reference: small drifts far, large stays close
     epochs: float = 1,  # passes over the pairs
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 4,  # pairs a step
-    eval_data=None,  # pairs for the validation loss; the best model seen on them is the one returned
+    eval_data: Source | None = None,  # pairs for the validation loss; the best model on them is returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
     lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
     output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
@@ -92,7 +93,7 @@ def align_dpo(
     callbacks: tuple[TrainerCallback, ...] = (),
     force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "DPO",  # of the result
-    **dpo_config,  # anything else of trl.DPOConfig, such as loss_type or label_smoothing
+    **dpo_config: object,  # anything else of trl.DPOConfig, such as loss_type or label_smoothing
 ) -> LM:
     """Direct preference optimisation (Rafailov et al. 2023); the reference is the model it starts from.
 
@@ -201,13 +202,13 @@ class KLCallback(TrainerCallback):
 # %% ../nbs/06_dpo.ipynb #dpo-kto
 def align_kto(
     model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
-    data,  # rows (or a file) with prompt, completion, label: True for a thumb up
+    data: Source,  # rows (or a file) with prompt, completion, label: True for a thumb up
     *,
     beta: float = 0.1,  # pull towards the reference
     epochs: float = 1,  # passes over the rows
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 8,  # answers a step, above 1: the others estimate the reference's average
-    eval_data=None,  # thumbs for the validation loss; the best model seen on them is the one returned
+    eval_data: Source | None = None,  # thumbs for the validation loss; the best model on them is returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
     lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
     output_dir: str | Path | None = None,  # keep checkpoints here, at least four a run
@@ -216,7 +217,7 @@ def align_kto(
     callbacks: tuple[TrainerCallback, ...] = (),
     force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "KTO",  # of the result
-    **kto_config,  # anything else of trl.KTOConfig
+    **kto_config: object,  # anything else of trl.KTOConfig
 ) -> LM:
     """Align with unpaired thumbs (Ethayarajh et al. 2024).
 

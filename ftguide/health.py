@@ -312,7 +312,7 @@ def diagnose(
     data: list[dict] | None = None,  # rows it was trained on
     *,
     limits: dict[str, Limit] = LIMITS,  # by sign
-    **measured,  # test, before, abilities, beta, n, max_new_tokens of `health_metrics`
+    **measured: object,  # test, before, abilities, beta, n, max_new_tokens of `health_metrics`
 ) -> list[Symptom]:  # empty = nothing looks broken
     "Signs of overfitting, collapse and forgetting that are beyond their limits."
     return check_limits(health_metrics(history, model, data, **measured), limits)

@@ -169,7 +169,7 @@ def improve(
     max_new_tokens: int = 96,  # of `evaluate`
     output_dir: str | Path | None = None,  # where a hidden folder keeps pairs and checkpoints while it runs
     resume: bool = True,  # go on with a month that was cut off, if it asked for the same pairs?
-    **dpo,  # of `align_dpo`: beta, epochs, learning_rate, seed...
+    **dpo: object,  # of `align_dpo`: beta, epochs, learning_rate, seed...
 ) -> ImproveResult:
     "Train the next version on the votes since the last one, and deploy it if the gate lets it."
     if holdout is None:

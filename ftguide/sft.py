@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from .engine.formats import DataError
+from .engine.formats import DataError, Source
 from .engine.preflight import preflight, read_for_training
 from .engine.run import Run
 from .engine.trainers import SFTTrainer
@@ -43,12 +43,12 @@ LEARNING_RATES = (4e-4, 2e-5)  # for 2 million parameters, measured here; for 2 
 
 def finetune_sft(
     model: LM | str | Path,  # LM, folder or hub name; never changed
-    data,  # rows (or a file) with prompt and completion, or messages; a stream (`streamed`) needs max_steps
+    data: Source,  # rows (or a file) with prompt and completion, or messages; a stream needs max_steps
     *,
     epochs: float = 3,  # passes over the data
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 4,  # rows a step; few rows want many steps, so it is small
-    eval_data=None,  # rows for the validation loss; the best model seen on them is the one returned
+    eval_data: Source | None = None,  # for the validation loss; the best model seen on them is returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
     lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
     packing: bool = False,  # fill rows up to the context with several examples
@@ -58,7 +58,7 @@ def finetune_sft(
     callbacks: tuple[TrainerCallback, ...] = (),
     force: bool = False,  # train what `preflight` refuses, with a warning
     name: str = "SFT",  # of the result
-    **sft_config,  # anything else of trl.SFTConfig
+    **sft_config: object,  # anything else of trl.SFTConfig
 ) -> LM:
     "Supervised fine-tuning on completions only; ValueError before training when something is wrong."
     run = Run(

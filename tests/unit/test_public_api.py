@@ -54,10 +54,10 @@ def test_a_public_name_stays_a_function_after_its_module_was_imported():
 
 
 def test_names_of_stages_parameters_agree():
-    "A model is `base` or `student`, rows are `data`, held-out rows `eval_data`, in every stage."
+    "A model is `model`, rows are `data`, held-out rows `eval_data`, in every stage."
     for name in ("finetune_sft", "align_dpo", "align_kto"):
         first, second, *rest = inspect.signature(getattr(ftguide, name)).parameters
-        assert (first, second) == ("base", "data"), name
+        assert (first, second) == ("model", "data"), name
         assert {"eval_data", "patience", "lora", "output_dir", "resume", "seed", "callbacks", "force"} <= set(
             rest
         ), name
