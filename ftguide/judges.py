@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sklearn.metrics import cohen_kappa_score
-
 from .engine.formats import DataError
 from .engine.rows import Row, conversation_text, read, request_key
 from .engine.statistics import Score, wilson, win_rate
@@ -171,7 +169,9 @@ def cohens_kappa(
     one: list[str],  # left, right or tie of each row
     two: list[str],
 ) -> float:  # nan when both always say the same one thing
-    "Agreement of two raters beyond chance (Cohen 1960)."
+    "Agreement of two raters beyond chance (Cohen 1960); scikit-learn comes with `ftguide[check]`."
+    from sklearn.metrics import cohen_kappa_score
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(cohen_kappa_score(one, two, labels=["left", "right", "tie"]))

@@ -61,6 +61,9 @@ class Findings:
         nothing = Finding(name, "note", [], "", "", "")
         return next((finding for finding in self.found if finding.name == name), nothing)
 
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.found)
+
     def __contains__(self, name: str) -> bool:
         return any(finding.name == name for finding in self.found)
 

@@ -791,3 +791,9 @@ def test_personal_data_is_not_printed():
         ]
     )
     assert "ana@" not in str(found) + found.markdown() and "529" not in str(found) + found.markdown()
+
+
+def test_findings_can_be_walked():
+    "A loop ends: a name that was not found is no finding of the loop."
+    found = check(sft(("hi", "a long enough answer."), ("hi", "another answer here.")))
+    assert [finding.name for finding in found] == [finding.name for finding in found.found]
