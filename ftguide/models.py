@@ -15,24 +15,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftguide.engine.environment import (  # noqa: F401
-    is_interactive,
-    processes,
-    progress_bar,
-    quiet_libraries,
-    to_device,
-)
-from .engine.files import fingerprint, folder_lock, write_atomic  # noqa: F401
 from .engine.generation import generate
-from ftguide.engine.loading import (  # noqa: F401
-    SHIPPED,
-    ModelError,
-    first_line,
-    package_folder,
-    read_model,
-    shipped_folder,
-    write_model,
-)
+from .engine.loading import ModelError, first_line, read_model, write_model
 
 # %% auto #0
 __all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'figures', 'LM', 'load',

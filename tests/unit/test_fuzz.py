@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import ftguide.models
 from ftguide.cli import app
 from ftguide.deployment import Gate, deploy
+from ftguide.engine.loading import SHIPPED
 from ftguide.engine.trainers import TrainingError
 from ftguide.evaluation import Report
 from ftguide.models import load
@@ -142,7 +143,7 @@ def quick(folder):
         report.rows = {"exact match": [(1, 1)] * len(rows)}
 
     evaluate = sys.modules["ftguide.evaluation"]
-    kept = {name: load(name) for name in ftguide.models.SHIPPED}
+    kept = {name: load(name) for name in SHIPPED}
     real = ftguide.models.load
     with pytest.MonkeyPatch.context() as m:
         m.chdir(folder)
