@@ -1,9 +1,14 @@
-# One line a habit. Everything is installed into .venv, from the versions in constraints.txt; no environment has to be activated.
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# One line a habit. Everything is installed into .venv, from the versions in constraints.txt; no environment has
+# to be activated.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+    $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 OUT ?= runs/guide-$(shell date +%Y%m%d-%H%M%S)
 PROFILE ?= tiny
 JOBS ?= 2
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+STORE := TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0
 READY := .venv/.ready
 BROWSER := .venv/.browser
 
@@ -13,24 +18,27 @@ help:
 	@echo "make quick    lint, export and unit tests: the inner loop, a few minutes"
 	@echo "make test     everything that must always hold"
 	@echo "make coverage the same, and which lines of the package no test ran"
-	@echo "make mutants  change the losses and the data checks in thousands of small ways: does a test notice? SHARE=0.2 tries every fifth"
+	@echo "make mutants  change losses and data checks in many small ways: does a test notice? SHARE=0.2: every fifth"
 	@echo "make lab      JupyterLab on the chapters"
 	@echo "make outputs  run every chapter and store its outputs"
-	@echo "make bench    measure beside other tools again (forty minutes on one core): nbs/benchmarks.csv and its chapter"
-	@echo "make readme   what is made from the notebooks: README.md, the API page, numbers and pictures of the home pages"
+	@echo "make bench    measure beside other tools again (forty minutes on one core)"
+	@echo "make readme   what is made from notebooks: README.md, the API page, numbers and pictures of the home pages"
 	@echo "make docs     the site, with Quarto"
 	@echo "make tiny     train the shipped models again (about an hour)"
 	@echo "make release  wheel and sdist in dist/, checked"
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (transformers and trl ask for it); none was found. Name one: make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { \
+	    echo "Python 3.11 or newer is needed (transformers and trl ask for it); none was found."; \
+	    echo "Name one: make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing into .venv (once, some minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --config-settings editable_mode=compat --editable ".[dev]"
+	@$(PIP) torch
+	@$(PIP) --config-settings editable_mode=compat --editable ".[dev]"
 	@touch $@
 
-# The pages are tested in a real browser. Where Debian's can be installed it is; otherwise those tests are skipped and say so.
+# The pages are tested in a real browser. Where Debian's can be installed it is; otherwise those tests are skipped
+# and say so.
 $(BROWSER): $(READY)
 	@tools/browser.sh
 	@touch $@
@@ -52,7 +60,7 @@ coverage: $(READY) $(BROWSER)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --show-missing
 
 mutants: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[mutants]"
+	@$(PIP) --editable ".[mutants]"
 	@SHARE=$(SHARE) $(BIN)/python tools/mutants.py $(MODULES)
 
 # In a container one is often root, and Jupyter then does not start unless told to.
@@ -60,12 +68,13 @@ lab: $(READY)
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
 outputs: $(READY)
-	@for nb in nbs/*.ipynb; do echo $$nb; TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0 $$nb || exit 1; done
+	@for nb in nbs/*.ipynb; do echo $$nb; $(STORE) $$nb || exit 1; done
 	@$(BIN)/nbdev-clean
 
 bench: $(READY)
-	@mkdir -p runs && cd nbs && HF_HUB_OFFLINE=1 ../$(BIN)/papermill 12_benchmarks.ipynb ../runs/12_benchmarks.ipynb --log-output -p measure True
-	@TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0 nbs/12_benchmarks.ipynb && $(BIN)/nbdev-clean --fname nbs/12_benchmarks.ipynb
+	@mkdir -p runs && cd nbs && HF_HUB_OFFLINE=1 ../$(BIN)/papermill 12_benchmarks.ipynb \
+	    ../runs/12_benchmarks.ipynb --log-output -p measure True
+	@$(STORE) nbs/12_benchmarks.ipynb && $(BIN)/nbdev-clean --fname nbs/12_benchmarks.ipynb
 
 readme: $(READY)
 	@for made in api card home readme; do $(BIN)/python tools/$$made.py || exit 1; done
