@@ -256,11 +256,13 @@ def begin(
 )
 @report_errors
 def run_command(
-    base: Annotated[str, option("journey:journey", "base")] = "tiny",
+    base: Start = "tiny",
     student: Annotated[str, option("journey:journey", "student")] = "tiny-small",
-    sft: Annotated[Path | None, option("report.run_folder:run", "sft")] = None,
-    pairs: Annotated[Path | None, option("report.run_folder:run", "pairs")] = None,
-    corpus: Annotated[Path | None, option("report.run_folder:run", "corpus")] = None,
+    sft: Annotated[
+        Path | None, described("File of rows for SFT: prompt and completion, or messages.")
+    ] = None,
+    pairs: Annotated[Path | None, described("File of rows for DPO: prompt, chosen and rejected.")] = None,
+    corpus: Annotated[Path | None, described("File of rows for the distillation: prompt, or text.")] = None,
     out: Annotated[Path, option("report.run_folder:run", "out")] = Path("runs/example"),
     lang: Annotated[str, option("report.run_folder:run", "lang")] = "en",
     epochs: Annotated[float, option("journey:journey", "epochs")] = 1.0,
@@ -305,7 +307,7 @@ def run_command(
 @app.command("sft", epilog="Example:  ftguide sft --base tiny --data train.jsonl --out models/sft")
 @report_errors
 def sft_command(
-    data: Annotated[Path, option("sft:finetune_sft", "data")],
+    data: Annotated[Path, described("File of rows with prompt and completion, or messages.")],
     out: NewModel,
     base: Start = "tiny",
     epochs: Annotated[float, option("sft:finetune_sft", "epochs")] = 3.0,
@@ -341,7 +343,7 @@ def sft_command(
 @app.command("dpo", epilog="Example:  ftguide dpo --base models/sft --data pairs.jsonl --out models/dpo")
 @report_errors
 def dpo_command(
-    data: Annotated[Path, option("dpo:align_dpo", "data")],
+    data: Annotated[Path, described("File of rows with prompt, chosen and rejected.")],
     out: NewModel,
     base: Start = "tiny",
     beta: Annotated[float, option("dpo:align_dpo", "beta")] = 0.1,
@@ -384,12 +386,15 @@ def dpo_command(
 @report_errors
 def distill_command(
     teacher: Annotated[str, described("Model to learn from: a folder or a hub name.")],
-    data: Annotated[Path, option("distillation:distill", "corpus")],
+    data: Annotated[Path, described("File of rows with prompt, or text.")],
     out: NewModel,
     student: Annotated[str, described("Smaller model with the same tokenizer.")] = "tiny-small",
     temperature: Annotated[float | None, option("distillation:distill", "temperature")] = None,
     alpha: Annotated[float | None, option("distillation:distill", "alpha")] = None,
-    divergence: Annotated[str | None, option("distillation:distill", "divergence")] = None,
+    divergence: Annotated[
+        str | None,
+        described("forward_kl, jsd or reverse_kl; by default forward_kl, and reverse_kl with --on-policy."),
+    ] = None,
     on_policy: Annotated[bool, option("distillation:distill", "on_policy")] = False,
     cache: Annotated[Path | None, option("distillation:distill", "cache")] = None,
     epochs: Annotated[float, option("distillation:distill", "epochs")] = 3.0,
@@ -503,7 +508,9 @@ def estimate_command(
     tokens: Annotated[float, option("scale:estimate", "tokens")] = 1e6,
     epochs: Annotated[float, described("Passes over the data.")] = 1.0,
     scored: Annotated[float, option("scale:estimate", "scored")] = 0.5,
-    teacher: Annotated[str | None, option("scale:estimate", "teacher")] = None,
+    teacher: Annotated[
+        str | None, described("Model to distil from, for --method distill; by default one like the student.")
+    ] = None,
     rank: Annotated[int, option("scale:estimate", "rank")] = 8,
     mfu: Annotated[float, option("scale:estimate", "mfu")] = 0.3,
 ):
@@ -541,7 +548,9 @@ def check_command(
         ),
     ],
     kind: Annotated[str, described("What the rows are for: sft, pairs or corpus.")] = "sft",
-    test: Annotated[str | None, option("data:check", "test")] = None,
+    test: Annotated[
+        str | None, described("Test rows, a file or owner/name on the hub: none may be in the data.")
+    ] = None,
     model: Annotated[
         str | None,
         described(
@@ -581,7 +590,9 @@ def check_command(
 @report_errors
 def evaluate_command(
     model: ModelName,
-    data: Annotated[Path, option("evaluation:evaluate", "test")],
+    data: Annotated[
+        Path, described("File of test rows with prompt and completion; a `task` column is used.")
+    ],
     against: Annotated[str | None, described("Another model, for paired ratios.")] = None,
     out: Annotated[Path | None, described("Write the report as JSON.")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
