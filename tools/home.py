@@ -104,6 +104,7 @@ def symptoms() -> str:
     "Tables of the chapters that begin with what one sees."
     parts = []
     for path in chapters():
+        found = []
         for c in cells(path):
             if c["cell_type"] != "markdown":
                 continue
@@ -114,7 +115,9 @@ def symptoms() -> str:
                 lines = ["| " + " | ".join(row[i] for i in order) + " |" for row in (head, *rows)]
                 table = "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
                 table = table.replace("](#", f"]({path.name}#")
-                parts.append(f"From [{title(path)}]({path.name}):\n\n{table}")
+                found.append(table)
+        if found:
+            parts.append("\n\n".join([f"From [{title(path)}]({path.name}):", *found]))
     return (
         "## What the chapters plant and find\n\nThese tables stand in the chapters, where each trap is "
         "planted and each check is run.\n\n" + "\n\n".join(parts)

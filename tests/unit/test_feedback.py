@@ -132,7 +132,7 @@ def test_too_few_votes():
     }
 
 
-def load_test(skills, n=150, each=4, seed=0):
+def simulated_choices(skills, n=150, each=4, seed=0):
     rng, rows = random.Random(seed), []
     for i in range(n):
         for who in rng.sample(sorted(skills), each):
@@ -152,7 +152,7 @@ def load_test(skills, n=150, each=4, seed=0):
 
 def test_weights_follow_skill_and_beat_the_plain_majority():
     skills = dict(ann=0.92, bo=0.85, cy=0.8, di=0.5, ed=0.5, flo=0.5, gil=0.5)
-    rows = load_test(skills)
+    rows = simulated_choices(skills)
     weights = rater_weights(rows)
     assert (
         min(weights[w] for w in ("ann", "bo", "cy")) > max(weights[w] for w in ("di", "ed", "flo", "gil"))
