@@ -172,7 +172,7 @@ def kl_per_token(
     (p, n), (q, _) = (completion_logps(m, prompts, answers) for m in (policy, reference))
     return ((p - q).sum() / n.sum()).item()
 
-# %% ../nbs/06_dpo.ipynb #dpo-kl-watch
+# %% ../nbs/06_dpo.ipynb #dpo-kl-callback
 class KLCallback(TrainerCallback):
     "Writes the KL from the reference into the training log, as `kl` in nats per token."
 

@@ -391,7 +391,7 @@ def _add_cost(report: Report, usd_per_hour: float, api: dict | None) -> None:
     if api is not None:
         report.api, report.speed["api_price_ratio"] = dict(api), api_price_ratio(own, api)
 
-# %% ../nbs/04_evaluate.ipynb #evaluate-signs
+# %% ../nbs/04_evaluate.ipynb #evaluate-degeneration
 def degeneration_metrics(
     lm: LM,  # its tokenizer counts
     answers: list[str],

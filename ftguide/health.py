@@ -33,7 +33,7 @@ from .models import LM, collate, complete_tokenizer, context_length, load, reply
 __all__ = ['LIMITS', 'ForcedScores', 'teacher_forced_scores', 'log_metrics', 'health_metrics', 'Limit', 'limit_of', 'Symptom',
            'check_limits', 'diagnose', 'HealthCallback']
 
-# %% ../nbs/06b_health.ipynb #evaluate-forced
+# %% ../nbs/06b_health.ipynb #health-teacher-forced
 class ForcedScores(NamedTuple):
     "What a model thinks of one given answer."
 
@@ -88,7 +88,7 @@ def _batch_scores(lm: LM, rows: list[LabelledRow]) -> list[ForcedScores]:
         for row, n, h, end in each
     ]
 
-# %% ../nbs/06b_health.ipynb #evaluate-history
+# %% ../nbs/06b_health.ipynb #health-history
 def log_metrics(
     history: list[dict],  # of a trainer: loss, eval_loss, epoch; rewards/chosen for DPO
     beta: float = 0.1,  # of the DPO run, to turn its rewards into nats
@@ -108,7 +108,7 @@ def log_metrics(
         found["chosen_change_nats"] = late(rewards) / beta
     return found
 
-# %% ../nbs/06b_health.ipynb #evaluate-vitals
+# %% ../nbs/06b_health.ipynb #health-metrics
 def health_metrics(
     history: list[dict] | None = None,  # a trainer's log; by default that of the model
     model: LM | str | Path | None = None,  # after (or during) training
@@ -170,7 +170,7 @@ def _sample(rows: list[dict] | None, n: int, models: list[LM], what: str, left_o
         )
     return kept
 
-# %% ../nbs/06b_health.ipynb #evaluate-vitals-signs
+# %% ../nbs/06b_health.ipynb #health-metrics-parts
 def _per(scores: list[ForcedScores], what: str, unit: str) -> float:  # mean over all rows
     return sum(getattr(s, what) for s in scores) / max(sum(getattr(s, unit) for s in scores), 1)
 
@@ -222,7 +222,7 @@ def _forgetting(lm: LM, before: LM, name: str, rows: list[dict], max_new_tokens:
         found[f"forgot {name}, accuracy"] = lost
     return found
 
-# %% ../nbs/06b_health.ipynb #evaluate-limits
+# %% ../nbs/06b_health.ipynb #health-limits
 @dataclass(frozen=True)
 class Limit:
     "Where a sign stops being healthy."
@@ -274,7 +274,7 @@ LIMITS = {  # between the healthy runs and nearly all broken ones of the figures
 def limit_of(sign: str, limits: dict[str, Limit]) -> Limit | None:  # every ability shares its limits
     return limits.get(sign) or limits.get(re.sub(r"^forgot .*, ", "forgot, ", sign))
 
-# %% ../nbs/06b_health.ipynb #evaluate-diagnose
+# %% ../nbs/06b_health.ipynb #health-diagnose
 @dataclass(frozen=True)
 class Symptom:
     "One sign beyond its limit."
@@ -317,7 +317,7 @@ def diagnose(
     "Signs of overfitting, collapse and forgetting that are beyond their limits."
     return check_limits(health_metrics(history, model, data, **measured), limits)
 
-# %% ../nbs/06b_health.ipynb #evaluate-sentinel
+# %% ../nbs/06b_health.ipynb #health-callback
 class HealthCallback(TrainerCallback):
     "Look for overfitting, collapse and forgetting while training goes on."
 

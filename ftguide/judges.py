@@ -25,7 +25,7 @@ from .serving.sheet import read_choices, write_sheet
 # %% auto #0
 __all__ = ['JUDGE', 'human_sheet', 'JudgeResult', 'read_sheet', 'cohens_kappa', 'judge']
 
-# %% ../nbs/06c_judges.ipynb #evaluate-sheet
+# %% ../nbs/06c_judges.ipynb #judge-sheet
 def human_sheet(
     models: dict | list,  # two: name -> LM, folder, hub name or Report; or a list of LMs or Reports
     test: list[dict],  # rows with a prompt
@@ -125,7 +125,7 @@ class JudgeResult:
             parts.append(f"{self.unread} without a verdict")
         return f"JudgeResult({', '.join(parts)})"
 
-# %% ../nbs/06c_judges.ipynb #evaluate-read-sheet
+# %% ../nbs/06c_judges.ipynb #judge-read-sheet
 def read_sheet(
     sheet: str | Path,  # the CSV that a rater saved or filled in
     key: str | Path,  # key.json of the sheet
@@ -176,7 +176,7 @@ def cohens_kappa(
         warnings.simplefilter("ignore")
         return float(cohen_kappa_score(one, two, labels=["left", "right", "tie"]))
 
-# %% ../nbs/06c_judges.ipynb #evaluate-judge
+# %% ../nbs/06c_judges.ipynb #judge-verdicts
 JUDGE = """Two answers to the same request. Which one is better?
 
 Request:
