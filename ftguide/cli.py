@@ -376,6 +376,14 @@ def dpo_command(
     save_model(model, out)
 
 
+def name_or_number(text: str | None) -> str | float | None:
+    "A divergence by its name, or the number between two of them."
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 @app.command(
     "distill",
     epilog=(
@@ -393,7 +401,10 @@ def distill_command(
     alpha: Annotated[float | None, option("distillation:distill", "alpha")] = None,
     divergence: Annotated[
         str | None,
-        described("forward_kl, jsd or reverse_kl; by default forward_kl, and reverse_kl with --on-policy."),
+        described(
+            "forward_kl, jsd, reverse_kl, or a number from 0 (forward) to 1 (reverse); by default forward_kl, "
+            "and reverse_kl with --on-policy."
+        ),
     ] = None,
     on_policy: Annotated[bool, option("distillation:distill", "on_policy")] = False,
     cache: Annotated[Path | None, option("distillation:distill", "cache")] = None,
@@ -416,7 +427,7 @@ def distill_command(
         data,
         temperature=temperature,
         alpha=alpha,
-        divergence=divergence,
+        divergence=name_or_number(divergence),
         on_policy=on_policy,
         cache=cache,
         epochs=epochs,

@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ftguide.cli import app
+from ftguide.cli import app, name_or_number
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import read
 
@@ -240,3 +240,7 @@ def test_the_command_line_loads_nothing_heavy():
     code = f"import ftguide.cli, sys; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_a_divergence_is_a_name_or_a_number():
+    assert [name_or_number(text) for text in (None, "jsd", "0.5", "1")] == [None, "jsd", 0.5, 1.0]
