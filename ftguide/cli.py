@@ -402,8 +402,8 @@ def distill_command(
     divergence: Annotated[
         str | None,
         described(
-            "forward_kl, jsd, reverse_kl, or a number from 0 (forward) to 1 (reverse); by default forward_kl, "
-            "and reverse_kl with --on-policy."
+            "forward_kl, jsd, reverse_kl, or a number from 0 (forward) to 1 (reverse); "
+            "by default forward_kl, and reverse_kl with --on-policy."
         ),
     ] = None,
     on_policy: Annotated[bool, option("distillation:distill", "on_policy")] = False,
