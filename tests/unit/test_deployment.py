@@ -1,6 +1,5 @@
 "Deployments at once, killed, on a full disk; the link, the card, the fingerprints, the commands."
 
-import importlib
 import json
 import multiprocessing
 import os
@@ -16,6 +15,8 @@ import pytest
 from killed import KILLS
 from typer.testing import CliRunner
 
+import ftguide.deployment as module
+import ftguide.serving.versions as store
 from ftguide.cli import app
 from ftguide.deployment import Gate, deploy
 from ftguide.engine.formats import DataError
@@ -25,11 +26,9 @@ from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
 from ftguide.serving.card import data_fingerprints, model_card
 from ftguide.serving.versions import current, rollback, versions
-from ftguide.serving.versions import versions as store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)
-module = importlib.import_module("ftguide.deployment")  # the package offers the function under this name
 
 
 @pytest.fixture(scope="module")

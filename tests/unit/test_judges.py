@@ -7,7 +7,7 @@ import random
 import pytest
 from sheets import HOSTILE, fill, sheet, talk
 
-from ftguide import judge as judge_module
+import ftguide.judges as judge_module
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import Row
 from ftguide.engine.statistics import wilson
