@@ -86,7 +86,7 @@ def cache(folder: str):
 
 
 def month(shop: str, votes: str):
-    from test_improve import GATE, HOLDOUT, KNOBS
+    from test_improvement import GATE, HOLDOUT, KNOBS
 
     from ftguide.improvement import improve
 

@@ -68,7 +68,7 @@ def test_the_cache_of_a_teacher(tmp_path):
 
 
 def test_a_month(tmp_path):
-    from test_improve import ROWS, vote
+    from test_improvement import ROWS, vote
 
     from ftguide.sft import finetune_sft
 

@@ -244,7 +244,7 @@ def test_damaged_state_is_reported(shop, store):
 
 CHILD = """
 import sys, time
-from test_improve import *
+from test_improvement import *
 from transformers import TrainerCallback
 class Wait(TrainerCallback):
     def on_step_end(self, args, state, control, **kw):
