@@ -65,7 +65,7 @@ def test_kto_needs_company():
 def test_thumbs_beyond_the_context_are_refused(long):
     rows = [dict(t, **long) for t in THUMBS[:8]]
     with pytest.raises(DataError, match="8 of 8 rows do not fit into KTO's context of 512 tokens"):
-        align_kto("tiny-small", rows)
+        align_kto("tiny-small", rows, batch_size=2)
     with pytest.raises(DataError, match="do not fit"):
         align_kto("tiny-small", THUMBS, eval_data=rows)
 
