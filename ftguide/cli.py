@@ -48,7 +48,14 @@ def main():
         if f"-{word}" in options and len(word) > 2:
             typer.echo(f"error: {word}: options have two dashes, -{word}", err=True)
             raise SystemExit(2)
-    app()
+    try:
+        app()
+    except SystemExit as stop:
+        if stop.code == 130:  # after Ctrl-C a library's thread may still run, and a usual exit would abort it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        raise
 
 
 # ---- help
