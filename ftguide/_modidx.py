@@ -324,7 +324,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ftguide.models.completion_logps': ('models.html#completion_logps', 'ftguide/models.py'),
                                 'ftguide.models.context_length': ('models.html#context_length', 'ftguide/models.py'),
                                 'ftguide.models.encode': ('models.html#encode', 'ftguide/models.py'),
-                                'ftguide.models.figures': ('models.html#figures', 'ftguide/models.py'),
                                 'ftguide.models.load': ('models.html#load', 'ftguide/models.py'),
                                 'ftguide.models.perplexity': ('models.html#perplexity', 'ftguide/models.py'),
                                 'ftguide.models.plain_head': ('models.html#plain_head', 'ftguide/models.py'),

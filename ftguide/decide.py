@@ -12,14 +12,14 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
-
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
+from typing import TYPE_CHECKING, Any
 
 from .engine.arguments import is_flag, is_number, is_whole_number, require
+from .engine.figures import figures
 from .engine.statistics import Score, required_sample_size, wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% auto #0
 __all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'HORIZON_MONTHS', 'Branch', 'Question', 'Plan', 'choose_technique', 'draw_tree',
@@ -344,6 +344,8 @@ def _draw_branch(ax: Axes, start: tuple, end: tuple, yes: bool, branch: Branch, 
 
 def _draw_box(ax: Axes, name: str, place: tuple, on: bool) -> None:
     "A question (round) or an end (square); grey and thick when `on`."
+    from matplotlib.patches import FancyBboxPatch  # half a second that the decision alone does not need
+
     x, y = place
     style = "round,pad=0,rounding_size=0.12" if name in TREE else "square,pad=0"
     look = dict(boxstyle=style, fc="0.85" if on else "white", ec="black", lw=1 + on)
@@ -357,7 +359,7 @@ def draw_tree(
 ) -> Axes:
     "Draw TREE, and the way `plan` took."
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 5.8), layout="constrained")
+        _, ax = figures().subplots(figsize=(6.4, 5.8), layout="constrained")
     places, taken = _places(), plan.answers if plan else {}
     for name, q in TREE.items():
         _draw_branch(ax, places[name], places[q.yes.then], True, q.yes, taken.get(name) is True)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from sacrebleu.metrics import BLEU
 
 from .engine.files import fingerprint, write_atomic
@@ -27,6 +27,9 @@ from .engine.tables import SPEED, markdown, plot_reports
 from .market import FIELDS, Product, purchase_probability, score_ad
 from .models import LM, as_messages, completion_logps, context_length, load, reply, tokens_per_second
 from .serving.endpoint import Endpoint, ask
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% auto #0
 __all__ = ['Counts', 'Scorer', 'CountScorer', 'exact_match', 'rouge_l', 'rouge_n', 'bleu', 'attribute_accuracy',

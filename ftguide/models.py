@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,41 +18,9 @@ from .engine.generation import generate
 from .engine.loading import ModelError, first_line, read_model, write_model
 
 # %% auto #0
-__all__ = ['STAGE_COLOURS', 'STAGE_MARKERS', 'PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'figures', 'LM', 'load',
-           'complete_tokenizer', 'as_messages', 'prompt_text', 'reply', 'context_length', 'tokens_per_second',
-           'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save', 'plain_head', 'scored_states',
-           'scored_logits']
-
-# %% ../nbs/01_models.ipynb #models-figures
-STAGE_COLOURS = {
-    "base": "#888888",
-    "prompt": "#888888",
-    "SFT": "#2f6f8f",
-    "DPO": "#d9a441",
-    "distilled": "#6a994e",
-    "teacher": "#bc4749",
-}
-STAGE_MARKERS = {"base": "s", "prompt": "s", "SFT": "o", "DPO": "D", "distilled": "^", "teacher": "*"}
-
-
-def figures():  # -> matplotlib.pyplot
-    "One look for all figures: small files, no frame."
-    import matplotlib.pyplot as plt
-
-    if "ipykernel" in sys.modules or "execnb" in sys.modules:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-        set_matplotlib_formats("png")
-    plt.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "savefig.bbox": "tight",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "font.size": 9,
-        }
-    )
-    return plt
+__all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'as_messages', 'prompt_text', 'reply',
+           'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
+           'save', 'plain_head', 'scored_states', 'scored_logits']
 
 # %% ../nbs/01_models.ipynb #models-lm
 @dataclass

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
+from ftguide.engine.figures import STAGE_COLOURS, STAGE_MARKERS, figures
 
-from ftguide.models import STAGE_COLOURS, STAGE_MARKERS, figures
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SPEED = {  # names in `Report.speed` -> what tables call them
     "latency_p50_ms": "latency p50, ms",

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context as style
 
+from ftguide.engine.figures import STAGE_COLOURS, STAGE_MARKERS
 from ftguide.engine.files import write_atomic
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.tables import table
 from ftguide.evaluation import Report
-from ftguide.models import STAGE_COLOURS, STAGE_MARKERS
 
 FEW_ROWS = 50  # test rows below which the page warns of wide intervals
 MOST_EXAMPLES = 20
