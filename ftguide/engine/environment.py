@@ -31,6 +31,11 @@ def is_interactive() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
+def hub_is_off() -> bool:
+    "Has HF_HUB_OFFLINE switched the hub off?"
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
+
+
 def quiet_libraries() -> None:
     "No progress bars of transformers and datasets for work of a second; ours say what matters."
     from datasets.utils.logging import disable_progress_bar

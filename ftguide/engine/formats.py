@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet
 from datasets import load_dataset
 
-from ftguide.engine.environment import quiet_libraries
+from ftguide.engine.environment import hub_is_off, quiet_libraries
 
 KINDS = {  # kind of data -> the alternatives of columns it may have
     "sft": (("prompt", "completion"), ("messages",)),
@@ -193,7 +192,7 @@ def read_hub(name: str) -> Iterator[Addressed]:
     "Rows of a data set of the hub: owner/name, or owner/name:split."
     repository, _, part = name.partition(":")
     quiet_libraries()
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
+    offline = hub_is_off()
     if not offline:
         saying = f"{name} is no file: asking the hub for it, which can take half a minute to say no"
         print(saying, file=sys.stderr, flush=True)

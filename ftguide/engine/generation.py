@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import LogitsProcessor, StoppingCriteria
 
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 
 
 def generate(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ftguide.engine.formats import DataError, Source
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import read
 from ftguide.engine.spans import lengths, spans, too_long
 from ftguide.engine.training_data import is_streamed, peek

@@ -28,7 +28,7 @@ from ftguide.engine.checkpoints import last_checkpoint
 from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.models import LM, complete_tokenizer, context_length, load
 
 
@@ -129,8 +129,8 @@ class Run:
         if model is None:
             return self.start  # another process has the result
         model = merged(model) if self.lora else model
-        history = trainer.state.log_history
-        return complete_tokenizer(LM(model.eval(), self.start.tokenizer, self.start.name, history))
+        start, history = self.start, trainer.state.log_history
+        return complete_tokenizer(LM(model.eval(), start.tokenizer, start.name, history, start.origin))
 
 
 def fit(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row
 from ftguide.models import LM, as_messages, context_length, encode, prompt_text
 

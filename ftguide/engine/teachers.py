@@ -28,7 +28,7 @@ from ftguide.engine.labelling import (
     new_entry,
     with_answer,
 )
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, read, request_key
 from ftguide.engine.training_data import stream_rows
 from ftguide.models import LM, context_length, encode, load, plain_head, prompt_text, reply, scored_states

@@ -16,7 +16,7 @@ from itertools import zip_longest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.models import LM, context_length, prompt_text
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ftguide.cli import app
 from ftguide.engine.checkpoints import checkpoints
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.evaluation import Report, evaluate
 from ftguide.models import completion_logps, load, prompt_text, reply, save
 from ftguide.sft import finetune_sft

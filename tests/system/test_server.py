@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from ftguide.deployment import Gate, deploy
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.teachers import TextTeacher
 from ftguide.evaluation import evaluate, prompting_baseline
 from ftguide.judges import judge

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, TrainerCallback
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
 from ftguide.engine.adapters import merged
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.training_data import streamed
 from ftguide.market import load_tasks
 from ftguide.models import LM, completion_logps, load, reply, save

@@ -13,7 +13,7 @@ from rouge_score import rouge_scorer
 from sheets import talk
 
 from ftguide.engine.formats import DataError
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.engine.statistics import bootstrap, win_rate
 from ftguide.evaluation import (

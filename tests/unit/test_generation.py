@@ -5,7 +5,7 @@ import torch
 from letters import TABLE
 
 from ftguide.engine.generation import ExponentialSampling, QuarterEnded, evaluation_mode
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.models import context_length, load, reply
 
 PROMPTS = ["product: mug\nbrand:", "product: lamp\ncolour: green\nbrand:", "mug", "a blue chair of wood\n"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ftguide.engine.formats import DataError
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.evaluation import evaluate
 from ftguide.health import (
     LIMITS,

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from stages import weights
 
-from ftguide.engine import loading
-from ftguide.engine.loading import SHIPPED, ModelError, check_sizes, first_line, resolve, shipped_folder
+from ftguide.engine import pretrained
+from ftguide.engine.loading import SHIPPED, resolve, shipped_folder
+from ftguide.engine.model_folders import ModelError, check_sizes, first_line
 from ftguide.models import load, save
 
 
@@ -77,7 +78,7 @@ def test_the_hub_is_asked_when_it_answers(monkeypatch, answers, why):
             raise OSError("no network")
 
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(loading, "get_session", lambda: SimpleNamespace(head=head))
+    monkeypatch.setattr(pretrained, "get_session", lambda: SimpleNamespace(head=head))
     source = resolve("owner/name")
     assert source.path == "owner/name" and source.why_local.startswith(why) and bool(why) != answers
 

@@ -9,7 +9,7 @@ import torch
 from letters import IDS, LABELS, TABLE, Bigram, Letters
 
 import ftguide.models
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.models import (
     LM,
     PLAIN_TEMPLATE,

@@ -9,7 +9,7 @@ from made_rows import HI, ROW, error, pairs, small_model
 
 import ftguide.engine.preflight as module
 from ftguide.engine.formats import DataError
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.preflight import (
     _reference_problems,
     _rounding_problems,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.market import load_tasks
 from ftguide.models import context_length, load, prompt_text, reply
 from ftguide.serving.streaming import PendingAnswer, Writer, in_lockstep

@@ -13,7 +13,7 @@ from letters import TABLE, Bigram, Letters
 from ftguide.distillation import soft_labels
 from ftguide.engine import generation
 from ftguide.engine.cache import write_cache
-from ftguide.engine.loading import ModelError
+from ftguide.engine.model_folders import ModelError
 from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encode_row
 from ftguide.models import LM, encode, load, prompt_text, reply
 
