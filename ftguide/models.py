@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .engine.generation import generate
-from .engine.loading import ModelError, first_line, read_model, write_model
+from .engine.loading import read_model
+from .engine.model_folders import ModelError, first_line, write_model
 
 # %% auto #0
 __all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'as_messages', 'prompt_text', 'reply',
@@ -31,6 +32,7 @@ class LM:
     tokenizer: PreTrainedTokenizerBase
     name: str = "model"  # shown in tables and figures
     history: list[dict] = field(default_factory=list)  # training log: one dict a logged step
+    origin: str = ""  # where the weights began, where that is known; a model trained from them keeps it
 
     @property
     def parameters(self) -> int:  # count, shared weights once
@@ -40,24 +42,28 @@ class LM:
 
     def __repr__(self) -> str:
         kind = type(self.model).__name__
-        return f"LM({self.name}: {kind}, {self.parameters:,} parameters, vocabulary {len(self.tokenizer):,})"
+        began = f"; weights of {self.origin}" if self.origin else ""
+        return (
+            f"LM({self.name}: {kind}, {self.parameters:,} parameters, "
+            f"vocabulary {len(self.tokenizer):,}{began})"
+        )
 
     def copy(self, name: str | None = None) -> LM:
         "An independent copy, so that training never changes its input."
         model, tokenizer = copy.deepcopy(self.model), copy.deepcopy(self.tokenizer)
-        return LM(model, tokenizer, name or self.name, list(self.history))
+        return LM(model, tokenizer, name or self.name, list(self.history), self.origin)
 
 # %% ../nbs/01_models.ipynb #models-load
 def load(
-    name: str | Path | LM,  # tiny, tiny-small, a folder, a hub name, or an LM (returned as it is)
+    name: str | Path | LM,  # tiny, tiny-small, smollm2-135m, a folder, a .gguf file, a hub name, or an LM
     dtype: str = "float32",  # type of the weights; ModelError when torch has none of that name
     load_in_4bit: bool = False,  # linear layers in 4 bits, for an adapter; ModelError without a CUDA GPU
 ) -> LM:
-    "Load a model and its tokenizer from what ships with the guide, a folder or the hub."
+    "Load a model and its tokenizer: shipped, fetched, from a folder or the hub; an LM comes back as it is."
     if isinstance(name, LM):
         return name
-    model, tokenizer, history = read_model(name, dtype, load_in_4bit)
-    return complete_tokenizer(LM(model, tokenizer, Path(str(name)).name, history))
+    model, tokenizer, history, origin = read_model(name, dtype, load_in_4bit)
+    return complete_tokenizer(LM(model, tokenizer, Path(str(name)).name, history, origin))
 
 # %% ../nbs/01_models.ipynb #models-template
 PLAIN_TEMPLATE = (
@@ -263,7 +269,10 @@ def save(
 ) -> Path:
     "Write safetensors, tokenizer, chat template, generation config and model card; all or nothing."
     card = card or f"# {lm.name}\n\n{lm.parameters:,} parameters.\n"
-    return write_model(folder, lm.model, lm.tokenizer, lm.history, card, overwrite)
+    if lm.origin and lm.origin not in card:
+        card += f"\nIts weights began as those of {lm.origin}.\n"
+    source = dict(origin=lm.origin) if lm.origin else None
+    return write_model(folder, lm.model, lm.tokenizer, lm.history, card, overwrite, source)
 
 # %% ../nbs/01_models.ipynb #models-head
 MORE_THAN_MULTIPLY = (
