@@ -214,6 +214,13 @@ def save_model(lm, out: Path):
     typer.echo(f"{lm.name}: {lm.parameters:,} parameters, in {out}")
 
 
+def load_model(name: str):
+    "The model; torch is imported only now."
+    from ftguide.models import load
+
+    return load(name)
+
+
 def model_to_train(name: str, load_in_4bit: bool, lora: bool):
     "The name, or the model loaded with 4-bit weights."
     if not load_in_4bit:
@@ -587,14 +594,13 @@ def check_command(
     Duplicates, leakage, contradictions, cut answers, personal data. Exit code 1 when there are errors.
     """
     from ftguide.data import check
-    from ftguide.models import load
 
     if max_length is not None and not model:
         raise ValueError("--max-length counts tokens, so it needs --model")
     if max_length is not None and max_length < 1:
         raise ValueError(f"--max-length must be 1 or more, not {max_length}")
     try:
-        found = check(data, load(model) if model else None, kind, test=test, max_length=max_length)
+        found = check(data, model and load_model(model), kind, test=test, max_length=max_length)
     except KeyboardInterrupt:
         typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True)
         raise typer.Exit(130) from None

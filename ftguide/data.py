@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from .engine.checks import CHECKS, Findings, Sheet, require_libraries
 from .engine.formats import KINDS, Source
 from .engine.rows import question_key, read
-from .models import LM, context_length
+from .engine.spans import context_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from transformers import PreTrainedTokenizerBase
+
+    from ftguide.models import LM
 
 # %% auto #0
 __all__ = ['check', 'plot_lengths', 'split']

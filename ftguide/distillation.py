@@ -20,7 +20,7 @@ from trl import DistillationConfig
 
 from .engine.cache import cached_teacher
 from .engine.preflight import preflight, read_for_training
-from .engine.rows import read
+from .engine.rows import as_messages, read
 from .engine.run import Run, check_positive
 from ftguide.engine.teachers import (
     AnsweredStream,
@@ -32,7 +32,7 @@ from ftguide.engine.teachers import (
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
 from .engine.training_data import is_streamed
 from .evaluation import Report, evaluate
-from .models import LM, as_messages, save
+from .models import LM, save
 
 # %% auto #0
 __all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'Rows', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',

@@ -21,11 +21,11 @@ from trl.trainer.utils import hash_module
 
 from .engine.formats import Source
 from .engine.preflight import check_thumbs, preflight, read_for_training
-from .engine.rows import read, to_trl
+from .engine.rows import read
 from .engine.run import Run, check_positive
 from .engine.spans import check_lengths
 from .engine.trainers import DPOTrainer, KTOTrainer
-from .engine.training_data import is_streamed, prepare, train_dataset
+from .engine.training_data import is_streamed, prepare, to_trl, train_dataset
 from .models import LM, complete_tokenizer, completion_logps, load, reply
 
 # %% auto #0

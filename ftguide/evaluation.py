@@ -20,12 +20,13 @@ import numpy as np
 from sacrebleu.metrics import BLEU
 
 from .engine.files import fingerprint, write_atomic
-from .engine.rows import Row, conversation_text, question_key, read
+from .engine.rows import Row, as_messages, conversation_text, question_key, read
 from .engine.scoring import check_scores_after, require_finite, weights_fingerprint
+from .engine.spans import context_length
 from .engine.statistics import Score, bootstrap
 from .engine.tables import SPEED, markdown, plot_reports
 from .market import FIELDS, Product, purchase_probability, score_ad
-from .models import LM, as_messages, completion_logps, context_length, load, reply, tokens_per_second
+from .models import LM, completion_logps, load, reply, tokens_per_second
 from .serving.endpoint import Endpoint, ask
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ from ftguide.engine.scoring import (
     labelled_row,
     require_finite,
 )
+from .engine.spans import context_length
 from .evaluation import degeneration_metrics, distinct, exact_match
-from .models import LM, collate, complete_tokenizer, context_length, load, reply, scored_logits
+from .models import LM, collate, complete_tokenizer, load, reply, scored_logits
 
 # %% auto #0
 __all__ = ['LIMITS', 'ForcedScores', 'teacher_forced_scores', 'log_metrics', 'health_metrics', 'Limit', 'limit_of', 'Symptom',

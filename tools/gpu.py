@@ -153,7 +153,7 @@ def trl(stage, lm, teacher, data, watch, job):  # -> training log
     import trl
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-    from ftguide.engine.rows import to_trl
+    from ftguide.engine.training_data import to_trl
 
     gpu = torch.cuda.is_available()
     common = dict(

@@ -38,12 +38,14 @@ def hub_is_off() -> bool:
 
 def quiet_libraries() -> None:
     "No progress bars of transformers and datasets for work of a second; ours say what matters."
-    from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    disable_progress_bar()
+    # read by datasets when it is imported
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
     # each of its six tries would be two lines
     logging.getLogger("huggingface_hub.utils._http").setLevel("ERROR")
     # trl still says it so

@@ -12,7 +12,6 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import pyarrow.parquet
-from datasets import load_dataset
 
 from ftguide.engine.environment import hub_is_off, quiet_libraries
 
@@ -190,6 +189,8 @@ READERS: dict[str, Callable[[Path], Iterator[Addressed]]] = {
 
 def read_hub(name: str) -> Iterator[Addressed]:
     "Rows of a data set of the hub: owner/name, or owner/name:split."
+    import datasets  # half a second that no file needs
+
     repository, _, part = name.partition(":")
     quiet_libraries()
     offline = hub_is_off()
@@ -197,7 +198,7 @@ def read_hub(name: str) -> Iterator[Addressed]:
         saying = f"{name} is no file: asking the hub for it, which can take half a minute to say no"
         print(saying, file=sys.stderr, flush=True)
     try:
-        data = load_dataset(repository, split=part or "train")
+        data = datasets.load_dataset(repository, split=part or "train")
     except Exception as e:
         why = _first_line(e)[:200]
         if offline:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ftguide.models import as_messages
+from ftguide.engine.rows import as_messages
 
 # ---- the format of an answer
 

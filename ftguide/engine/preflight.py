@@ -13,9 +13,9 @@ import torch
 from ftguide.engine.formats import DataError, Source
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import read
-from ftguide.engine.spans import lengths, spans, too_long
+from ftguide.engine.spans import context_length, lengths, spans, too_long
 from ftguide.engine.training_data import is_streamed, peek
-from ftguide.models import LM, context_length, load
+from ftguide.models import LM, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset
-
 from ftguide.engine.formats import ALIASES, KINDS, DataError, Source, addressed_rows
-from ftguide.models import as_messages
 
 Messages = list[dict]  # role and content each
 
@@ -206,6 +203,13 @@ def normalised_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def as_messages(
+    prompt: str | Messages,  # text, or messages already
+) -> Messages:  # messages with role and content
+    "A prompt as a conversation."
+    return [dict(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+
+
 def as_text(
     value: str | Messages,
 ) -> str:
@@ -227,34 +231,6 @@ def last_answer(
 ) -> int:  # after the end when there is none
     "Where the last answer of the assistant stands."
     return max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
-
-
-def to_trl(
-    rows: list[dict],
-    kind: str = "sft",  # "sft" or "pairs"
-) -> Dataset:
-    "Rows as the conversational dataset that TRL's trainers take; other columns are left out."
-    shaped = [Row(row, kind).for_trl for row in rows]
-    for n, row in enumerate(shaped, 1):
-        check_shape(shaped[0], n, row)
-    try:
-        return Dataset.from_list(shaped)
-    except Exception as e:
-        why = f"{str(e)[:200]}. Give every message role and content, as text"
-        raise DataError(f"the rows do not make one table: {why}") from e
-
-
-def check_shape(
-    first: dict,  # row 1 as TRL takes it
-    n: int,
-    row: dict,  # row n
-    of: str = "",
-):
-    "DataError when two rows have different columns."
-    if tuple(first) != tuple(row):
-        raise DataError(
-            f"row 1{of} has {', '.join(first)} and row {n} has {', '.join(row)}; write all rows in one shape"
-        )
 
 
 def _turn(value: str | Messages, role: str) -> Messages:

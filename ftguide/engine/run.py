@@ -29,7 +29,8 @@ from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.model_folders import ModelError
-from ftguide.models import LM, complete_tokenizer, context_length, load
+from ftguide.engine.spans import context_length
+from ftguide.models import LM, complete_tokenizer, load
 
 
 @dataclass

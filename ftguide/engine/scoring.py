@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 
 from ftguide.engine.model_folders import ModelError
-from ftguide.engine.rows import Row
-from ftguide.models import LM, as_messages, context_length, encode, prompt_text
+from ftguide.engine.rows import Row, as_messages
+from ftguide.engine.spans import context_length
+from ftguide.models import LM, encode, prompt_text
 
 
 class LabelledRow(NamedTuple):

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftguide.engine.formats import DataError
-from ftguide.engine.rows import Row
-from ftguide.models import LM, as_messages, context_length
+from ftguide.engine.rows import Row, as_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from ftguide.models import LM
 
 
 class Span(NamedTuple):
@@ -135,6 +136,12 @@ def too_long(
         f"{len(long)} of {len(rows)} rows do not fit into {name}'s context of {limit} tokens: {some}. "
         "Shorten or remove them"
     ]
+
+
+def context_length(lm: LM) -> int:
+    "How many tokens the model can attend to."
+    positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    return min(positions or 10**9, lm.tokenizer.model_max_length or 10**9)
 
 
 def check_lengths(

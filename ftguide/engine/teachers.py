@@ -30,8 +30,9 @@ from ftguide.engine.labelling import (
 )
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, read, request_key
+from ftguide.engine.spans import context_length
 from ftguide.engine.training_data import stream_rows
-from ftguide.models import LM, context_length, encode, load, plain_head, prompt_text, reply, scored_states
+from ftguide.models import LM, encode, load, plain_head, prompt_text, reply, scored_states
 
 
 @runtime_checkable

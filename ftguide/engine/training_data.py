@@ -9,9 +9,9 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset
 
 from ftguide.engine.formats import DataError, Source
-from ftguide.engine.rows import Row, check_shape, read, stream, to_trl
-from ftguide.engine.spans import check_lengths, spans, template_refuses
-from ftguide.models import LM, context_length
+from ftguide.engine.rows import Row, read, stream
+from ftguide.engine.spans import check_lengths, context_length, spans, template_refuses
+from ftguide.models import LM
 
 
 def prepare(
@@ -25,6 +25,34 @@ def prepare(
     rows = read(data, kind)
     check_lengths(lm, rows, kind)
     return to_trl(rows, kind)
+
+
+def to_trl(
+    rows: list[dict],
+    kind: str = "sft",  # "sft" or "pairs"
+) -> Dataset:
+    "Rows as the conversational dataset that TRL's trainers take; other columns are left out."
+    shaped = [Row(row, kind).for_trl for row in rows]
+    for n, row in enumerate(shaped, 1):
+        _check_shape(shaped[0], n, row)
+    try:
+        return Dataset.from_list(shaped)
+    except Exception as e:
+        why = f"{str(e)[:200]}. Give every message role and content, as text"
+        raise DataError(f"the rows do not make one table: {why}") from e
+
+
+def _check_shape(
+    first: dict,  # row 1 as TRL takes it
+    n: int,
+    row: dict,  # row n
+    of: str = "",
+):
+    "DataError when two rows have different columns."
+    if tuple(first) != tuple(row):
+        raise DataError(
+            f"row 1{of} has {', '.join(first)} and row {n} has {', '.join(row)}; write all rows in one shape"
+        )
 
 
 def is_streamed(data: Source) -> bool:
@@ -102,7 +130,7 @@ def train_dataset(
     def shaped() -> Iterator[dict]:
         for n, row in enumerate(stream_rows(lm, data, kind), 1):
             one = Row(row, kind).for_trl
-            check_shape(first, n, one, of=" of the stream")
+            _check_shape(first, n, one, of=" of the stream")
             yield one
 
     return IterableDataset.from_generator(shaped)

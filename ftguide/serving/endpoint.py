@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ftguide.engine.model_folders import ModelError
-from ftguide.models import LM, as_messages, load, reply
+from ftguide.engine.rows import as_messages
+from ftguide.models import LM, load, reply
 
 __all__ = ["Endpoint", "ask"]
 

@@ -17,7 +17,8 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from ftguide.engine.model_folders import ModelError
-from ftguide.models import LM, context_length, prompt_text
+from ftguide.engine.spans import context_length
+from ftguide.models import LM, prompt_text
 
 
 class PendingAnswer:

@@ -14,9 +14,9 @@ from stages import FEW, FEW_PAIRS, FEW_THUMBS, Poison, weights
 import ftguide.engine.trainers
 from ftguide.dpo import KLCallback, _warn_of_length, align_dpo, align_kto, dpo_loss, make_pairs
 from ftguide.engine.callbacks import silent
-from ftguide.engine.rows import to_trl
 from ftguide.engine.run import copy_for_training, training_arguments
 from ftguide.engine.trainers import DPOTrainer, TrainingError
+from ftguide.engine.training_data import to_trl
 from ftguide.models import LM, complete_tokenizer, encode, load, save
 from ftguide.sft import finetune_sft
 

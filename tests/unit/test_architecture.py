@@ -19,11 +19,18 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+class RunTime(ast.NodeTransformer):
+    "Leaves out what only type checkers read."
+
+    def visit_If(self, node: ast.If) -> ast.If | None:
+        return None if getattr(node.test, "id", "") == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 def imports(path: Path) -> set[str]:
-    "Modules of this package that a file imports, at the top or anywhere else."
+    "Modules of this package that a file imports when it runs, at the top or anywhere else."
     known, found = {dotted(p) for p in MODULES}, set()
     package = dotted(path).split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(RunTime().visit(ast.parse(path.read_text(encoding="utf-8")))):
         if isinstance(node, ast.ImportFrom):
             base = (node.module or "").split(".") if node.module else []
             if node.level:

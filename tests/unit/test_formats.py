@@ -371,13 +371,13 @@ def test_asking_the_hub_is_said_before_it_takes_its_time(monkeypatch, capsys):
         assert "no-such-owner/no-such-data is no file: asking the hub" in capsys.readouterr().err
         raise ConnectionError("no way out")
 
-    monkeypatch.setattr("ftguide.engine.formats.load_dataset", slow)
+    monkeypatch.setattr("datasets.load_dataset", slow)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(DataError, match="no data set of that name: no way out"):
         read("no-such-owner/no-such-data")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     capsys.readouterr()
-    monkeypatch.setattr("ftguide.engine.formats.load_dataset", lambda *args, **knobs: 1 / 0)
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **knobs: 1 / 0)
     with pytest.raises(DataError, match="switched off by HF_HUB_OFFLINE"):
         read("no-such-owner/no-such-data")
     assert not capsys.readouterr().err

@@ -6,7 +6,8 @@ from letters import TABLE
 
 from ftguide.engine.generation import ExponentialSampling, QuarterEnded, evaluation_mode
 from ftguide.engine.model_folders import ModelError
-from ftguide.models import context_length, load, reply
+from ftguide.engine.spans import context_length
+from ftguide.models import load, reply
 
 PROMPTS = ["product: mug\nbrand:", "product: lamp\ncolour: green\nbrand:", "mug", "a blue chair of wood\n"]
 

@@ -10,10 +10,10 @@ from letters import IDS, LABELS, TABLE, Bigram, Letters
 
 import ftguide.models
 from ftguide.engine.model_folders import ModelError
+from ftguide.engine.rows import as_messages
 from ftguide.models import (
     LM,
     PLAIN_TEMPLATE,
-    as_messages,
     collate,
     complete_tokenizer,
     completion_logps,

@@ -67,3 +67,26 @@ def test_import_works_beside_a_clone(tmp_path):
     "In the folder that holds a clone, `ftguide` is also a folder without __init__.py."
     (tmp_path / "ftguide").mkdir()
     assert "tiny" in run("from ftguide import load; print(load('tiny').name)", tmp_path)
+
+
+TRAINING = {"trl", "peft", "datasets", "transformers.trainer"}
+
+
+@pytest.mark.parametrize(
+    "modules, without",
+    [
+        ("ftguide.cli", HEAVY | TRAINING),
+        ("ftguide.data", HEAVY | TRAINING),  # `ftguide check FILE`
+        ("ftguide.feedback, ftguide.serving.votes", (HEAVY | TRAINING) - {"scipy"}),
+        ("ftguide.decide", (HEAVY | TRAINING) - {"scipy"}),
+        ("ftguide.serving.versions", HEAVY | TRAINING),
+        (
+            "ftguide.evaluation, ftguide.deployment, ftguide.judges, ftguide.serving.streaming",
+            TRAINING | {"matplotlib"},
+        ),
+    ],
+)
+def test_a_command_that_does_not_train_is_quick_to_start(modules, without):
+    "What its modules load: no training library without a training, no torch where no model is asked."
+    loaded = run(f"import sys, {modules}; print(*sys.modules)").split()
+    assert not without & set(loaded)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_rows import HI, ROW, error, said, small_model, talk
+from made_rows import HI, ROW, error, said, talk
 
 from ftguide.data import split
 from ftguide.engine.formats import DataError
@@ -21,11 +21,10 @@ from ftguide.engine.rows import (
     request_key,
     same_question,
     stream,
-    to_trl,
     without_questions,
 )
 from ftguide.engine.spans import spans
-from ftguide.engine.training_data import prepare
+from ftguide.engine.training_data import to_trl
 from ftguide.models import load
 
 
@@ -158,39 +157,6 @@ def test_prompts_and_answers_as_text():
         and Row(HI, "corpus").answers == []
     )
     assert Row(dict(chosen=talk("x", "c"), rejected="r"), "pairs").answers == ["x\nc", "r"]
-
-
-def test_rows_as_trl_takes_them():
-    said = lambda role, text: [dict(role=role, content=text)]
-    assert (
-        to_trl([dict(HI, more=1)]).to_list()
-        == prepare(small_model(), [HI]).to_list()
-        == [dict(prompt=said("user", "hi"), completion=said("assistant", "yo"))]
-    )
-    assert (
-        to_trl([dict(messages=talk("a", "b"), more=1)]).to_list() == [dict(messages=talk("a", "b"))]
-        and prepare(small_model(), None) is None
-    )
-    assert to_trl([dict(prompt=talk("a"), completion=said("assistant", "b"))]).to_list() == [
-        dict(prompt=talk("a"), completion=said("assistant", "b"))
-    ]
-    pair = dict(prompt="q", chosen="a", rejected="b")
-    assert (
-        to_trl([pair], "pairs").to_list()
-        == prepare(small_model(), [pair], "pairs").to_list()
-        == [dict(prompt=said("user", "q"), chosen=said("assistant", "a"), rejected=said("assistant", "b"))]
-    )
-    assert (
-        error(to_trl, [HI, HI, dict(messages=talk("a", "b"))])
-        == "row 1 has prompt, completion and row 3 has messages; write all rows in one shape"
-    )
-    assert error(
-        to_trl, [dict(messages=[dict(talk("a")[0], name=1)]), dict(messages=[dict(talk("a")[0], name=["x"])])]
-    ).startswith("the rows do not make one table: ")
-    assert "do not fit" in error(prepare, small_model(), [dict(HI, completion="y" * 40)]) and error(
-        prepare, small_model(), [3]
-    ).startswith("row 1")
-    assert "do not fit" in error(prepare, small_model(), [dict(pair, chosen="y" * 40)], "pairs")
 
 
 def test_alpacas_columns_are_one_prompt(tmp_path):

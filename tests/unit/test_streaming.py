@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ftguide.engine.model_folders import ModelError
+from ftguide.engine.spans import context_length
 from ftguide.market import load_tasks
-from ftguide.models import context_length, load, prompt_text, reply
+from ftguide.models import load, prompt_text, reply
 from ftguide.serving.streaming import PendingAnswer, Writer, in_lockstep
 
 
