@@ -17,11 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .engine.generation import generate
 from .engine.loading import read_model
 from .engine.model_folders import ModelError, first_line, write_model
+from .engine.rows import as_messages
+from .engine.spans import context_length
 
 # %% auto #0
-__all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'as_messages', 'prompt_text', 'reply',
-           'context_length', 'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity',
-           'save', 'plain_head', 'scored_states', 'scored_logits']
+__all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply',
+           'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save',
+           'plain_head', 'scored_states', 'scored_logits']
 
 # %% ../nbs/01_models.ipynb #models-lm
 @dataclass
@@ -92,13 +94,6 @@ def complete_tokenizer(lm: LM) -> LM:  # the same
     return lm
 
 
-def as_messages(
-    prompt: str | list[dict],  # text, or messages already
-) -> list[dict]:  # messages with role and content
-    "A prompt as a conversation."
-    return [dict(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-
-
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> str:
     "A prompt as the model reads it, up to where its answer begins."
     text = _templated(tokenizer, as_messages(prompt), tokenize=False, add_generation_prompt=True)
@@ -152,12 +147,6 @@ def reply(
         seed=seed,
         progress=progress,
     )
-
-
-def context_length(lm: LM) -> int:
-    "How many tokens the model can attend to."
-    positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    return min(positions or 10**9, lm.tokenizer.model_max_length or 10**9)
 
 # %% ../nbs/01_models.ipynb #models-speed
 def tokens_per_second(
