@@ -16,6 +16,7 @@ NEEDS = (
     "ftguide/checkpoints/tiny-small/model.safetensors",
     "ftguide/report/report.html.jinja",
     "ftguide/prices.json",
+    "ftguide/examples/packages.parquet",
     "ftguide/journey.py",
 )
 
