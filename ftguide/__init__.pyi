@@ -7,6 +7,7 @@ from .deployment import Gate as Gate
 from .deployment import deploy as deploy
 from .deployment import rollback as rollback
 from .distillation import distill as distill
+from .distillation import make_student as make_student
 from .dpo import align_dpo as align_dpo
 from .dpo import align_kto as align_kto
 from .dpo import make_pairs as make_pairs

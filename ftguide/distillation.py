@@ -5,9 +5,11 @@
 # %% ../nbs/07_distill.ipynb #distill-imports
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from transformers import TrainerCallback, TrainingArguments
 from trl import DistillationConfig
 
 from .engine.cache import cached_teacher
+from .engine.layers import layer_list, with_layers
 from .engine.preflight import preflight, read_for_training
 from .engine.rows import as_messages, read
 from .engine.run import Run, check_positive
@@ -32,12 +35,12 @@ from ftguide.engine.teachers import (
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
 from .engine.training_data import is_streamed
 from .evaluation import Report, evaluate
-from .models import LM, save
+from .models import LM, load, save
 
 # %% auto #0
 __all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'Rows', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',
            'sparse_targets', 'log_softmax', 'distillation_loss', 'ChunkedLoss', 'soft_labels', 'distill',
-           'DistillationPipeline']
+           'make_student', 'DistillationPipeline']
 
 # %% ../nbs/07_distill.ipynb #distill-jsd
 DIVERGENCES = dict(forward_kl=0.0, jsd=0.5, reverse_kl=1.0)
@@ -436,6 +439,30 @@ def _conversation(row: dict) -> dict:  # messages
     answer = row["completion"]
     said = [dict(role="assistant", content=answer)] if isinstance(answer, str) else list(answer)
     return dict(messages=as_messages(row["prompt"]) + said)
+
+# %% ../nbs/07_distill.ipynb #distill-make-student
+def make_student(
+    model: LM | str | Path,  # LM, folder or hub name; never changed
+    layers: int | Sequence[int],  # how many, evenly spaced with the first and the last; or which, from 0
+    *,
+    name: str = "student",  # of the result
+) -> LM:
+    "Some layers of a decoder with all the rest of it; ModelError where a layer's place decides what it does."
+    lm = load(model)
+    count = len(layer_list(lm.model))
+    kept = _evenly_spaced(layers, count) if isinstance(layers, int) else list(layers)
+    if not kept or kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < count:
+        raise ValueError(
+            f"layers must be a number from 1 to {count}, or numbers of layers from 0 to {count - 1} "
+            f"in ascending order, not {layers}"
+        )
+    return LM(with_layers(lm.model, kept), copy.deepcopy(lm.tokenizer), name)
+
+
+def _evenly_spaced(wanted: int, count: int) -> list[int]:  # of the numbers 0 to count - 1
+    if not 1 <= wanted <= count:
+        return []
+    return [round(i * (count - 1) / max(wanted - 1, 1)) for i in range(wanted)]
 
 # %% ../nbs/07_distill.ipynb #distill-pipeline
 class DistillationPipeline:

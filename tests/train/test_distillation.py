@@ -11,11 +11,11 @@ import torch
 from endpoints import QUESTIONS, Server
 from formulas import plain_distillation_loss
 
-from ftguide.distillation import DistillationPipeline, distill
+from ftguide.distillation import DistillationPipeline, distill, make_student
 from ftguide.engine.cache import CachedTeacher, write_cache
 from ftguide.engine.run import Run
 from ftguide.engine.teachers import TextTeacher
-from ftguide.models import collate, encode, load, reply, scored_logits
+from ftguide.models import collate, encode, load, reply, save, scored_logits
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
 
@@ -216,6 +216,30 @@ def test_best_student_is_returned():
         "tiny", "tiny-small", ROWS[:16], epochs=4, max_new_tokens=16, eval_data=ROWS[16:24], patience=1
     )
     assert [h for h in lm.history if "eval_loss" in h]
+
+
+def test_a_student_made_of_the_teachers_layers_learns(tmp_path):
+    "Evenly spaced with the first and the last; saved and loaded it is the same, and it can be taught."
+    teacher = load("tiny")
+    student = make_student(teacher, 3, name="half")
+    assert [student.name, student.model.config.num_hidden_layers] == ["half", 3]
+    assert student.tokenizer is not teacher.tokenizer and teacher.model.config.num_hidden_layers == 6
+    for place, number in enumerate((0, 2, 5)):
+        ours, theirs = student.model.model.layers[place], teacher.model.model.layers[number]
+        assert torch.equal(ours.mlp.up_proj.weight, theirs.mlp.up_proj.weight)
+    again = load(save(student, tmp_path / "student"))
+    prompts = ["How much is 2 + 3?", "What is a lamp?"]
+    assert reply(again, prompts, 12) == reply(student, prompts, 12)
+    corpus = [dict(prompt=f"How much is {i} + 1?") for i in range(16)]
+    taught = distill(teacher, student, corpus, epochs=4, max_new_tokens=12)
+    losses = [entry["loss"] for entry in taught.history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("layers", [0, 7, -1, [], [0, 6], [2, 1], [1, 1], [-1, 2]])
+def test_layers_that_are_not_there_are_refused(layers):
+    with pytest.raises(ValueError, match="layers must be a number from 1 to 6, or numbers of layers"):
+        make_student("tiny", layers)
 
 
 def test_another_tokenizer_behind_a_switch():
