@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ftguide.engine.environment import quiet_libraries
+from ftguide.engine.environment import hub_is_off, quiet_libraries
 from ftguide.engine.gguf_files import gguf_in, read_gguf
 from ftguide.engine.model_folders import (
     HISTORY,
@@ -34,7 +34,7 @@ from ftguide.engine.model_folders import (
     read_history,
     read_origin,
 )
-from ftguide.engine.pretrained import PRETRAINED, at_hand, fetch, hub_answers, hub_is_off
+from ftguide.engine.pretrained import PRETRAINED, at_hand, fetch, hub_answers, origin
 
 SHIPPED = ("tiny", "tiny-small")
 HUB_NAME = r"\w[\w-]*|\w[\w.-]*/\w[\w.-]*"  # gpt2, owner/name-1.7B
@@ -80,11 +80,11 @@ def read_model(
     source = resolve(name)
     quiet_libraries()
     with _errors_in_one_line(name, source):
-        if source.path.endswith(".gguf"):
+        if Path(source.path).is_file():
             if in_4bit:
                 raise ModelError(f"load_in_4bit reads safetensors, and {source.path} is a GGUF file")
-            model, tokenizer, origin = read_gguf(Path(source.path), getattr(torch, str(dtype)))
-            return model.eval(), tokenizer, [], origin
+            model, tokenizer, began = read_gguf(Path(source.path), getattr(torch, str(dtype)))
+            return model.eval(), tokenizer, [], began
         if Path(source.path).is_dir() and str(name) not in SHIPPED:
             check_sizes(Path(source.path))
         where = dict(local_files_only=bool(source.why_local), trust_remote_code=False)
@@ -100,7 +100,8 @@ def read_model(
         )
         check_complete(name, found)
     folder = Path(source.path)
-    return model.eval(), tokenizer, read_history(folder / HISTORY), read_origin(folder)
+    began = origin(str(name)) if str(name) in PRETRAINED else read_origin(folder)
+    return model.eval(), tokenizer, read_history(folder / HISTORY), began
 
 
 def resolve(name: str | Path) -> Source:
@@ -191,7 +192,12 @@ def _errors_in_one_line(name: str | Path, source: Source) -> Iterator[None]:
                 f"cannot read the model in {source.path}: {first_line(e)}. Delete that folder, and "
                 f"`ftguide get {name}` fetches it anew"
             ) from e
-        if Path(source.path).exists():
+        if Path(source.path).is_file():
+            raise ModelError(
+                f"cannot read {name}: {first_line(e)}. The file is damaged, cut off, or of a kind that "
+                "transformers does not read"
+            ) from e
+        if Path(source.path).is_dir():
             raise ModelError(f"cannot read the model in {name}: {first_line(e)}") from e
         why = source.why_local or "the hub cannot be reached, or has no such model"
         raise ModelError(

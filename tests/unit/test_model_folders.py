@@ -1,0 +1,124 @@
+"A model's folder: whole or not, its training log, where it began; and written all or nothing."
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from stages import weights
+
+from ftguide.engine.model_folders import ModelError, check_sizes, first_line, read_origin
+from ftguide.models import load, save
+
+
+@pytest.fixture(scope="module")
+def small():
+    return load("tiny-small")
+
+
+@pytest.fixture
+def folder(small, tmp_path):
+    return save(small, tmp_path / "model")
+
+
+def config(folder, **change):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+
+def test_weights_of_an_adapter_are_not_measured(folder):
+    "Those of its base are elsewhere."
+    config(folder, num_hidden_layers=10**6)
+    with pytest.raises(ModelError, match="speaks of 1,000,000 layers"):
+        check_sizes(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    check_sizes(folder)
+
+
+def test_quantised_weights_hold_several_numbers_in_one(folder):
+    config(folder, vocab_size=8192)
+    with pytest.raises(ModelError, match="describes a model of"):
+        check_sizes(folder)
+    config(folder, quantization_config=dict(quant_method="bitsandbytes", load_in_4bit=True))
+    check_sizes(folder)
+
+
+def test_the_training_log_comes_back(small, tmp_path):
+    lm = small.copy("taught")
+    lm.history = [dict(step=1, loss=2.5), dict(step=2, eval_loss=2.25)]
+    folder = save(lm, tmp_path / "taught")
+    assert load(folder).history == lm.history
+    assert load(save(load(folder), tmp_path / "again")).history == lm.history
+    for spoilt in ('{"loss": 1}', "[1, 2]", "not JSON", "[" * 100_000):
+        (folder / "history.json").write_text(spoilt)
+        with pytest.warns(UserWarning, match="history.json is no training log and is left out"):
+            assert load(folder).history == []
+    (folder / "history.json").unlink()
+    assert load(folder).history == []
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(ValueError("x" * 300)) == "x" * 200 and first_line(KeyError()) == "KeyError"
+
+
+def test_where_the_weights_began_goes_with_them(small, tmp_path):
+    lm = small.copy("taught")
+    assert not (save(lm, tmp_path / "unknown") / "source.json").exists()
+    lm.origin = "somebody's, in 4 bits"
+    folder = save(lm, tmp_path / "taught", card="# Taught\n")
+    assert load(folder).origin == read_origin(folder) == lm.origin
+    assert (folder / "README.md").read_text().count(lm.origin) == 1
+    for spoilt in ("", "[1]", "{}", '{"origin": 3}', "[" * 100_000):
+        (folder / "source.json").write_text(spoilt)
+        assert load(folder).origin == ""
+
+
+# ---- saving
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links")
+def test_saving_follows_a_link_and_leaves_it(tmp_path):
+    lm = load("tiny-small")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    save(lm, tmp_path / "link")
+    save(lm, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and torch.equal(weights(load(tmp_path / "disk")), weights(lm))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists"):
+        save(lm, tmp_path / "file", overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "file", "link"]
+
+
+def test_a_model_that_cannot_be_written_leaves_what_was_there(small, tmp_path, monkeypatch):
+    "Errors of other libraries come as OSError."
+    save(small, tmp_path / "mine", card="before")
+
+    def fails(folder):
+        raise ValueError("No space left on device\nand more")
+
+    monkeypatch.setattr(small.tokenizer, "save_pretrained", fails)
+    with pytest.raises(OSError, match=r"could not be written \(No space left on device\); nothing of it"):
+        save(small, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine/README.md").read_text() == "before" and os.listdir(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_a_folder_comes_back_when_its_successor_does_not_arrive(small, tmp_path, monkeypatch, error):
+    save(small, tmp_path / "mine", card="before")
+    rename, seen = Path.rename, []
+
+    def second_fails(self, target):
+        seen.append(target)
+        if len(seen) == 2:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(type(error)):
+        save(small, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine/README.md").read_text() == "before" and os.listdir(tmp_path) == ["mine"]
