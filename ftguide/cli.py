@@ -704,6 +704,10 @@ def serve_command(
     max_new_tokens: Annotated[int, described("Longest answer.")] = 96,
     per_minute: Annotated[int, option("serving.limits:Limits", "per_minute")] = 60,
     at_once: Annotated[int, option("serving.limits:Limits", "at_once")] = 16,
+    proxy: Annotated[
+        list[str] | None,
+        described("Address of a proxy in front, whose X-Forwarded-For is believed; may be given again."),
+    ] = None,
 ):
     """A page for asking and voting.
 
@@ -714,7 +718,7 @@ def serve_command(
 
     limits = Limits(answer=max_new_tokens, per_minute=per_minute, at_once=at_once)
     try:
-        serve(folder, against, store, host, port, password, limits, temperature)
+        serve(folder, against, store, host, port, password, limits, temperature, proxies=proxy or ())
     except KeyboardInterrupt:
         typer.echo("\nThe page is closed; all votes are stored.")
 

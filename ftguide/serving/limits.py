@@ -4,6 +4,7 @@ Every limit is checked on the server, because a script skips the browser's check
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ class Limits:
     at_once: int = 16  # answers written at the same time
     waiting: int = 64  # questions that wait; the next one is refused
     body: int = 100_000  # bytes of a request
+    patience: int = 10  # seconds that the head of a request may take to arrive, and its body again
+    connections: int = 400  # open at the same time, half of them from one address
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -48,12 +51,28 @@ class RateLimiter:
         self.lock = threading.Lock()
 
     def __call__(self, who: str) -> bool:  # may this call go on?
-        now = self.clock()
+        now, who = self.clock(), one_visitor(who)
         with self.lock:
             if len(self.calls) > CALLERS_KEPT:
-                self.calls = {k: v for k, v in self.calls.items() if v[-1] > now - self.seconds}
+                self.calls = {k: v for k, v in self.calls.items() if v and v[-1] > now - self.seconds}
             calls = self.calls.setdefault(who, deque(maxlen=self.n))
             if len(calls) == self.n and calls[0] > now - self.seconds:
                 return False
             calls.append(now)
             return True
+
+    def forgive(self, who: str) -> None:
+        "Do not count the last call."
+        with self.lock:
+            if calls := self.calls.get(one_visitor(who)):
+                calls.pop()
+
+
+def one_visitor(address: str) -> str:
+    "What is counted as one: an IPv4 address, or the network of 2^64 that one IPv6 customer is given."
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return str(ip if ip.version == 4 else ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))

@@ -12,17 +12,18 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import gradio as gr
+from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
-from starlette.middleware import Middleware
 
 from ftguide.engine.loading import SHIPPED
 from ftguide.serving.actions import WRITING, PageActions, ServedModel
+from ftguide.serving.connections import PageServer, listen
 from ftguide.serving.errors import PageError
-from ftguide.serving.guard import RequestGuard
+from ftguide.serving.guard import Proxies, RequestGuard
 from ftguide.serving.limits import DEFAULT_LIMITS, Limits
 from ftguide.serving.votes import Feedback
 
@@ -33,16 +34,12 @@ COUNT_EVERY_S = 1.0  # numbers are counted once in this time, however many ask
 THUMBS = {"up": "👍 Good answer", "down": "👎 Bad answer"}
 CHOICES = {"a": "A is better", "b": "B is better", "tie": "No difference"}
 SYSTEM_FONTS = dict(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
-# What gradio does by default and this page does not: count visits, offer a link through gradio's servers,
-# show addresses for scripts, read a port from the environment, fetch fonts.
+# What gradio does by default and this page does not: keep a history of questions, show links and errors of
+# its own, serve a second page for scripts or telephones.
 NOTHING_ELSE = dict(
-    share=False,
-    inbrowser=False,
-    inline=False,
-    quiet=True,
-    prevent_thread_lock=True,
     footer_links=[],
     run_history=False,
+    show_error=False,
     enable_monitoring=False,
     mcp_server=False,
     ssr_mode=False,
@@ -248,39 +245,62 @@ def serve(
     limits: Limits = DEFAULT_LIMITS,
     temperature: float = 0.0,  # 0 = every visitor gets the same answer; above, by chance
     wait: bool = True,  # until Ctrl-C; False returns at once
-) -> gr.Blocks:  # running; its `close()` ends it
+    proxies: Collection[
+        str
+    ] = (),  # addresses of proxies that say where a visitor comes from; nobody else may
+) -> OpenPage:
     "Open the page. PageError, ModelError or FeedbackError says in one line why it cannot be."
-    if password is None and not _is_local(host):
-        raise PageError(f"--host {host} lets others in: give a --password, or leave the page at 127.0.0.1")
+    known_proxies = Proxies(proxies)
+    if password is None and (proxies or not _is_local(host)):
+        what = "--proxy" if proxies else f"--host {host}"
+        raise PageError(f"{what} lets others in: give a --password, or leave the page at 127.0.0.1")
     if password is not None and len(password) < 8:
         raise PageError("the password needs 8 characters or more")
-    _check_free(host, port)
-    blocks = page(folder, against, store, limits, temperature)
-    hosts = {host, "localhost", "127.0.0.1", "::1"} if _is_local(host) else None
-    blocks.launch(
-        server_name=host,
-        server_port=port,
-        auth=Login(password) if password else None,
-        auth_message="Any name will do; it is kept with your votes.",
-        theme=gr.themes.Base(**SYSTEM_FONTS),
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
-        js=(HERE / "page.js").read_text(encoding="utf-8"),
-        app_kwargs=dict(
-            middleware=[Middleware(RequestGuard, hosts=hosts, limits=limits)],
-            docs_url=None,
-            redoc_url=None,
-            openapi_url=None,
-        ),
-        **NOTHING_ELSE,
-    )
+    listener = listen(host, port)
+    try:
+        blocks = page(folder, against, store, limits, temperature)
+        hosts = {host, "localhost", "127.0.0.1", "::1"} if _is_local(host) and not proxies else None
+        opened = OpenPage(
+            blocks, RequestGuard(_asgi(blocks, password), hosts, limits, known_proxies), listener
+        )
+    except BaseException:
+        listener.close()
+        raise
     if not wait:
-        return blocks
+        return opened
     print(f"The page is at http://{host}:{port}. Ctrl-C ends it.", flush=True)
     try:
         while True:
             time.sleep(3600)
     finally:
-        blocks.close(verbose=False)
+        opened.close()
+
+
+def _asgi(blocks: gr.Blocks, password: str | None) -> FastAPI:
+    return gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        blocks,
+        path="/",
+        auth=Login(password) if password else None,
+        auth_message="Any name will do; it is kept with your votes.",
+        theme=gr.themes.Base(**SYSTEM_FONTS),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        js=(HERE / "page.js").read_text(encoding="utf-8"),
+        app_kwargs=dict(docs_url=None, redoc_url=None, openapi_url=None),
+        **NOTHING_ELSE,
+    )
+
+
+class OpenPage:
+    "A page that is served; `close()` ends it."
+
+    def __init__(self, blocks: gr.Blocks, guard: RequestGuard, listener: socket.socket):
+        self.blocks = blocks
+        self.server = PageServer(guard, listener, guard.limits, guard.proxies)
+
+    def close(self) -> None:
+        self.blocks.close(verbose=False)  # the queue of questions
+        self.server.close()
 
 
 class Login:
@@ -298,18 +318,3 @@ def _is_local(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _check_free(host: str, port: int) -> None:
-    "PageError in one line when nobody could listen there."
-    if not 1 <= port <= 65535:
-        raise PageError(f"port must be between 1 and 65535, not {port}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family):
-            pass
-    except OSError as e:
-        raise PageError(
-            f"cannot listen on {host}, port {port} ({str(e.strerror).split(' (')[0]}); "
-            "choose another --port, or stop the program that has it"
-        ) from e

@@ -1,14 +1,9 @@
-"What the page refuses: too much, too often, and requests from elsewhere."
+"How much, and how often: limits are whole numbers, and an address is what one customer is given."
 
 import pytest
 
 from ftguide.serving.errors import PageError
-from ftguide.serving.limits import Limits, RateLimiter
-
-pytest.importorskip("starlette")
-from ftguide.serving.guard import RequestGuard
-
-JOIN = "/gradio_api/queue/join"
+from ftguide.serving.limits import Limits, RateLimiter, one_visitor
 
 
 def test_an_address_may_call_so_often_in_a_minute():
@@ -20,38 +15,34 @@ def test_an_address_may_call_so_often_in_a_minute():
     assert allowed("ana")
 
 
+def test_a_forgiven_call_is_not_counted():
+    allowed = RateLimiter(2, clock=lambda: 0.0)
+    for _ in range(5):
+        assert allowed("ana")
+        allowed.forgive("ana")
+    allowed.forgive("nobody")
+    assert [allowed("ana") for _ in range(3)] == [True, True, False]
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
 def test_a_limit_is_a_whole_number_above_0(value):
     with pytest.raises(PageError, match="per_minute must be a whole number above 0"):
         Limits(per_minute=value)
 
 
-def refused(path, method="GET", guard=None, **headers):
-    "Status of a refusal; None where the request is let through."
-    headers = {"host": "127.0.0.1:7860", **headers}
-    raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
-    guard = guard or RequestGuard(None, {"127.0.0.1"}, Limits())
-    found = guard.refuse(dict(type="http", path=path, method=method, headers=raw, client=("127.0.0.1", 1)))
-    return found and found[0]
-
-
 @pytest.mark.parametrize(
-    "status, path, method, headers",
+    "one, other, same",
     [
-        (None, "/", "GET", {}),
-        (403, "/", "GET", dict(host="evil.example")),
-        (403, JOIN, "POST", dict(content_length="9", origin="https://evil.example")),
-        (None, JOIN, "POST", dict(content_length="9", origin="http://127.0.0.1:7860")),
-        (413, JOIN, "POST", dict(content_length="999999")),
-        (411, JOIN, "POST", {}),
-        (404, "/gradio_api/upload", "POST", dict(content_length="9")),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("10.0.0.1", "::ffff:10.0.0.1", True),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("::1", "127.0.0.1", False),
+        ("a name", "a name", True),
+        ("", "a name", False),
     ],
 )
-def test_requests_that_the_page_does_not_need_are_refused(status, path, method, headers):
-    assert refused(path, method, **headers) == status
-
-
-def test_passwords_cannot_be_tried_for_ever():
-    guard = RequestGuard(None, None, Limits(logins=2))
-    tries = [refused("/login", "POST", guard, content_length="9") for _ in range(3)]
-    assert tries == [None, None, 429]
+def test_who_is_counted_as_one(one, other, same):
+    assert (one_visitor(one) == one_visitor(other)) is same
