@@ -137,8 +137,9 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
             seen = inputs.get("attention_mask")
             self._total_train_tokens += inputs["input_ids"].numel() if seen is None else seen.sum().item()
         passed = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
-        states = model.base_model(**passed, use_cache=False).last_hidden_state
-        return self.lesson_loss(states, inputs["labels"], model.lm_head, num_items_in_batch)
+        with self.accelerator.autocast():  # accelerate wraps the whole model's forward, not the base model's
+            states = model.base_model(**passed, use_cache=False).last_hidden_state
+            return self.lesson_loss(states, inputs["labels"], model.lm_head, num_items_in_batch)
 
     def _is_plain(self, model) -> bool:
         "Would TRL compute nothing but the loss that was handed in?"
@@ -298,9 +299,10 @@ class SoftLabelTrainer(SafeTrainer, Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         batch = {name: tensor for name, tensor in inputs.items() if name != "row"}
-        states, head, targets = scored_states(model, batch)
-        labels = self.soft_labels(inputs["row"].tolist(), batch) if self.soft_labels else None
-        loss, *terms = self.lesson_loss(states, head, targets, labels, count=num_items_in_batch)
+        with self.accelerator.autocast():  # of the student and its teacher
+            states, head, targets = scored_states(model, batch)
+            labels = self.soft_labels(inputs["row"].tolist(), batch) if self.soft_labels else None
+            loss, *terms = self.lesson_loss(states, head, targets, labels, count=num_items_in_batch)
         share = self._share(model, num_items_in_batch)
         if model.training:
             self.terms.append((self.state.global_step, *(share * term.item() for term in terms)))
