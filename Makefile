@@ -4,6 +4,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
     $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 OUT ?= runs/guide-$(shell date +%Y%m%d-%H%M%S)
+SEED ?= 0
+REAL ?= runs/real-$(SEED)
 PROFILE ?= tiny
 JOBS ?= 2
 BIN := .venv/bin
@@ -12,9 +14,10 @@ STORE := TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/nbdev-test --save --n-workers 0
 READY := .venv/.ready
 BROWSER := .venv/.browser
 
-.PHONY: help guide quick test coverage lab outputs bench readme docs tiny release mutants clean
+.PHONY: help guide real quick test coverage lab outputs bench readme docs tiny release mutants clean
 help:
 	@echo "make guide    run the whole journey on the built-in example and write a report"
+	@echo "make real     the same with a real model and texts that people wrote: an hour; goes on where it stopped"
 	@echo "make quick    lint, export and unit tests: the inner loop, a few minutes"
 	@echo "make test     everything that must always hold"
 	@echo "make coverage the same, and which lines of the package no test ran"
@@ -45,6 +48,12 @@ $(BROWSER): $(READY)
 
 guide: $(READY)
 	@$(BIN)/ftguide run --out $(OUT)
+
+# A run that was stopped goes on, and one that is finished only writes its page anew.
+real: $(READY)
+	@$(BIN)/ftguide get smollm2-135m
+	@$(BIN)/ftguide run --example packages --base smollm2-135m --seed $(SEED) --out $(REAL) \
+	    $(if $(wildcard $(REAL)/report.json),--resume)
 
 quick: $(READY)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .

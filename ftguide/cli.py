@@ -89,6 +89,11 @@ def described(text: str, *names: str, **how):
     return typer.Option(*names, help=text, **how)
 
 
+def setting(name: str, usual: str | bool = False):
+    "An option of `ftguide run` for which an example may have a value of its own."
+    return option("journey:journey", name, show_default=usual)
+
+
 ModelName = Annotated[
     str, described("tiny, tiny-small, smollm2-135m, a folder, a .gguf file, or a hub name.")
 ]
@@ -272,8 +277,21 @@ def begin(
 )
 @report_errors
 def run_command(
-    base: Start = "tiny",
-    student: Annotated[str, option("journey:journey", "student")] = "tiny-small",
+    base: Annotated[
+        str | None,
+        described(
+            "Model to start from: tiny, smollm2-135m, a folder, or a hub name; by default the example's."
+        ),
+    ] = None,
+    student: Annotated[
+        str | None,
+        described("Smaller model with the base's tokenizer; by default the example's."),
+    ] = None,
+    student_layers: Annotated[
+        int | None,
+        described("Instead of --student: one made from the model, keeping so many of its layers."),
+    ] = None,
+    example: Annotated[str | None, option("report.run_folder:run", "example")] = None,
     sft: Annotated[
         Path | None, described("File of rows for SFT: prompt and completion, or messages.")
     ] = None,
@@ -281,37 +299,46 @@ def run_command(
     corpus: Annotated[Path | None, described("File of rows for the distillation: prompt, or text.")] = None,
     out: Annotated[Path, option("report.run_folder:run", "out")] = Path("runs/example"),
     lang: Annotated[str, option("report.run_folder:run", "lang")] = "en",
-    epochs: Annotated[float, option("journey:journey", "epochs")] = 1.0,
-    beta: Annotated[float, option("journey:journey", "beta")] = 0.1,
-    temperature: Annotated[float, option("journey:journey", "temperature")] = 2.0,
-    alpha: Annotated[float, option("journey:journey", "alpha")] = 0.7,
-    distill_epochs: Annotated[float, option("journey:journey", "distill_epochs")] = 3.0,
+    epochs: Annotated[float | None, setting("epochs", "1")] = None,
+    learning_rate: Annotated[float | None, setting("learning_rate")] = None,
+    beta: Annotated[float | None, setting("beta", "0.1")] = None,
+    dpo_learning_rate: Annotated[float | None, setting("dpo_learning_rate")] = None,
+    temperature: Annotated[float | None, setting("temperature", "2")] = None,
+    alpha: Annotated[float | None, setting("alpha", "0.7")] = None,
+    distill_epochs: Annotated[float | None, setting("distill_epochs", "3")] = None,
+    distill_learning_rate: Annotated[float | None, setting("distill_learning_rate")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
     resume: Annotated[bool, option("report.run_folder:run", "resume", "--resume")] = False,
     seed: Seed = 0,
 ):
     """The whole journey: base, SFT, DPO, distillation, report.
 
-    A stage without a file is left out; without any file the built-in example runs.
+    A stage without a file is left out; without any file an example runs, with the settings that suit it.
     """
     from ftguide.report.run_folder import run
 
+    if student is not None and student_layers is not None:
+        raise ValueError("give --student or --student-layers, not both")
     try:
         run(
             out,
             base,
-            student,
+            student if student_layers is None else student_layers,
             sft,
             pairs,
             corpus,
+            example=example,
             lang=lang,
             seed=seed,
             resume=resume,
             epochs=epochs,
+            learning_rate=learning_rate,
             beta=beta,
+            dpo_learning_rate=dpo_learning_rate,
             temperature=temperature,
             alpha=alpha,
             distill_epochs=distill_epochs,
+            distill_learning_rate=distill_learning_rate,
             usd_per_hour=usd_per_hour,
             say=typer.echo,
         )

@@ -456,7 +456,7 @@ def make_student(
             f"layers must be a number from 1 to {count}, or numbers of layers from 0 to {count - 1} "
             f"in ascending order, not {layers}"
         )
-    return LM(with_layers(lm.model, kept), copy.deepcopy(lm.tokenizer), name)
+    return LM(with_layers(lm.model, kept), copy.deepcopy(lm.tokenizer), name, origin=lm.origin)
 
 
 def _evenly_spaced(wanted: int, count: int) -> list[int]:  # of the numbers 0 to count - 1

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ['Counts', 'Scorer', 'CountScorer', 'exact_match', 'rouge_l', 'rouge_n', 'bleu', 'attribute_accuracy',
            'perplexity_per_byte', 'distinct', 'score_row', 'usd_per_million_tokens', 'latency', 'api_price_ratio',
            'Report', 'evaluate', 'degeneration_metrics', 'text_scores', 'Difference', 'difference', 'few_shot',
-           'prompting_baseline']
+           'with_examples', 'prompting_baseline']
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-exact
 def exact_match(answer: str, reference: str) -> float:
@@ -290,6 +290,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,  # called with the number of rows answered
     score: Scorer | None = None,  # your own; by default `score_row`
     api: dict | None = None,  # an API's dated price, as in `api_price_ratio`: adds the ratio
+    examples: list[dict] = (),  # solved rows shown before each question; of its task, where there are any
 ) -> Report:
     "Answer every test row, score the answers, and measure speed and cost."
     if unknown := set(metrics) - {"quality", "latency", "cost"}:
@@ -303,6 +304,7 @@ def evaluate(
     report.test = fingerprint([prompt, row["completion"]] for prompt, row in zip(prompts, rows))
     if against is not None:
         _require_same_test(report, against)
+    prompts = with_examples(rows, examples) if examples else prompts
     check_scores_after(lm, prompts[0])
     if "quality" in metrics:
         decoding = dict(max_new_tokens=max_new_tokens, batch_size=batch_size)
@@ -491,6 +493,18 @@ def _few_shot_messages(row: dict, examples: list[dict]) -> list[dict]:
         solved.append(dict(role="assistant", content=Row(example).reference))
     system = [message for message in asked if message["role"] == "system"]
     return system + [message for message in solved + asked if message["role"] != "system"]
+
+
+def with_examples(
+    rows: list[dict],  # questions
+    examples: list[dict],  # solved rows; ValueError when a question is among them
+) -> list[
+    list[dict]
+]:  # messages for each question: the examples of its task, where there are any, and the question
+    "Questions behind solved examples, as a conversation."
+    _refuse_shared_questions(rows, examples)
+    of_task = lambda row: [e for e in examples if e.get("task") == row.get("task")] or examples
+    return [_few_shot_messages(row, of_task(row)) for row in rows]
 
 
 def _answer_alone(texts: list[str], references: list[str]) -> list[str]:

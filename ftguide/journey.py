@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .data import split
-from .distillation import distill
+from .distillation import distill, make_student
 from .dpo import align_dpo, make_pairs
 from .engine.environment import progress_bar
 from .engine.formats import DataError
@@ -23,14 +23,24 @@ from .engine.spans import check_lengths
 from .engine.statistics import Score, bootstrap, required_sample_size
 from .engine.tables import table
 from .engine.trainers import TrainingError
-from .evaluation import Report, difference, evaluate
+from ftguide.evaluation import (
+    Report,
+    Scorer,
+    difference,
+    evaluate,
+    prompting_baseline,
+    score_row,
+    with_examples,
+)
 from .market import Product, ab_test, load_tasks
-from .models import LM, completion_logps, load, reply
+from .models import LM, completion_logps, context_length, load, prompt_text, reply
+from .packages import load_packages, prefer_synopsis, score_package
 from .sft import finetune_sft
 
 # %% auto #0
-__all__ = ['NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'Material', 'example_material', 'load_material', 'Stage', 'Settings',
-           'stages_of', 'journey', 'Verdict', 'check_stage', 'verdict', 'results_table']
+__all__ = ['SHOTS', 'MARKET_METRICS', 'PACKAGES_METRICS', 'EXAMPLES', 'NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'Material',
+           'example_material', 'packages_material', 'Example', 'load_material', 'Stage', 'Settings', 'stages_of',
+           'journey', 'Verdict', 'check_stage', 'verdict', 'results_table']
 
 # %% ../nbs/09_journey.ipynb #journey-material
 @dataclass
@@ -46,8 +56,11 @@ class Material:
     prefer: Callable | None = None  # ...which this judges, see `make_pairs`
     rounds: int = 2  # of DPO on sheets; each compares what the last round's model writes
     corpus: list[dict] = field(default_factory=list)  # prompt or text
+    examples: list[dict] = field(default_factory=list)  # solved rows to show before a question, of each task
+    score: Scorer | None = None  # of an answer, see `evaluate`
+    max_new_tokens: int = 96  # of every answer
 
-
+# %% ../nbs/09_journey.ipynb #journey-examples
 def example_material(
     lang: str = "en",
     seed: int = 0,
@@ -70,6 +83,81 @@ def example_material(
         prefer=shoppers,
         corpus=[dict(prompt=r["prompt"]) for r in ads[n_sheets:]],
     )
+
+
+def packages_material(
+    seed: int = 0,
+    n_train: int = 900,
+    n_valid: int = 36,
+    n_sheets: int = 300,
+    n_corpus: int = 1200,
+    n_test: int = 180,
+) -> Material:
+    "Debian's package descriptions; no package is in two parts of the material."
+    train = load_packages("train", n_train, seed=seed)
+    sheets = load_packages("train", n_sheets, ("synopsis",), seed=1000 + seed, exclude=train)
+    corpus = load_packages("train", n_corpus, seed=2000 + seed, exclude=train + sheets)
+    return Material(
+        train=train,
+        valid=load_packages("valid", n_valid, seed=seed),
+        test=load_packages("test", n_test, seed=seed),
+        sheets=sheets,
+        prefer=prefer_synopsis,
+        rounds=1,
+        corpus=[dict(prompt=row["prompt"]) for row in corpus],
+        examples=load_packages("train", 3 * max(SHOTS), seed=seed),
+        score=score_package,
+        max_new_tokens=48,
+    )
+
+
+@dataclass(frozen=True)
+class Example:
+    "What a journey is made of when no files are given."
+
+    data: str  # what it learns from, in words
+    material: Callable[..., Material]  # of a seed and sizes
+    metrics: dict[str, str]  # what each of its scores measures
+    settings: dict  # of `journey`, where nothing else is asked for
+
+
+SHOTS = (1, 2, 4)  # solved examples of its task before a question
+MARKET_METRICS = dict(
+    truth="share of what an ad states that is so",
+    completeness="share of what could be said that it says, and is so",
+    conversion="share of shoppers that buy",
+    extraction="catalogue rows that are right, in every field",
+    sentiment="reviews judged right",
+    summary="summaries that are right, word by word",
+)
+PACKAGES_METRICS = {
+    "section": "descriptions put into the right one of twelve sections",
+    "ROUGE-L": "likeness of a synopsis to the maintainer's: the longest sequence of words that both have",
+    "no fault": "share of synopses against which Debian's rules say nothing",
+    "chrF": "likeness of a translation to the translator's: common runs of characters",
+}
+EXAMPLES = dict(
+    market=Example(
+        "the built-in marketplace",
+        example_material,
+        MARKET_METRICS,
+        dict(base="tiny", student="tiny-small"),
+    ),
+    packages=Example(
+        "Debian's package descriptions",
+        packages_material,
+        PACKAGES_METRICS,
+        dict(
+            base="smollm2-135m",
+            student=20,
+            learning_rate=1e-4,
+            dpo_learning_rate=1e-5,
+            temperature=1.0,
+            distill_epochs=1,
+            distill_learning_rate=3e-4,
+        ),
+    ),
+)
 
 # %% ../nbs/09_journey.ipynb #journey-own
 def load_material(
@@ -137,7 +225,7 @@ def _hold_out(pairs: list[dict], material: Material, seed: int) -> tuple[list[di
 class Stage:
     "A model on the way, with its report."
 
-    name: str  # base, SFT, DPO, distilled
+    name: str  # base, prompt, SFT, DPO, distilled
     lm: LM
     report: Report
     seconds: float = 0.0  # training and evaluation
@@ -150,47 +238,71 @@ class Settings:
     "What `journey` was asked for, beside its material."
 
     base: LM | str | Path
-    student: LM | str | Path
+    student: LM | str | Path | int
     epochs: float
+    learning_rate: float | None
     beta: float
+    dpo_learning_rate: float | None
     temperature: float
     alpha: float
     distill_epochs: float
+    distill_learning_rate: float | None
     seed: int
     usd_per_hour: float
     speed: bool
+
+    def student_of(self, model: LM) -> LM:
+        "The student as it starts."
+        return make_student(model, self.student) if isinstance(self.student, int) else load(self.student)
 
 
 NEEDS = (("SFT", "train"), ("DPO", "pairs"), ("DPO", "sheets"), ("distilled", "corpus"))
 
 
 def stages_of(material: Material) -> list[str]:
-    "Names of the stages this material is enough for."
+    "Names of the stages that this material is enough to train."
     return list(dict.fromkeys(name for name, what in NEEDS if getattr(material, what)))
 
 # %% ../nbs/09_journey.ipynb #journey-journey
 def journey(
     material: Material,  # never changed
     base: LM | str | Path = "tiny",  # model to start from: tiny, a folder, a hub name, or an LM
-    student: LM | str | Path = "tiny-small",  # smaller model for the distillation, with the base's tokenizer
+    student: LM | str | Path | int = "tiny-small",  # with the base's tokenizer; a number keeps so many layers
     *,
     epochs: float = 1,  # passes of SFT over its rows
+    learning_rate: float | None = None,  # of SFT; by default from the model's size
     beta: float = 0.1,  # DPO's pull towards the model it starts from, above 0
+    dpo_learning_rate: float | None = None,  # by default from the model's size
     temperature: float = 2.0,  # of the distillation, above 0
     alpha: float = 0.7,  # share of soft labels in the distillation, 0..1; 0 teaches with text alone
     distill_epochs: float = 3,  # passes of the distillation over its prompts
+    distill_learning_rate: float | None = None,  # by default from the student's size
     seed: int = 0,  # of all chance
     usd_per_hour: float = 0.10,  # what an hour of this machine costs, for the cost column
     speed: bool = True,  # measure latency and cost too?
     begin: Callable[[str], object] | None = None,  # called with a stage's name before it starts
     kept: dict[str, Stage] | None = None,  # stages of an earlier run, given back instead of trained again
 ) -> Iterator[Stage]:  # each stage is made when it is asked for
-    """Base, SFT, DPO, distillation: train, evaluate, wait to be asked for the next.
+    """Base, prompt, SFT, DPO, distillation: train, evaluate, wait to be asked for the next.
+
+    A stage without material is left out.
 
     ValueError or DataError at once, before the first stage, for all that can be refused.
     """
     settings = Settings(
-        base, student, epochs, beta, temperature, alpha, distill_epochs, seed, usd_per_hour, speed
+        base,
+        student,
+        epochs,
+        learning_rate,
+        beta,
+        dpo_learning_rate,
+        temperature,
+        alpha,
+        distill_epochs,
+        distill_learning_rate,
+        seed,
+        usd_per_hour,
+        speed,
     )
     material = replace(material)
     _check(material, settings)
@@ -198,7 +310,7 @@ def journey(
 
 
 def _stages(material: Material, settings: Settings, begin, kept: dict[str, Stage]) -> Iterator[Stage]:
-    names, last = ["base", *stages_of(material)], None
+    names, last = ["base", *["prompt"][: len(material.examples)], *stages_of(material)], None
     for name, following in zip(names, [*names[1:], ""]):
         teaches = following == "distilled"
         if name not in kept:
@@ -226,37 +338,47 @@ def _made(name: str, last: Stage | None, teaches: bool, material: Material, sett
 
 
 def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -> LM:
-    "The stage's model, made from the last one."
+    "The stage's model, made from the last one; the prompted one is the base itself."
     seed = settings.seed
     if name == "base":
         return load(settings.base).copy()
+    if name == "prompt":
+        return replace(lm)
     if name == "SFT":
-        held_out = material.valid or None
-        return finetune_sft(lm, material.train, epochs=settings.epochs, eval_data=held_out, seed=seed)
-    if name == "DPO" and material.sheets:
-        return _dpo_in_rounds(lm, material, settings.beta, seed)
+        return finetune_sft(
+            lm,
+            material.train,
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            eval_data=material.valid or None,
+            seed=seed,
+        )
     if name == "DPO":
-        held_out = material.held_pairs or None
-        return align_dpo(lm, material.pairs, beta=settings.beta, eval_data=held_out, seed=seed)
+        pace = dict(beta=settings.beta, learning_rate=settings.dpo_learning_rate, seed=seed)
+        if material.sheets:
+            return _dpo_in_rounds(lm, material, pace)
+        return align_dpo(lm, material.pairs, eval_data=material.held_pairs or None, **pace)
     return distill(
         lm,
-        settings.student,
+        settings.student_of(lm),
         material.corpus,
         temperature=settings.temperature,
         alpha=settings.alpha,
         epochs=settings.distill_epochs,
+        learning_rate=settings.distill_learning_rate,
+        max_new_tokens=material.max_new_tokens,
         seed=seed,
     )
 
 # %% ../nbs/09_journey.ipynb #journey-rounds
-def _dpo_in_rounds(lm: LM, material: Material, beta: float, seed: int) -> LM:
+def _dpo_in_rounds(lm: LM, material: Material, pace: dict) -> LM:  # pace: settings of `align_dpo`
     "Pairs from the model's own answers, a round at a time; the history runs through all rounds."
     size, history = -(-len(material.sheets) // material.rounds), []
     material.pairs = []
     for n in range(material.rounds):
         sheets = material.sheets[n * size : (n + 1) * size]
-        pairs, material.held_pairs = _chosen(lm, material, sheets, seed + n)
-        lm = align_dpo(lm, pairs, beta=beta, eval_data=material.held_pairs, seed=seed)
+        pairs, material.held_pairs = _chosen(lm, material, sheets, pace["seed"] + n)
+        lm = align_dpo(lm, pairs, eval_data=material.held_pairs, **pace)
         material.pairs = material.pairs + pairs
         steps = max((entry["step"] for entry in history), default=0)
         history += [{**entry, "step": entry["step"] + steps} for entry in lm.history]
@@ -266,9 +388,10 @@ def _dpo_in_rounds(lm: LM, material: Material, beta: float, seed: int) -> LM:
 
 def _chosen(lm: LM, material: Material, sheets: list[dict], seed: int) -> tuple[list[dict], list[dict]]:
     "The model writes two answers to each sheet, the material's preference chooses: pairs, held-out pairs."
-    with progress_bar(2 * len(sheets), "ads for shoppers") as progress:
+    with progress_bar(2 * len(sheets), "answers to compare") as progress:
         forward = lambda n: progress.update(n - progress.n)
-        pairs = make_pairs(lm, sheets, material.prefer, seed=seed, progress=forward)
+        limits = dict(max_new_tokens=material.max_new_tokens, seed=seed, progress=forward)
+        pairs = make_pairs(lm, sheets, material.prefer, **limits)
     cut = max(len(pairs) // 10, 1)
     if len(pairs) <= cut:
         raise TrainingError("the model gave no two different answers to compare; it needs SFT first")
@@ -296,9 +419,20 @@ def _reference(teacher: LM, material: Material) -> list[dict]:
 def _judged(lm: LM, material: Material, against: Report | None, settings: Settings) -> Report:
     "Quality on the test rows, speed where it is asked for, and the share of held-out pairs told right."
     report = Report(lm.name, lm.parameters)
+    examples = _best_examples(lm, material) if lm.name == "prompt" else []
     if material.test:
-        metrics = ("quality", "latency", "cost") if settings.speed else ("quality",)
-        report = evaluate(lm, material.test, against, metrics, usd_per_hour=settings.usd_per_hour)
+        with progress_bar(len(material.test), f"{lm.name}: test rows") as progress:
+            report = evaluate(
+                lm,
+                material.test,
+                against,
+                ("quality", "latency", "cost") if settings.speed else ("quality",),
+                max_new_tokens=material.max_new_tokens,
+                usd_per_hour=settings.usd_per_hour,
+                score=material.score,
+                examples=examples,
+                progress=lambda n: progress.update(n - progress.n),
+            )
     if held := material.held_pairs:
         prompts = [pair["prompt"] for pair in held]
         chosen, rejected = (
@@ -306,6 +440,37 @@ def _judged(lm: LM, material: Material, against: Report | None, settings: Settin
         )
         report.rows["preference accuracy"] = [(float(c > r), 1) for c, r in zip(chosen, rejected)]
     return report
+
+# %% ../nbs/09_journey.ipynb #journey-prompted
+def _best_examples(lm: LM, material: Material) -> list[dict]:
+    "As many examples of each task as answer most validation rows; without such rows, the fewest."
+    tasks: dict = {}
+    for row in material.examples:
+        tasks.setdefault(row.get("task"), []).append(row)
+    first = lambda n: [row for rows in tasks.values() for row in rows[:n]]
+    shots = [n for n in SHOTS if _fit(lm, material, first(n))]
+    if material.valid and len(shots) > 1:
+        score = lambda row, answer: next(iter((material.score or score_row)(row, answer).values()))
+        with progress_bar(len(shots) * len(material.valid), "prompt: validation rows") as progress:
+
+            def ask(prompts):
+                before = progress.n
+                forward = lambda n: progress.update(before + n - progress.n)
+                return reply(lm, prompts, material.max_new_tokens, progress=forward)
+
+            found = prompting_baseline(ask, material.valid, material.examples, tuple(shots), score=score)
+        shots = [max(found, key=lambda n: found[n].value)]
+    return first(shots[0]) if shots else []
+
+
+def _fit(lm: LM, material: Material, examples: list[dict]) -> bool:
+    "Do all questions, behind these examples, leave room for an answer?"
+    room = context_length(lm) - material.max_new_tokens
+    asked = with_examples(material.valid + material.test, examples)
+    size = lambda messages: len(
+        lm.tokenizer(prompt_text(lm.tokenizer, messages), add_special_tokens=False).input_ids
+    )
+    return all(size(messages) <= room for messages in asked)
 
 # %% ../nbs/09_journey.ipynb #journey-check
 def _check(material: Material, settings: Settings):
@@ -318,17 +483,27 @@ def _check(material: Material, settings: Settings):
         if rows:
             check_lengths(start, rows, kind)
     if material.train:
-        preflight(start, material.train, "sft", epochs=settings.epochs)
+        preflight(start, material.train, "sft", epochs=settings.epochs, learning_rate=settings.learning_rate)
     if material.pairs:
-        preflight(start, material.pairs, "dpo")
+        preflight(start, material.pairs, "dpo", learning_rate=settings.dpo_learning_rate)
     if material.corpus:
-        student, taught = load(settings.student), dict(teacher=start, alpha=settings.alpha)
-        preflight(student, material.corpus, "distill", epochs=settings.distill_epochs, **taught)
+        preflight(
+            settings.student_of(start),
+            material.corpus,
+            "distill",
+            epochs=settings.distill_epochs,
+            learning_rate=settings.distill_learning_rate,
+            teacher=start,
+            alpha=settings.alpha,
+        )
 
 
 def _check_numbers(settings: Settings):
-    for name in ("epochs", "distill_epochs", "beta", "temperature"):
+    rates = ("learning_rate", "dpo_learning_rate", "distill_learning_rate")
+    for name in ("epochs", "distill_epochs", "beta", "temperature", *rates):
         value = getattr(settings, name)
+        if value is None and name in rates:
+            continue  # from the model's size
         if not 0 < value < math.inf:
             finite = " and finite" if value == math.inf else ""
             raise ValueError(f"{name} must be above 0{finite}, not {value}")
@@ -422,7 +597,7 @@ def _signed(score: Score) -> str:
     return f"{score.value:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
 
 # %% ../nbs/09_journey.ipynb #journey-asked
-PURPOSE = {"DPO": ("conversion", "preference accuracy", "ROUGE-L", "exact match")}
+PURPOSE = {"DPO": ("conversion", "no fault", "preference accuracy", "ROUGE-L", "exact match")}
 ASKED = {
     "SFT": dict(at_least=0.0),
     "DPO": dict(at_least=0.0),
@@ -433,9 +608,9 @@ UNWATCHED = ("completeness", "conversion, greedy", "preference accuracy")
 
 def verdict(
     stages: list[Stage],  # so far
-) -> Verdict | None:  # None after the base, and where nothing was measured twice
+) -> Verdict | None:  # None before training, and where nothing was measured twice
     "What `check_stage` says of the last stage against the one before it."
-    if len(stages) < 2:
+    if len(stages) < 2 or stages[-1].name not in ASKED:
         return None
     name, after, before = stages[-1].name, stages[-1].report, stages[-2].report
     both = [m for m in after.rows if m in before.rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import math
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,12 +16,16 @@ from matplotlib.style import context as style
 from ftguide.engine.figures import STAGE_COLOURS, STAGE_MARKERS
 from ftguide.engine.files import write_atomic
 from ftguide.engine.rows import conversation_text
+from ftguide.engine.statistics import bootstrap
 from ftguide.engine.tables import table
 from ftguide.evaluation import Report
+from ftguide.journey import EXAMPLES
 
 FEW_ROWS = 50  # test rows below which the page warns of wide intervals
 MOST_EXAMPLES = 20
+MOST_PAIRS = 4
 MOST_CHARACTERS = 400  # of a text in the examples
+LAST_CHARACTERS = 80  # of them at its end, where many prompts have their question
 MEASURED = ("conversion", "ROUGE-L", "exact match", "preference accuracy")  # the first found is drawn
 DEGENERATION = (  # what of Report.degeneration is said, in words, above which share
     ("truncated_share", "never ended", 0.1),
@@ -72,10 +77,13 @@ def page(
         table=table(reports),
         few_rows=test_rows if 0 < test_rows < FEW_ROWS else 0,
         judged=any(r.rows for r in reports),
+        meanings=_meanings(about, reports),
+        gains=gains(reports),
         against=reports[-1].against,
         warnings=degeneration_warnings(reports),
         losses=[loss_figure(s["name"], s["history"]) for s in stages if has_losses(s["history"])],
         cost=cost_figure(reports),
+        pairs=pairs_shown(stages),
         examples=examples(reports),
         answering=[r.name for r in reports if r.answers],
         folder=folder.name,
@@ -91,6 +99,35 @@ def degeneration_warnings(reports: list[Report]) -> list[str]:
         for name, words, limit in DEGENERATION
         if report.name != "base" and (share := report.degeneration.get(name, 0)) > limit
     ]
+
+
+def _meanings(about: dict, reports: list[Report]) -> dict[str, str]:  # metric -> what it measures
+    measured = dict.fromkeys(metric for report in reports for metric in report.rows)
+    known = dict(EXAMPLES[about["example"]].metrics) if about.get("example") in EXAMPLES else {}
+    return {metric: known[metric] for metric in measured if metric in known}
+
+
+def gains(reports: list[Report]) -> dict:  # before and after: names; rows: metric, ratio, difference
+    "What training was worth: the last model before a distillation beside the base, prompted where it was."
+    trained = [r for r in reports if r.name not in ("base", "prompt", "distilled")]
+    untrained = [r for r in reports if r.name in ("base", "prompt")]
+    if not trained or not untrained:
+        return {}
+    after, before = trained[-1], untrained[-1]
+    rows = [
+        [
+            metric,
+            *(_compared(after.rows[metric], before.rows[metric], how) for how in ("ratio", "difference")),
+        ]
+        for metric in after.rows
+        if metric in before.rows and len(after.rows[metric]) == len(before.rows[metric])
+    ]
+    return dict(before=before.name, after=after.name, rows=rows) if rows else {}
+
+
+def _compared(after: list, before: list, how: str) -> str:
+    score = bootstrap(after, before, how=how)
+    return "" if math.isnan(score.value) else str(score)
 
 
 # ---- figures
@@ -159,13 +196,29 @@ def _svg(axes: Axes, label: str) -> str:
 # ---- examples
 
 
+def pairs_shown(stages: list[dict]) -> list[dict]:  # asked, chosen, rejected
+    "A few pairs, from the first to the last."
+    pairs = next((stage["pairs"] for stage in stages if stage.get("pairs")), [])
+    picked = _spread(len(pairs), MOST_PAIRS)
+    text = lambda pair, key: _shortened(conversation_text(pair[key]))
+    return [
+        dict(asked=text(p, "prompt"), chosen=text(p, "chosen"), rejected=text(p, "rejected"))
+        for p in (pairs[i] for i in picked)
+    ]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    "Numbers below count, evenly spread, at most so many."
+    most = min(count, most)
+    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
+
+
 def examples(reports: list[Report]) -> list[dict]:
     "The same questions to every model: asked, expected, and the answers in the order of the reports."
     answered = [r.answers for r in reports if r.answers]
     if not answered:
         return []
-    count, most = len(answered[0]), min(len(answered[0]), MOST_EXAMPLES)
-    picked = sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
+    picked = _spread(len(answered[0]), MOST_EXAMPLES)
     return [
         dict(
             asked=_shortened(conversation_text(answered[0][i]["prompt"])),
@@ -177,4 +230,7 @@ def examples(reports: list[Report]) -> list[dict]:
 
 
 def _shortened(text: str) -> str:
-    return text[:MOST_CHARACTERS] + ("…" if len(text) > MOST_CHARACTERS else "")
+    "The beginning and the end of a long text."
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[: MOST_CHARACTERS - LAST_CHARACTERS]} … {text[-LAST_CHARACTERS:]}"

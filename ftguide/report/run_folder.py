@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,9 +19,10 @@ import torch
 
 from ftguide.engine.environment import is_interactive
 from ftguide.engine.files import fingerprint, folder_lock, write_atomic
+from ftguide.engine.loading import SHIPPED
 from ftguide.engine.tables import markdown
 from ftguide.evaluation import Report
-from ftguide.journey import Material, Stage, example_material, journey, load_material, verdict
+from ftguide.journey import EXAMPLES, Material, Stage, journey, load_material, verdict
 from ftguide.models import LM, load, save
 from ftguide.report.page import write_page
 
@@ -32,44 +33,51 @@ SETTINGS = ("base", "student", "example", "lang", "seed", "rows", "material", "k
 
 def run(
     out: str | Path,  # new folder for the models and the report
-    base: LM | str | Path = "tiny",
-    student: LM | str | Path = "tiny-small",
+    base: LM | str | Path | None = None,  # model to start from; by default the example's, and tiny for files
+    student: LM | str | Path | int | None = None,  # as in `journey`; by default the example's, see `settings`
     sft: str | Path | list | None = None,  # rows (or a file) of prompt and completion, or messages
     pairs: str | Path | list | None = None,  # rows (or a file) of prompt, chosen and rejected
     corpus: str | Path | list | None = None,  # rows (or a file) of prompt, or of text, for the distillation
     *,
-    lang: str = "en",  # language of the built-in example: en or pt
+    example: str | None = None,  # where there are no files: market, which is the default, or packages
+    lang: str = "en",  # language of the marketplace: en or pt
     seed: int = 0,  # of all chance
     resume: bool = False,  # go on with a run that was stopped: its finished stages are loaded from its folder
     say: Callable[[str], object] = print,  # where progress is reported
-    size: dict | None = None,  # of the built-in example: n_train, n_sheets, n_corpus, n_test
-    **knobs,  # of `journey`
+    size: dict | None = None,  # of the example: n_train, n_sheets, n_corpus, n_test
+    **knobs,  # of `journey`; None, and what is not named, is as the example sets it
 ) -> list[Stage]:
-    """The whole journey, written to a folder. Without rows or files, the built-in example runs.
+    """The whole journey, written to a folder. Without rows or files, an example runs.
 
     FileExistsError when `out` holds something else, or another run is at work in it; ValueError when the
     stopped run in it had other settings.
     """
     out = Path(out)
     taken = _check_free(out, resume)
-    example = sft is None and pairs is None and corpus is None
-    if example:
-        material = example_material(lang, seed, **(size or {}))
+    example = _example(example, lang, files=[sft, pairs, corpus])
+    knobs = settings(example, dict(knobs, base=base, student=student))
+    base = knobs["base"]
+    if example == "market":
+        material = EXAMPLES[example].material(lang=lang, seed=seed, **(size or {}))
+    elif example:
+        material = EXAMPLES[example].material(seed=seed, **(size or {}))
     else:
         material = load_material(sft, pairs, corpus, seed)
-    about = _about(material, base, student, example, lang, seed, knobs)
+    about = _about(material, example, lang, seed, knobs)
 
     with ExitStack() as lock:
         if taken:
             lock.enter_context(folder_lock(out, "run"))  # before what it may be writing is cleared away
         kept = _finished(out, about, base) if taken else {}
-        steps = journey(material, base, student, seed=seed, begin=_announce(say), kept=kept, **knobs)
+        steps = journey(material, seed=seed, begin=_announce(say), kept=kept, **knobs)
         if not taken:  # the folder is made when nothing has to be refused any more
             lock.enter_context(folder_lock(out, "run"))
-        say(f"{'built-in example' if example else 'your data'}: {_counted(about['rows'])}")
+        say(f"{about['data']}: {_counted(about['rows'])}")
         stages: list[Stage] = []
         for stage in steps:
             stages.append(stage)
+            if stages[0].lm.origin:
+                about["weights"] = stages[0].lm.origin
             if stage.name not in kept:
                 _keep(stage, stages, out, about)
             say(_line(stage) + (" | from the stopped run" if stage.name in kept else ""))
@@ -77,6 +85,40 @@ def run(
                 say(f"{'':>10} | {said}")
         write_page(out)
     return stages
+
+
+def _example(asked: str | None, lang: str, files: list) -> str | None:
+    "Name of the example to run, None for files; ValueError when both are given, or a language it lacks."
+    given = any(file is not None for file in files)
+    if asked is not None and asked not in EXAMPLES:
+        raise ValueError(f"example must be {' or '.join(EXAMPLES)}, not {asked!r}")
+    if asked and given:
+        raise ValueError(f"give files or the example {asked}, not both")
+    if asked == "packages" and lang != "en":
+        raise ValueError(f"lang is the marketplace's language; packages has no {lang!r}, leave it out")
+    return None if given else asked or "market"
+
+
+def settings(
+    example: str | None,  # None: files
+    asked: dict,  # arguments of `journey`; None is as the example sets it
+) -> dict:
+    """Arguments of `journey`: what was asked for, and the rest as it suits the example.
+
+    With a base that no example chose, tiny-small is the student of a shipped model, and any other model
+    gets a student of its own layers: two in three."""
+    asked = {name: value for name, value in asked.items() if value is not None}
+    known = EXAMPLES[example].settings if example else {}
+    found = {"base": "tiny", **known, **asked}
+    if "student" not in asked and found["base"] != known.get("base"):
+        shipped = str(found["base"]) in SHIPPED
+        found["student"] = "tiny-small" if shipped else two_thirds(load(found["base"]))
+    return found
+
+
+def two_thirds(lm: LM) -> int:  # layers
+    "As many layers as a student keeps where nobody says how many."
+    return max(round(lm.model.config.get_text_config().num_hidden_layers * 2 / 3), 1)
 
 
 def _check_free(out: Path, resume: bool) -> bool:
@@ -129,18 +171,25 @@ def machine() -> dict:
     )
 
 
-def _about(material: Material, base, student, example: bool, lang: str, seed: int, knobs: dict) -> dict:
+def _about(material: Material, example: str | None, lang: str, seed: int, knobs: dict) -> dict:
     "The settings of a run, and the machine."
     parts = {name: rows for name in ROWS if (rows := getattr(material, name))}
+    base, student = knobs["base"], knobs["student"]
+    own_layers = f"{student} of its own layers" if isinstance(student, int) else None
     return dict(
         base=str(getattr(base, "name", base)),
-        student=str(getattr(student, "name", student)),
+        student=own_layers or str(getattr(student, "name", student)),
         example=example,
-        lang=lang if example else None,
+        data=EXAMPLES[example].data if example else "your data",
+        lang=lang if example == "market" else None,
         seed=seed,
         rows={name: len(rows) for name, rows in parts.items()},
         material=fingerprint(parts.items()),
-        knobs={k: v for k, v in knobs.items() if isinstance(v, (int, float, str))},
+        knobs={
+            k: v
+            for k, v in knobs.items()
+            if isinstance(v, (int, float, str)) and k not in ("base", "student")
+        },
         **machine(),
     )
 
@@ -172,7 +221,7 @@ def _as_json(stage: Stage) -> dict:
 
 def _card(stage: Stage, stages: list[Stage], about: dict) -> str:
     "The model's README.md."
-    made_from = about["base"] + (f" and {about['student']}" if stage.name == "distilled" else "")
+    made_from = about["base"] + (f" (student: {about['student']})" if stage.name == "distilled" else "")
     versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     return "\n".join(
         [
@@ -220,11 +269,16 @@ def _finished(out: Path, about: dict, base) -> dict[str, Stage]:
         name = stage["name"]
         if name in FOLDERS and not (out / FOLDERS[name]).is_dir():
             break
-        lm = load(out / FOLDERS[name]) if name in FOLDERS else load(base).copy()
+        lm = load(out / FOLDERS[name]) if name in FOLDERS else _base_again(found, base)
         lm.name, lm.history = name, stage["history"]
         pairs, held_pairs = stage.get("pairs", []), stage.get("held_pairs", [])
         found[name] = Stage(name, lm, Report.of(stage["report"]), stage["seconds"], pairs, held_pairs)
     return found
+
+
+def _base_again(found: dict[str, Stage], base) -> LM:
+    "The untrained model: read once, for the stages without and with a prompt."
+    return replace(found["base"].lm) if "base" in found else load(base).copy()
 
 
 def _clear_halves(out: Path):

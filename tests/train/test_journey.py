@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,12 +24,13 @@ from ftguide.journey import (
     example_material,
     journey,
     load_material,
+    packages_material,
     results_table,
     stages_of,
     verdict,
 )
-from ftguide.models import load
-from ftguide.report.run_folder import run
+from ftguide.models import load, save
+from ftguide.report.run_folder import run, settings
 
 SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
 KNOBS = dict(
@@ -409,6 +411,113 @@ def test_portuguese_runs_the_same_journey(whole):
         and stages[2].held_pairs
         and sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
     )
+
+
+# Debian's packages
+
+
+FEW = dict(n_train=24, n_valid=6, n_sheets=64, n_corpus=12, n_test=9)
+SMALL = dict(example="packages", base="tiny-small", student=2, seed=4, size=FEW, speed=False)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    out = tmp_path_factory.mktemp("packages") / "run"
+    return out, run(out, **SMALL, say=lambda line: None)
+
+
+def test_packages_go_from_a_prompt_to_a_student_of_the_models_own_layers(packages):
+    out, stages = packages
+    assert [s.name for s in stages] == ["base", "prompt", "SFT", "DPO", "distilled"]
+    assert all(
+        set(s.report.rows) >= {"section", "ROUGE-L", "no fault", "chrF"} and s.report.test for s in stages
+    )
+    assert len({s.report.test for s in stages}) == 1  # a prompted model answered the same questions
+    base, prompt, _, dpo, student = stages
+    assert torch.equal(weights(base.lm), weights(prompt.lm))
+    assert student.lm.model.config.num_hidden_layers == 2 < dpo.lm.model.config.num_hidden_layers
+    assert set(student.report.against) | set(student.report.no_ratio) >= {"ROUGE-L", "chrF"}
+    about = json.loads((out / "report.json").read_text(encoding="utf-8"))["about"]
+    assert (about["example"], about["student"]) == ("packages", "2 of its own layers")
+    assert about["knobs"]["learning_rate"] == 1e-4 and about["rows"]["test"] == 9
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Pairs that DPO learned from" in page and "<dt>no fault</dt>" in page
+
+
+def test_a_stopped_run_of_packages_goes_on_with_its_prompt(packages, tmp_path, monkeypatch):
+    out, stages = packages
+    mine = tmp_path / "run"
+    shutil.copytree(out, mine)
+    shutil.rmtree(mine / "student")
+    for done in ("finetune_sft", "align_dpo", "prompting_baseline"):
+        monkeypatch.setattr(f"ftguide.journey.{done}", lambda *a, **k: pytest.fail("done again"))
+    again = run(mine, **SMALL, resume=True, say=lambda line: None)
+    assert [s.name for s in again] == [s.name for s in stages]
+    assert torch.equal(weights(again[-1].lm), weights(stages[-1].lm))
+
+
+def test_no_package_is_in_two_parts_of_the_material():
+    m = packages_material(seed=2, **FEW)
+    names = lambda rows: {r["package"]["name"] for r in rows}
+    train, sheets = names(m.train), names(m.sheets)
+    assert not train & sheets and not (train | sheets) & names(m.test + m.valid)
+    assert not asked(m.corpus) & asked(m.train + m.sheets + m.valid + m.test)
+    assert names(m.examples) <= train and {r["task"] for r in m.examples} == {
+        "synopsis",
+        "section",
+        "translation",
+    }
+
+
+@pytest.mark.parametrize(
+    "example, asked, student",
+    [
+        ("market", {}, "tiny-small"),
+        ("market", dict(base="tiny-small", student=2), 2),
+        ("packages", {}, 20),
+        ("packages", dict(student=None), 20),
+        ("packages", dict(base="tiny"), "tiny-small"),
+        (None, {}, "tiny-small"),
+    ],
+)
+def test_a_student_suits_the_base(example, asked, student):
+    assert settings(example, asked)["student"] == student
+
+
+def test_any_other_base_gets_a_student_of_its_own_layers(tmp_path):
+    save(load("tiny"), tmp_path / "mine")
+    assert settings(None, dict(base=tmp_path / "mine"))["student"] == 4
+
+
+@pytest.mark.parametrize(
+    "knobs, says",
+    [
+        (dict(example="market", sft=[dict(prompt="Q", completion="A")]), "give files or the example market"),
+        (dict(example="shop"), "example must be market or packages, not 'shop'"),
+        (dict(example="packages", lang="pt"), "lang is the marketplace's language"),
+        (dict(student=9, base="tiny-small"), "layers must be a number from 1 to 3"),
+        (dict(learning_rate=-1.0), "learning_rate must be above 0"),
+    ],
+)
+def test_examples_that_cannot_be_run_are_refused(tmp_path, knobs, says):
+    with pytest.raises(ValueError, match=says):
+        run(tmp_path / "run", **knobs)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_condensed_for_the_lessons(packages, tmp_path):
+    out, stages = packages
+    tool = Path(__file__).resolve().parents[2] / "tools/real.py"
+    target = tmp_path / "real/seed-4.json"
+    subprocess.run([sys.executable, tool, out, "--out", target], check=True)
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert [s["name"] for s in found["stages"]] == [s.name for s in stages]
+    score = stages[2].report.score("ROUGE-L")
+    assert found["stages"][2]["scores"]["ROUGE-L"]["value"] == pytest.approx(score.value, abs=1e-4)
+    assert "BLEU" in found["stages"][0]["scores"] and found["about"]["seed"] == 4
+    both = [(c["after"], c["before"]) for c in found["compared"]]
+    assert ("DPO", "prompt") in both and ("distilled", "DPO") in both
+    assert set(found["samples"][0]["answers"]) == {s.name for s in stages} and found["pairs"]
 
 
 KILLED = """

@@ -8,13 +8,22 @@ import pytest
 
 from ftguide.engine.statistics import Score
 from ftguide.evaluation import Report
-from ftguide.report.page import MOST_CHARACTERS, MOST_EXAMPLES, page, write_page
+from ftguide.report.page import (
+    LAST_CHARACTERS,
+    MOST_CHARACTERS,
+    MOST_EXAMPLES,
+    MOST_PAIRS,
+    gains,
+    page,
+    write_page,
+)
 
 HOSTILE = "<script>document.title = 'mine'</script><img src=x onerror=\"document.title='mine'\">"
 ABOUT = dict(
     base="tiny",
     student="tiny-small",
-    example=False,
+    example=None,
+    data="your data",
     lang=None,
     seed=1,
     rows=dict(train=30, held_pairs=4, test=20),
@@ -78,7 +87,49 @@ def test_examples_are_few_and_short(tmp_path):
     many = stage("SFT", answer="long " * 500)
     many["report"]["answers"] *= 5
     text = page(content(many), tmp_path)
-    assert text.count("<article>") == MOST_EXAMPLES and "long " * (MOST_CHARACTERS // 5) + "…" in text
+    beginning = ("long " * 500)[: MOST_CHARACTERS - LAST_CHARACTERS]
+    assert text.count("<article>") == MOST_EXAMPLES and f"{beginning} … " in text
+
+
+def test_the_end_of_a_long_question_is_shown(tmp_path):
+    asked = stage("SFT")
+    asked["report"]["answers"][0]["prompt"] = "word " * 200 + "What is this about?"
+    assert "What is this about?" in page(content(asked), tmp_path)
+
+
+def test_gains_are_beside_the_prompted_base(tmp_path):
+    stages = stage("base", right=2), stage("prompt", right=4), stage("SFT", right=16), stage("distilled")
+    found = gains([Report.of(s["report"]) for s in stages])
+    assert (found["before"], found["after"]) == ("prompt", "SFT")
+    ((metric, ratio, more),) = found["rows"]
+    assert metric == "exact match" and ratio.startswith("4.000 [") and more.startswith("0.600 [")
+    assert "times as much" in page(content(*stages), tmp_path)
+
+
+def test_a_score_of_nothing_has_a_difference_and_no_ratio():
+    ((_, ratio, more),) = gains(
+        [Report.of(stage(n, right=r)["report"]) for n, r in (("base", 0), ("SFT", 9))]
+    )["rows"]
+    assert ratio == "" and more.startswith("0.450 [")
+
+
+def test_without_training_there_are_no_gains():
+    assert gains([Report.of(stage(n)["report"]) for n in ("base", "distilled")]) == {}
+
+
+def test_a_few_pairs_are_shown(tmp_path):
+    pairs = [dict(prompt=f"Question {i}", chosen=f"good {i}", rejected=f"bad {i}") for i in range(30)]
+    text = page(content(dict(stage("DPO"), pairs=pairs)), tmp_path)
+    assert text.count("rejected</h3>") == MOST_PAIRS and "good 0" in text and "bad 29" in text
+
+
+def test_scores_of_an_example_are_explained(tmp_path):
+    scored = stage("SFT")
+    scored["report"]["rows"]["chrF"] = [(0.5, 1)] * 20
+    about = dict(example="packages", data="Debian's package descriptions", weights="4 bits, from a wheel")
+    text = page(content(scored, **about), tmp_path)
+    assert "<dt>chrF</dt>" in text and "<dt>exact match</dt>" not in text
+    assert "on Debian&#39;s package descriptions" in text and "Weights of tiny: 4 bits" in text
 
 
 def test_the_page_asks_nobody_for_anything(tmp_path):
