@@ -62,19 +62,19 @@ def finetune_sft(
 ) -> LM:
     "Supervised fine-tuning on completions only; ValueError before training when something is wrong."
     run = Run(
-        model,
-        name,
-        "sft",
-        LEARNING_RATES,
-        epochs,
-        learning_rate,
-        batch_size,
-        seed,
-        patience,
-        lora,
-        output_dir,
-        resume,
-        callbacks,
+        model=model,
+        name=name,
+        method="sft",
+        learning_rates=LEARNING_RATES,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        patience=patience,
+        lora=lora,
+        output_dir=output_dir,
+        resume=resume,
+        callbacks=callbacks,
         config=dict(weight_decay=0.01, packing=packing) | sft_config,
     )
     rows = read_for_training(data, "sft", run.config)

@@ -62,7 +62,7 @@ def _kind(method: str) -> str:
 
 
 def preflight(
-    base: LM | str | Path,  # LM, folder or hub name: what will be trained (of a distillation, the student)
+    model: LM | str | Path,  # LM, folder or hub name: what will be trained (of a distillation, the student)
     rows: list[dict],  # of `read_for_training`
     method: str = "sft",  # "sft", "dpo", "kto" or "distill"
     *,
@@ -78,7 +78,7 @@ def preflight(
 ):
     "Refuse what would fail silently: ValueError (DataError when rows are at fault) says how to mend it."
     kind = _kind(method)
-    lm, config = load(base), config or {}
+    lm, config = load(model), config or {}
     teacher = None if teacher is None else load(teacher)
     problems = []
     if teacher is not None and alpha > 0:

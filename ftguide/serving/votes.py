@@ -246,7 +246,7 @@ class Feedback:
         name = self.path.name
         log = self.path.with_name(name + "-wal")
         left = [log] if log.exists() and log.stat().st_size else []
-        aside = rf"\.{re.escape(name)}\.\d+"
+        aside = rf"\.{re.escape(name[:200])}-\d+"  # as `write_atomic` names it
         for path in sorted(self.path.parent.iterdir()):
             if path.name.startswith(f"{name}.damaged") or re.fullmatch(aside, path.name):
                 left.append(path)
@@ -287,16 +287,15 @@ def restore(
             raise FeedbackError(f"{path}: no backup beside it can be read; nothing was changed")
     elif not is_readable(Path(backup)):
         raise FeedbackError(f"{path}: {backup} cannot be read; nothing was changed")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with _plain_errors(path):
-            shutil.copyfile(backup, aside)
-            for end in SIDE_FILES:
-                if (old := path.with_name(path.name + end)).exists():
-                    os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+
+    def put_aside_and_copy(new: Path) -> None:
+        shutil.copyfile(backup, new)
+        for end in SIDE_FILES:
+            if (old := path.with_name(path.name + end)).exists():
+                os.replace(old, path.with_name(f"{path.name}.damaged{end}"))
+
+    with _plain_errors(path):
+        write_atomic(path, put_aside_and_copy)
     return Feedback(path)
 
 

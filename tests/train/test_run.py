@@ -23,7 +23,15 @@ from ftguide.sft import finetune_sft
 
 def test_a_run_copies_checks_and_sets_the_pace():
     half = load("tiny-small", dtype="bfloat16")
-    run = Run(half, "mine", "sft", (4e-4, 2e-5), 1, None, 4)
+    run = Run(
+        model=half,
+        name="mine",
+        method="sft",
+        learning_rates=(4e-4, 2e-5),
+        epochs=1,
+        learning_rate=None,
+        batch_size=4,
+    )
     assert run.start.model.dtype == torch.float32 and half.model.dtype == torch.bfloat16
     assert run.start.name == "mine"
     assert run.pace == pytest.approx(dict(learning_rate=4e-4, epochs=1, batch_size=4))

@@ -51,10 +51,10 @@ def test_steps_are_those_of_the_trainer(config, steps):
     ) == (0, 0)
 
 
-def preflight(base, data, method="sft", **how):
+def preflight(model, data, method="sft", **how):
     "As the stages call it: the rows are read, and returned when nothing is refused."
     rows = read_for_training(data, method, how.get("config"))
-    module.preflight(base, rows, method, **how)
+    module.preflight(model, rows, method, **how)
     return rows
 
 

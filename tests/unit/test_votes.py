@@ -562,12 +562,12 @@ def test_forget_names_copies_of_a_store_whatever_its_name(tmp_path):
     copy = store.backup()
     there = [
         tmp_path / "a[1].db.damaged",
-        tmp_path / ".a[1].db.4711",
+        tmp_path / ".a[1].db-4711",
         copy.with_name("20260101-120000-000000.db-wal"),
     ]  # a restored store's, of a `restore` that was killed, of a backup that is gone
     for p in there:
         p.write_bytes(b"Ana")
-    (tmp_path / ".b.db.4711").write_bytes(b"Ana")
+    (tmp_path / ".b.db-4711").write_bytes(b"Ana")
     with pytest.raises(FeedbackError) as e:
         store.forget("Ana")
     assert sorted(
