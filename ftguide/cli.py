@@ -97,7 +97,13 @@ def setting(name: str, usual: str | bool = False):
 ModelName = Annotated[
     str, described("tiny, tiny-small, smollm2-135m, a folder, a .gguf file, or a hub name.")
 ]
-Start = Annotated[str, described("Model to start from: tiny, smollm2-135m, a folder, or a hub name.")]
+Start = Annotated[
+    str | None,
+    described(
+        "Model to start from: tiny, smollm2-135m, a folder, or a hub name; "
+        "by default smollm2-135m when `ftguide get` has fetched it, else tiny."
+    ),
+]
 NewModel = Annotated[Path, described("New folder for the model.")]
 Resume = Annotated[
     bool, described("Go on from the checkpoints that an interrupted run left in OUT.checkpoints.", "--resume")
@@ -352,7 +358,7 @@ def run_command(
 def sft_command(
     data: Annotated[Path, described("File of rows with prompt and completion, or messages.")],
     out: NewModel,
-    base: Start = "tiny",
+    base: Start = None,
     epochs: Annotated[float, option("sft:finetune_sft", "epochs")] = 3.0,
     learning_rate: LearningRate = None,
     batch_size: Annotated[int, option("sft:finetune_sft", "batch_size")] = 4,
@@ -364,9 +370,11 @@ def sft_command(
     seed: Seed = 0,
 ):
     "Supervised fine-tuning on right answers."
+    from ftguide.engine.bases import base_for
     from ftguide.sft import finetune_sft
 
     check_new_folder(out)
+    base = base_for([data], base, typer.echo)
     model = finetune_sft(
         model_to_train(base, load_in_4bit, lora),
         data,
@@ -388,7 +396,7 @@ def sft_command(
 def dpo_command(
     data: Annotated[Path, described("File of rows with prompt, chosen and rejected.")],
     out: NewModel,
-    base: Start = "tiny",
+    base: Start = None,
     beta: Annotated[float, option("dpo:align_dpo", "beta")] = 0.1,
     epochs: Annotated[float, option("dpo:align_dpo", "epochs")] = 1.0,
     learning_rate: LearningRate = None,
@@ -401,8 +409,10 @@ def dpo_command(
 ):
     "Preference training on better and worse answers."
     from ftguide.dpo import align_dpo
+    from ftguide.engine.bases import base_for
 
     check_new_folder(out)
+    base = base_for([data], base, typer.echo)
     model = align_dpo(
         model_to_train(base, load_in_4bit, lora),
         data,

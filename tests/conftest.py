@@ -1,9 +1,21 @@
 "Shared by all tests: no network, no telemetry, no progress bars, the same made-up examples every time."
 
+import json
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Where a model was fetched, lessons and the tests of the real model see it; no other test does, whose output
+# would depend on it.
+NO_MODELS = str(Path(tempfile.gettempdir()) / "ftguide-no-models")
+CACHES = {name: os.environ.get(name, "") for name in ("FTGUIDE_CACHE", "HF_HUB_CACHE")}
+KEPT = json.loads(os.environ.setdefault("FTGUIDE_TEST_CACHES", json.dumps(CACHES)))  # for `pytest -n`, too
+os.environ.update(dict.fromkeys(CACHES, NO_MODELS))
 
 settings.register_profile("seeded", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 # pytest --hypothesis-profile=hunt: other examples every time
@@ -68,3 +80,22 @@ def clicked():
                     raise
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def fetched_models(request, monkeypatch):
+    "Lessons run in kernels of their own, and may use a model that was fetched."
+    if request.node.path.parent.name == "lessons":
+        for name, folder in KEPT.items():
+            monkeypatch.setenv(name, folder) if folder else monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def real_folder():
+    "Folder of the real model; skipped with a reason where it was not fetched, and never fetched here."
+    ask = "from ftguide.engine import bases; print(bases.at_hand(bases.REAL) or '')"
+    env = {name: value for name, value in {**os.environ, **KEPT}.items() if value}
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, check=True)
+    if not done.stdout.strip():
+        pytest.skip("smollm2-135m is not at hand; `ftguide get smollm2-135m` fetches it")
+    return Path(done.stdout.strip())
