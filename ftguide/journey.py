@@ -88,7 +88,7 @@ def example_material(
 def packages_material(
     seed: int = 0,
     n_train: int = 900,
-    n_valid: int = 36,
+    n_valid: int = 24,
     n_sheets: int = 300,
     n_corpus: int = 1200,
     n_test: int = 180,
@@ -251,9 +251,12 @@ class Settings:
     usd_per_hour: float
     speed: bool
 
-    def student_of(self, model: LM) -> LM:
+    def student_of(self, model: LM, corpus: list[dict]) -> LM:
         "The student as it starts."
-        return make_student(model, self.student) if isinstance(self.student, int) else load(self.student)
+        if not isinstance(self.student, int):
+            return load(self.student)
+        prompts = [row for row in corpus if "prompt" in row]
+        return make_student(model, self.student, prompts or None)
 
 
 NEEDS = (("SFT", "train"), ("DPO", "pairs"), ("DPO", "sheets"), ("distilled", "corpus"))
@@ -360,7 +363,7 @@ def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -
         return align_dpo(lm, material.pairs, eval_data=material.held_pairs or None, **pace)
     return distill(
         lm,
-        settings.student_of(lm),
+        settings.student_of(lm, material.corpus),
         material.corpus,
         temperature=settings.temperature,
         alpha=settings.alpha,
@@ -488,7 +491,7 @@ def _check(material: Material, settings: Settings):
         preflight(start, material.pairs, "dpo", learning_rate=settings.dpo_learning_rate)
     if material.corpus:
         preflight(
-            settings.student_of(start),
+            settings.student_of(start, material.corpus),
             material.corpus,
             "distill",
             epochs=settings.distill_epochs,

@@ -16,7 +16,7 @@ from pathlib import Path
 from book import NBS, ROOT
 
 sys.path.insert(0, str(ROOT))  # the script's own copy of the package
-from ftguide.engine.statistics import Score, bootstrap
+from ftguide.engine.statistics import Score, bootstrap, wilson
 from ftguide.evaluation import Report, text_scores
 
 SAMPLES = 9  # test rows that are kept with every model's answer
@@ -73,7 +73,10 @@ def _compared(after: Report, before: Report) -> dict:
     return dict(after=after.name, before=before.name, ratio=how("ratio"), difference=how("difference"))
 
 
-def _numbers(score: Score) -> dict:  # nan, which JSON lacks, is None
+def _numbers(score: Score) -> dict:
+    "As JSON takes it: nan is None. A share of none or of all has Wilson's interval, as resampling has none."
+    if score.low == score.high and score.value in (0, 1):
+        score = wilson(score.value * score.n, score.n)
     return {k: None if math.isnan(v) else round(v, 5) for k, v in asdict(score).items()}
 
 

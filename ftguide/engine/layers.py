@@ -1,12 +1,14 @@
-"A decoder with some of its layers: which list they are in, and what counts them."
+"A decoder with some of its layers: which list they are in, what each of them does, and what counts them."
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch.nn import ModuleList
+from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ftguide.engine.model_folders import ModelError, first_line
@@ -46,6 +48,34 @@ def with_layers(
             f"so layers cannot be taken out of it; {ANOTHER}"
         )
     return student
+
+
+@torch.no_grad()
+def layer_influence(
+    model: PreTrainedModel,
+    texts: Iterable[torch.Tensor],  # (1, T) token ids of each
+) -> list[float]:  # of each layer, 0..2; 0 leaves what it reads as it is
+    "How far each layer turns the stream: 1 - cosine of what it reads and writes (Men et al. 2024, eq. 1)."
+    layers = layer_list(model)
+    turned, tokens = torch.zeros(len(layers)), 0
+
+    def measure(number, module, inputs, named, output):
+        before = inputs[0] if inputs else named["hidden_states"]
+        after = output[0] if isinstance(output, tuple) else output
+        turned[number] += (1 - cosine_similarity(before.float(), after.float(), dim=-1)).sum().cpu()
+
+    hooks = [
+        layer.register_forward_hook(partial(measure, number), with_kwargs=True)
+        for number, layer in enumerate(layers)
+    ]
+    try:
+        for ids in texts:
+            tokens += ids.numel()
+            model(input_ids=ids.to(model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (turned / max(tokens, 1)).tolist()
 
 
 def _shorten(config: PreTrainedConfig, count: int, kept: Sequence[int]) -> None:

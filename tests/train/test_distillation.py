@@ -236,6 +236,22 @@ def test_a_student_made_of_the_teachers_layers_learns(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_the_layers_that_change_most_on_given_rows_are_kept():
+    teacher = load("tiny").copy()
+    idle = teacher.model.model.layers[2]
+    with torch.no_grad():
+        idle.self_attn.o_proj.weight.zero_()
+        idle.mlp.down_proj.weight.zero_()
+    student = make_student(teacher, 5, ROWS[:4])
+    for place, number in enumerate((0, 1, 3, 4, 5)):
+        ours, theirs = student.model.model.layers[place], teacher.model.model.layers[number]
+        assert torch.equal(ours.mlp.up_proj.weight, theirs.mlp.up_proj.weight)
+    prompts = [row["prompt"] for row in ROWS[:4]]
+    assert reply(student, prompts, 12) == reply(teacher, prompts, 12)
+    with pytest.raises(ValueError, match="data has no row with a prompt"):
+        make_student(teacher, 5, [dict(text="only a text")])
+
+
 @pytest.mark.parametrize("layers", [0, 7, -1, [], [0, 6], [2, 1], [1, 1], [-1, 2]])
 def test_layers_that_are_not_there_are_refused(layers):
     with pytest.raises(ValueError, match="layers must be a number from 1 to 6, or numbers of layers"):

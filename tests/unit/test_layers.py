@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ftguide.engine.layers import layer_list, with_layers
+from ftguide.engine.layers import layer_influence, layer_list, with_layers
 from ftguide.engine.model_folders import ModelError
 
 SMALL = dict(vocab_size=64, num_hidden_layers=6, hidden_size=32, num_attention_heads=4, pad_token_id=0)
@@ -115,3 +115,15 @@ def test_two_lists_of_layers_are_refused():
     config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4)
     with pytest.raises(ModelError, match="has 2 lists of 3 layers"):
         layer_list(T5ForConditionalGeneration(config))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+def test_a_layer_that_adds_nothing_has_no_influence(family):
+    model = made(FAMILIES[family])
+    with torch.no_grad():
+        for name, weight in layer_list(model)[3].named_parameters():
+            if any(part in name for part in ("o_proj", "down_proj", "c_proj", "dense.", "dense_4h_to_h")):
+                weight.zero_()
+    found = layer_influence(model, [torch.arange(3, 23)[None], torch.arange(5, 12)[None]])
+    assert len(found) == 6 and abs(found[3]) < 1e-6 and all(x > 1e-5 for i, x in enumerate(found) if i != 3)
+    assert not layer_list(model)[0]._forward_hooks
