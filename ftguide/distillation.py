@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainingArguments
 from trl import DistillationConfig
 
 from .engine.cache import cached_teacher
-from .engine.layers import layer_list, with_layers
+from .engine.layers import layer_influence, layer_list, with_layers
 from .engine.preflight import preflight, read_for_training
 from .engine.rows import as_messages, read
 from .engine.run import Run, check_positive
@@ -35,12 +35,12 @@ from ftguide.engine.teachers import (
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
 from .engine.training_data import is_streamed
 from .evaluation import Report, evaluate
-from .models import LM, load, save
+from .models import LM, load, prompt_text, save
 
 # %% auto #0
-__all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'Rows', 'LEARNING_RATES', 'scaled_jsd', 'divergence_beta', 'dense_targets',
-           'sparse_targets', 'log_softmax', 'distillation_loss', 'ChunkedLoss', 'soft_labels', 'distill',
-           'make_student', 'DistillationPipeline']
+__all__ = ['DIVERGENCES', 'NEEDS_EVERY_TOKEN', 'Rows', 'LEARNING_RATES', 'FEW_TEXTS', 'scaled_jsd', 'divergence_beta',
+           'dense_targets', 'sparse_targets', 'log_softmax', 'distillation_loss', 'ChunkedLoss', 'soft_labels',
+           'distill', 'make_student', 'DistillationPipeline']
 
 # %% ../nbs/07_distill.ipynb #distill-jsd
 DIVERGENCES = dict(forward_kl=0.0, jsd=0.5, reverse_kl=1.0)
@@ -443,14 +443,16 @@ def _conversation(row: dict) -> dict:  # messages
 # %% ../nbs/07_distill.ipynb #distill-make-student
 def make_student(
     model: LM | str | Path,  # LM, folder or hub name; never changed
-    layers: int | Sequence[int],  # how many, evenly spaced with the first and the last; or which, from 0
+    layers: int | Sequence[int],  # how many; or which, from 0, in ascending order
+    data: Rows
+    | None = None,  # keep the layers that change most on some of these rows; None spaces them evenly
     *,
     name: str = "student",  # of the result
 ) -> LM:
     "Some layers of a decoder with all the rest of it; ModelError where a layer's place decides what it does."
     lm = load(model)
     count = len(layer_list(lm.model))
-    kept = _evenly_spaced(layers, count) if isinstance(layers, int) else list(layers)
+    kept = _chosen_layers(lm, layers, count, data) if isinstance(layers, int) else list(layers)
     if not kept or kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < count:
         raise ValueError(
             f"layers must be a number from 1 to {count}, or numbers of layers from 0 to {count - 1} "
@@ -459,10 +461,25 @@ def make_student(
     return LM(with_layers(lm.model, kept), copy.deepcopy(lm.tokenizer), name, origin=lm.origin)
 
 
-def _evenly_spaced(wanted: int, count: int) -> list[int]:  # of the numbers 0 to count - 1
+FEW_TEXTS = 24  # rows on which the influence of layers is measured
+
+
+def _chosen_layers(lm: LM, wanted: int, count: int, data: Rows | None) -> list[int]:
     if not 1 <= wanted <= count:
         return []
-    return [round(i * (count - 1) / max(wanted - 1, 1)) for i in range(wanted)]
+    if data is None:
+        return [round(i * (count - 1) / max(wanted - 1, 1)) for i in range(wanted)]
+    prompts = [row["prompt"] for row in read(data, "corpus")[:FEW_TEXTS] if "prompt" in row]
+    if not prompts:
+        raise ValueError("data has no row with a prompt, on which the influence of layers could be measured")
+    ids = (
+        lm.tokenizer(
+            prompt_text(lm.tokenizer, prompt), return_tensors="pt", add_special_tokens=False
+        ).input_ids
+        for prompt in prompts
+    )
+    influence = layer_influence(lm.model, ids)
+    return sorted(sorted(range(count), key=lambda number: -influence[number])[:wanted])
 
 # %% ../nbs/07_distill.ipynb #distill-pipeline
 class DistillationPipeline:
