@@ -92,7 +92,7 @@ def load_packages(
         rows.append(package_row(task, package))
     return rows
 
-
+# %% ../nbs/14_packages.ipynb #packages-load-parts
 def _with_answer(task: str, packages: list[dict]) -> list[dict]:
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
@@ -134,7 +134,7 @@ def _needless_capital(text: str, name: str) -> bool:
         return False
     return _capital_share().get(word[0].lower(), 1) < 0.25
 
-# %% ../nbs/14_packages.ipynb #packages-rules
+# %% ../nbs/14_packages.ipynb #packages-patterns
 _ARTICLE = re.compile(r"(?:an?|the)\s", re.I)
 _ABBREVIATION = re.compile(r"(?:\.\.|\b(?:etc|Co|Inc|Ltd|Jr|vs)|\b[A-Za-z]\.[A-Za-z])\.$")
 _SENTENCE = re.compile(
@@ -157,7 +157,7 @@ def _praises(text: str, name: str) -> bool:
     found = _PRAISE.findall(text[:1].lower() + text[1:])
     return not set(found) <= set(name.split("-"))
 
-
+# %% ../nbs/14_packages.ipynb #packages-rules
 SYNOPSIS_RULES: dict[
     str, Callable[[str, str], object]
 ] = {  # fault -> (synopsis, package's name) -> is it there?
