@@ -24,7 +24,7 @@ from .engine.rows import Row, as_messages, conversation_text, question_key, read
 from .engine.scoring import check_scores_after, require_finite, weights_fingerprint
 from .engine.spans import context_length
 from .engine.statistics import Score, bootstrap
-from .engine.tables import SPEED, markdown, plot_reports
+from .engine.tables import SPEED, markdown, plot_reports, readable
 from .market import FIELDS, Product, purchase_probability, score_ad
 from .models import LM, completion_logps, load, reply, tokens_per_second
 from .serving.endpoint import Endpoint, ask
@@ -450,7 +450,7 @@ class Difference:
         for metric, s in self.scores.items():
             clear = " clear" if metric in self.clear else ""
             lines.append(f"| {metric} | {s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}] |{clear} |")
-        return "\n".join([*lines, *(f"| {SPEED[k]} | {v:+,.3g} | |" for k, v in self.speed.items())])
+        return "\n".join([*lines, *(f"| {SPEED[k]} | {readable(v, '+')} | |" for k, v in self.speed.items())])
 
 
 def difference(a: Report, b: Report) -> Difference:

@@ -27,6 +27,7 @@ from ftguide.engine.scoring import (
     require_finite,
 )
 from .engine.spans import context_length
+from .engine.tables import readable
 from .evaluation import degeneration_metrics, distinct, exact_match
 from .models import LM, collate, complete_tokenizer, load, reply, scored_logits
 
@@ -288,7 +289,7 @@ class Symptom:
 
     def __str__(self):
         sign = self.sign.replace("_", " ")
-        return f"{self.kind}: {sign} is {self.value:.3g} (limit {self.limit:g}); {self.do}"
+        return f"{self.kind}: {sign} is {readable(self.value)} (limit {self.limit:g}); {self.do}"
 
 
 def check_limits(

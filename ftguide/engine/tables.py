@@ -25,6 +25,14 @@ def _metrics(reports: Reports) -> list[str]:  # in their order, each once
     return list(dict.fromkeys(metric for report in reports for metric in report.rows))
 
 
+def readable(
+    value: float,
+    sign: str = "",  # "+" writes it before what is not negative
+) -> str:
+    "Three significant digits, thousands parted by commas, no power of ten: 1,440 for 1444.4."
+    return f"{float(f'{value:.3g}'):{sign},.10g}"
+
+
 def table(
     reports: Reports,
     intervals: bool = True,  # 95 %
@@ -42,7 +50,7 @@ def table(
     add("perplexity per token", [r.perplexity and f"{r.perplexity:.2f}" for r in reports])
     add("perplexity per byte", [show(r.perplexity_per_byte) for r in reports])
     for name, label in SPEED.items():
-        add(label, [f"{r.speed[name]:,.3g}" if name in r.speed else None for r in reports])
+        add(label, [readable(r.speed[name]) if name in r.speed else None for r in reports])
     add("parameters", [f"{r.parameters:,}" for r in reports])
     return rows
 

@@ -109,6 +109,17 @@ def test_links_between_chapters():
                 assert (path.parent / target).exists(), f"{path.name}, {cell.id}: no {target}"
 
 
+def test_the_text_names_no_cell_ids():
+    "A page does not show them."
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, 4).cells
+        ids = {cell.id for cell in cells}
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                named = ids & set(re.findall(r"`([^`\n]+)`", cell.source))
+                assert not named, f"{path.name}, {cell.id}"
+
+
 def test_settings_and_constraints_agree():
     ini = configparser.ConfigParser()
     ini.read(ROOT / "settings.ini", encoding="utf-8")
