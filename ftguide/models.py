@@ -19,6 +19,7 @@ from .engine.loading import read_model
 from .engine.model_folders import ModelError, first_line, write_model
 from .engine.rows import as_messages
 from .engine.spans import context_length
+from .engine.unpadded import last_states
 
 # %% auto #0
 __all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply',
@@ -295,7 +296,7 @@ def scored_states(
     targets = batch["labels"][:, 1:]
     keep = targets != -100
     if plain_head(model):
-        states = model.base_model(**inputs, use_cache=False).last_hidden_state
+        states = last_states(model, inputs)
         return states[:, :-1][keep], model.lm_head, targets[keep]
     return model(**inputs, use_cache=False).logits[:, :-1][keep], None, targets[keep]
 

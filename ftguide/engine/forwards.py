@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
+from ftguide.engine.unpadded import last_states
 from ftguide.models import plain_head
 
 REPLACED = ("forward", "_original_forward")  # what TRL and accelerate set on a model they train
@@ -45,7 +46,10 @@ def _scoring(model, theirs: Callable) -> Callable:
             return theirs(*args, labels=labels, **inputs) if labels is not None else theirs(*args, **inputs)
         if inputs.get("shift_labels") is not None or inputs.get("output_router_logits"):
             return theirs(*args, fused_lm_head=True, labels=labels, **inputs)
-        states = model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state
+        if args:
+            states = model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state
+        else:
+            states = last_states(model, {k: v for k, v in inputs.items() if k != "use_cache"})
         return _scores(states[:, :-1], labels[:, 1:], model.lm_head)
 
     return forward

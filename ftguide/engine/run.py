@@ -29,6 +29,7 @@ from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.model_folders import ModelError
+from ftguide.engine.precision import bfloat16_by_default, say_precision
 from ftguide.engine.spans import context_length
 from ftguide.models import LM, complete_tokenizer, load
 
@@ -90,6 +91,8 @@ class Run:
         )
         if "max_length" not in {f.name for f in fields(config_class)}:
             settings.pop("max_length")
+        asked = bool(self.config.keys() & {"bf16", "fp16"})
+        say_precision(self.name, self.start.parameters, settings["bf16"], asked)
         return config_class(**settings)
 
     def train(
@@ -210,12 +213,14 @@ def default_learning_rate(
     return math.exp((1 - share) * math.log(at_2m) + share * math.log(at_2b))
 
 
-def training_defaults() -> dict:
-    "Arguments of transformers' trainers that fit this machine."
+def training_defaults(
+    parameters: int = 0,  # of the model that is trained
+) -> dict:
+    "Arguments of transformers' trainers that fit this machine and the model."
     cuda = torch.cuda.is_available()
     return dict(
         use_cpu=not cuda,
-        bf16=cuda and torch.cuda.is_bf16_supported(),
+        bf16=bfloat16_by_default(parameters),
         fp16=False,
         gradient_checkpointing=cuda,
         report_to=[],
@@ -244,8 +249,10 @@ def training_arguments(
             "several processes need one output_dir: it is where all of them find the best model "
             "and the last checkpoint"
         )
+    fitting = training_defaults(lm.parameters)
     return {
-        **training_defaults(),
+        **fitting,
+        "bf16": fitting["bf16"] and not config.get("fp16"),
         "output_dir": str(folder),
         "num_train_epochs": epochs,
         "per_device_train_batch_size": batch_size,

@@ -23,6 +23,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from ftguide.engine.files import fingerprint, write_atomic
 from ftguide.engine.forwards import scored_only
 from ftguide.engine.training_data import is_streamed
+from ftguide.engine.unpadded import last_states
 from ftguide.models import collate, plain_head, scored_states
 
 with warnings.catch_warnings():
@@ -138,7 +139,7 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
             self._total_train_tokens += inputs["input_ids"].numel() if seen is None else seen.sum().item()
         passed = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
         with self.accelerator.autocast():  # accelerate wraps the whole model's forward, not the base model's
-            states = model.base_model(**passed, use_cache=False).last_hidden_state
+            states = last_states(model, passed)
             return self.lesson_loss(states, inputs["labels"], model.lm_head, num_items_in_batch)
 
     def _is_plain(self, model) -> bool:
