@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .engine.checks import CHECKS, Findings, Sheet, require_libraries
 from .engine.formats import KINDS, Source
 from .engine.rows import question_key, read
-from .engine.spans import context_length
+from .engine.tokens import context_length, end_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,12 +41,14 @@ def check(
     require_libraries()
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    ends: set[int] = set()
     if hasattr(tokenizer, "tokenizer"):
-        max_length, tokenizer = max_length or context_length(tokenizer), tokenizer.tokenizer
+        max_length, ends = max_length or context_length(tokenizer), end_tokens(tokenizer)
+        tokenizer = tokenizer.tokenizer
     if tokenizer is not None and max_length is None and tokenizer.model_max_length < 10**9:
         max_length = tokenizer.model_max_length
     test_rows = [] if test is None else read(test, "corpus" if kind == "pairs" else kind)
-    sheet = Sheet(kind, tokenizer, max_length, test_rows, near, regions)
+    sheet = Sheet(kind, tokenizer, max_length, ends, test_rows, near, regions)
     sheet.read(data)
     return sheet.findings(CHECKS)
 

@@ -23,7 +23,7 @@ from trl import DistillationConfig
 from .engine.cache import cached_teacher
 from .engine.layers import layer_influence, layer_list, with_layers
 from .engine.preflight import preflight, read_for_training
-from .engine.rows import as_messages, read
+from .engine.rows import Row, as_messages, read
 from .engine.run import Run, check_positive
 from ftguide.engine.teachers import (
     AnsweredStream,
@@ -328,14 +328,12 @@ def _checked_rows(run, teacher, corpus, data, eval_data, force) -> tuple[list, l
         if source is not None:
             rows = read_for_training(source, method, run.config)
             preflight(run.start, rows, method, **settings)
-            train += rows if method == "distill" else [_prompt_and_completion(row) for row in rows]
+            train += rows if method == "distill" else [_labelled(row) for row in rows]
     return train, [] if eval_data is None else read(eval_data, "corpus")
 
 
-def _prompt_and_completion(row: dict) -> dict:
-    if "messages" in row:
-        return dict(prompt=row["messages"][:-1], completion=row["messages"][-1:])
-    return dict(prompt=row["prompt"], completion=row["completion"])
+def _labelled(row: dict) -> dict:  # prompt, completion
+    return dict(zip(("prompt", "completion"), Row(row).prompt_and_answer))
 
 # %% ../nbs/07_distill.ipynb #distill-offline
 def _offline(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:

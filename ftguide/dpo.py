@@ -23,9 +23,9 @@ from .engine.formats import Source
 from .engine.preflight import check_thumbs, preflight, read_for_training
 from .engine.rows import read
 from .engine.run import Run, check_positive
-from .engine.spans import check_lengths
+from .engine.tokens import TokenisedRow, tokenised
 from .engine.trainers import DPOTrainer, KTOTrainer
-from .engine.training_data import is_streamed, prepare, to_trl, train_dataset
+from .engine.training_data import dataset, fitting, is_streamed, prepare, train_dataset
 from .models import LM, complete_tokenizer, completion_logps, load, reply
 
 # %% auto #0
@@ -119,12 +119,13 @@ def align_dpo(
     )
     _check_smoothing(dpo_config)
     rows = read_for_training(data, "dpo", run.config)
-    preflight(run.start, rows, "dpo", **run.pace, lora=lora, config=dpo_config, force=force)
+    tokens = tokenised(run.start.tokenizer, rows, "pairs")
+    preflight(run.start, rows, "dpo", **run.pace, lora=lora, config=dpo_config, force=force, tokens=tokens)
     _warn_of_length(rows)
     if output_dir:
         run.decides["reference"] = hash_module(run.start.model)[:16]
-    train_data = train_dataset(run.start, data, rows, "pairs")
-    valid = prepare(run.start, eval_data, "pairs")
+    train_data = train_dataset(run.start, data, tokens, "pairs", run.config)
+    valid = prepare(run.start, eval_data, "pairs", run.config)
     return run.train(DPOTrainer, DPOConfig, train_data, valid, rows=rows, cache=cache or output_dir)
 
 # %% ../nbs/06_dpo.ipynb #dpo-align-checks
@@ -245,11 +246,13 @@ def align_kto(
             "KTO compares an answer with the others of its batch"
         )
     rows = read_for_training(list(data) if is_streamed(data) else data, "kto")
-    preflight(run.start, rows, "kto", **run.pace, config=kto_config, force=force)
-    rows = random.Random(seed).sample(rows, len(rows))  # TRL reads them in this order
+    tokens = tokenised(run.start.tokenizer, rows)
+    preflight(run.start, rows, "kto", **run.pace, config=kto_config, force=force, tokens=tokens)
+    shuffled = random.Random(seed).sample(list(zip(rows, tokens)), len(rows))  # TRL reads them in this order
+    rows, tokens = map(list, zip(*shuffled))
     run.config = _kto_settings(rows, beta, batch_size) | kto_config
-    valid = _validation_thumbs(run.start, eval_data)
-    return run.train(KTOTrainer, KTOConfig, _with_labels(rows), valid, rows=rows)
+    valid = _validation_thumbs(run.start, eval_data, run.config)
+    return run.train(KTOTrainer, KTOConfig, _with_labels(tokens, rows), valid, rows=rows)
 
 # %% ../nbs/06_dpo.ipynb #dpo-kto-rows
 def _kto_settings(rows: list[dict], beta: float, batch_size: int) -> dict:
@@ -266,15 +269,14 @@ def _kto_settings(rows: list[dict], beta: float, batch_size: int) -> dict:
     )
 
 
-def _validation_thumbs(lm: LM, data) -> Dataset | None:
+def _validation_thumbs(lm: LM, data, config: dict) -> Dataset | None:
     "DataError when a row is no thumb or does not fit the context."
     if data is None:
         return None
     rows = read(data, "sft")
     check_thumbs(rows)
-    check_lengths(lm, rows)
-    return _with_labels(rows)
+    return _with_labels(fitting(lm, rows, config=config), rows)
 
 
-def _with_labels(rows: list[dict]) -> Dataset:
-    return to_trl(rows).add_column("label", [bool(r["label"]) for r in rows])
+def _with_labels(tokens: list[TokenisedRow], rows: list[dict]) -> Dataset:
+    return dataset(tokens, "thumbs").add_column("label", [bool(r["label"]) for r in rows])

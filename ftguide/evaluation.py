@@ -22,9 +22,9 @@ from sacrebleu.metrics import BLEU
 from .engine.files import fingerprint, write_atomic
 from .engine.rows import Row, as_messages, conversation_text, question_key, read
 from .engine.scoring import check_scores_after, require_finite, weights_fingerprint
-from .engine.spans import context_length
 from .engine.statistics import Score, bootstrap
 from .engine.tables import SPEED, markdown, plot_reports, readable
+from .engine.tokens import context_length
 from .market import FIELDS, Product, purchase_probability, score_ad
 from .models import LM, completion_logps, load, reply, tokens_per_second
 from .serving.endpoint import Endpoint, ask

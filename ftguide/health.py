@@ -26,8 +26,8 @@ from ftguide.engine.scoring import (
     labelled_row,
     require_finite,
 )
-from .engine.spans import context_length
 from .engine.tables import readable
+from .engine.tokens import context_length
 from .evaluation import degeneration_metrics, distinct, exact_match
 from .models import LM, collate, complete_tokenizer, load, reply, scored_logits
 

@@ -19,9 +19,9 @@ from .engine.environment import progress_bar
 from .engine.formats import DataError
 from .engine.preflight import preflight
 from .engine.rows import question_key, read, without_questions
-from .engine.spans import check_lengths
 from .engine.statistics import Score, bootstrap, required_sample_size
 from .engine.tables import table
+from .engine.tokens import check_lengths
 from .engine.trainers import TrainingError
 from ftguide.evaluation import (
     Report,

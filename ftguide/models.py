@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .engine.conversations import answered, in_tokens, prompt_settings
 from .engine.generation import generate
 from .engine.loading import read_model
 from .engine.model_folders import ModelError, first_line, write_model
 from .engine.rows import as_messages
-from .engine.spans import context_length
+from .engine.tokens import context_length
 from .engine.unpadded import last_states
 
 # %% auto #0
@@ -97,7 +98,7 @@ def complete_tokenizer(lm: LM) -> LM:  # the same
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> str:
     "A prompt as the model reads it, up to where its answer begins."
-    text = _templated(tokenizer, as_messages(prompt), tokenize=False, add_generation_prompt=True)
+    text = _written(tokenizer, as_messages(prompt))
     try:
         text.isascii() or text.encode("utf-8")
         return text
@@ -107,17 +108,21 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) ->
         ) from None
 
 
-def _templated(tokenizer, messages: list[dict], **how):
-    """What the chat template makes of a conversation; ModelError says what it refuses.
+def _written(tokenizer, messages: list[dict]) -> str:
+    """What the chat template makes of a prompt; ModelError says what it refuses.
 
     It is a program that came with the model, and runs in transformers' sandbox."""
     try:
-        return tokenizer.apply_chat_template(messages, **how)
+        return tokenizer.apply_chat_template(messages, tokenize=False, **prompt_settings(messages))
     except Exception as e:
-        raise ModelError(
-            f"the chat template cannot write this conversation ({first_line(e)}); "
-            "look at the order of its roles, and at the template"
-        ) from e
+        raise _refused(first_line(e)) from e
+
+
+def _refused(why: str) -> ModelError:
+    return ModelError(
+        f"the chat template cannot write this conversation ({why}); "
+        "look at the order of its roles, and at the template"
+    )
 
 # %% ../nbs/01_models.ipynb #models-reply
 def reply(
@@ -199,12 +204,10 @@ def encode(
     completion: str | list[dict],  # text or messages
 ) -> tuple[list[int], list[int]]:  # (input ids, labels): -100 on the prompt
     "Prompt and completion as token ids, labelled on the completion and its end token."
-    prompt = as_messages(prompt)
-    answer = [dict(role="assistant", content=completion)] if isinstance(completion, str) else list(completion)
-    before = _templated(tokenizer, prompt, tokenize=True, add_generation_prompt=True, return_dict=False)
-    ids = _templated(tokenizer, prompt + answer, tokenize=True, return_dict=False)
-    start = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), min(len(before), len(ids)))
-    return ids, [-100] * start + ids[start:]
+    (tokens,) = in_tokens(tokenizer, [answered(prompt, completion)])
+    if not tokens.ids:
+        raise _refused(tokens.why)
+    return list(tokens.ids), tokens.labels
 
 
 def collate(

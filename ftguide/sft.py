@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from .engine.formats import DataError, Source
+from .engine.formats import Source
 from .engine.preflight import preflight, read_for_training
 from .engine.run import Run
+from .engine.tokens import tokenised
 from .engine.trainers import SFTTrainer
-from .engine.training_data import prepare, train_dataset
+from .engine.training_data import prepare, score_prompts, train_dataset
 from .models import LM
 
 # %% auto #0
@@ -77,22 +77,13 @@ def finetune_sft(
         callbacks=callbacks,
         config=dict(weight_decay=0.01, packing=packing) | sft_config,
     )
+    prompts_too = score_prompts(run.config)
     rows = read_for_training(data, "sft", run.config)
-    preflight(run.start, rows, "sft", **run.pace, config=run.config, force=force)
-    talks = "messages" in rows[0]
-    run.config.setdefault("assistant_only_loss", talks)
-    train_data, valid = train_dataset(run.start, data, rows), prepare(run.start, eval_data)
-    _check_shape(talks, valid)
+    tokens = tokenised(run.start.tokenizer, rows, prompts_too=prompts_too)
+    preflight(run.start, rows, "sft", **run.pace, config=run.config, force=force, tokens=tokens)
+    train_data = train_dataset(run.start, data, tokens, config=run.config, prompts_too=prompts_too)
+    valid = prepare(run.start, eval_data, config=run.config, prompts_too=prompts_too)
     return run.train(SFTTrainer, SFTConfig, train_data, valid, rows=rows, loss=completion_loss)
-
-
-def _check_shape(talks: bool, valid: Dataset | None) -> None:
-    "DataError when the validation rows would be scored on their prompts too, and the training rows not."
-    if valid is not None and "messages" in valid.column_names and not talks:
-        raise DataError(
-            "eval_data has messages and the training rows have prompt and completion, so its prompts would "
-            "be scored too and the validation loss be of another kind; write both in one shape"
-        )
 
 # %% ../nbs/05_sft.ipynb #sft-history
 def plot_history(history: list[dict], ax=None, color: str = "#2f6f8f"):

@@ -18,7 +18,7 @@ from ftguide.engine.teachers import (
     Teacher,
     TextTeacher,
     answer_rows,
-    encode_row,
+    encoded,
     vocabulary_fingerprint,
     weights_fingerprint,
 )
@@ -119,17 +119,17 @@ def _write(file: Path, content: bytes):
 def _write_shard(lm: LM, rows: list[dict], number: int, file: Path, about: dict):
     "Answers of some rows (each with its number in the corpus, `row`), and what the teacher thought of them."
     rows = answer_rows(lm, rows, about["max_new_tokens"])
-    encoded = [encode_row(lm.tokenizer, row) for row in rows]
+    coded = encoded(lm.tokenizer, rows)
     torch.manual_seed(number)
-    ids, logps, rest = _kept_tokens(lm, encoded, about)
+    ids, logps, rest = _kept_tokens(lm, coded, about)
     flat = lambda lists: torch.tensor([x for numbers in lists for x in numbers], dtype=torch.int32)
     tensors = dict(
         ids=ids.to(torch.int16 if len(lm.tokenizer) <= 2**16 else torch.int32),
         logps=logps.half(),
         rest=rest.half(),
-        tokens=flat(ids for ids, _ in encoded),
-        labels=flat(labels for _, labels in encoded),
-        lengths=torch.tensor([len(ids) for ids, _ in encoded], dtype=torch.int32),
+        tokens=flat(ids for ids, _ in coded),
+        labels=flat(labels for _, labels in coded),
+        lengths=torch.tensor([len(ids) for ids, _ in coded], dtype=torch.int32),
         numbers=torch.tensor([row["row"] for row in rows], dtype=torch.int32),
     )
     _write(file, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))

@@ -19,7 +19,7 @@ from ftguide.engine.environment import progress_bar
 from ftguide.engine.formats import DataError, Source, addressed_rows
 from ftguide.engine.personal_data import personal_data, without_personal_data
 from ftguide.engine.rows import Row, no_rows, normalised_text, question_key
-from ftguide.engine.spans import Span, spans
+from ftguide.engine.tokens import FAULTS, NOTES, TokenisedRow, tokenised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,6 +132,7 @@ class Sheet:
     kind: str
     tokenizer: PreTrainedTokenizerBase | None = None
     max_length: int | None = None
+    ends: set[int] = field(default_factory=set)  # tokens that end an answer
     test: list[dict] = field(default_factory=list)
     near: float = 90  # similarity of near duplicates, 0..100
     regions: tuple[str, ...] = ("BR", "US")
@@ -142,7 +143,7 @@ class Sheet:
     answers: list[list[str]] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)  # all turns of the row
     unusable: list[tuple[int, str, DataError]] = field(default_factory=list)
-    spans: list[Span | None] = field(default_factory=list)
+    tokens: list[TokenisedRow] = field(default_factory=list)
     seen: int = 0  # rows in the source
     progress: Callable[[int], None] | None = None
 
@@ -177,7 +178,9 @@ class Sheet:
             self.progress = progress.update
             found = [finding for check in checks for finding in check(self)]
         found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-        return Findings(found, self.seen, [span.length for span in self.spans if span], self.max_length)
+        return Findings(
+            found, self.seen, [row.length for row in self.tokens if not row.refused], self.max_length
+        )
 
     def finding(
         self,
@@ -486,34 +489,39 @@ def template_faults(sheet: Sheet) -> Iterator[Finding]:
     if sheet.tokenizer is None:
         return
     rows = [row.columns for row in sheet.rows]
-    sheet.spans = spans(sheet.tokenizer, rows, sheet.kind, progress=sheet.progress)
-    yield from sheet.finding(
-        "template refuses",
-        "error",
-        [i for i, span in enumerate(sheet.spans) if span is None],
-        "the chat template cannot write this conversation; look at the order of its roles",
-    )
-    answers = [(i, span) for i, span in enumerate(sheet.spans) if span and sheet.kind != "corpus"]
+    sheet.tokens = tokenised(sheet.tokenizer, rows, sheet.kind, progress=sheet.progress)
+    for fault, do in FAULTS.items():
+        found = [i for i, row in enumerate(sheet.tokens) if fault in row.faults]
+        severity = "warning" if fault in NOTES else "error"
+        yield from sheet.finding(fault, severity, found, do, _why(sheet, fault, found))
+    answers = [(i, row) for i, row in enumerate(sheet.tokens) if not row.refused and sheet.kind != "corpus"]
     yield from sheet.finding(
         "no end token",
         "error",
-        [i for i, span in answers if not span.ends],
+        [i for i, row in answers if not row.ends(sheet.ends or {sheet.tokenizer.eos_token_id})],
         "the model would never learn to stop; "
         "the chat template must end the answer with the tokenizer's end token",
     )
     yield from sheet.finding(
         "prompt changes",
         "error",
-        [i for i, span in answers if span.prompt - span.start > 1],
+        [i for i, row in answers if row.changed > 1],
         "the prompt's tokens are others once the answer follows, so the loss starts at the wrong token; "
         "mend the chat template",
     )
     yield from sheet.finding(
         "prompt's end changes",
         "warning",
-        [i for i, span in answers if span.prompt - span.start == 1],
+        [i for i, row in answers if row.changed == 1],
         "the prompt's last token joins the answer's first; "
         "begin the answer without spaces, or end the template's prompt with a special token",
+    )
+
+
+def _why(sheet: Sheet, fault: str, rows: list[int]) -> str:
+    "What the template or the tokenizer says of the first of these rows."
+    return next(
+        (part.why for i in rows for part in sheet.tokens[i].parts if part.why and fault in part.faults), ""
     )
 
 
@@ -521,16 +529,18 @@ def rows_too_long(sheet: Sheet) -> Iterator[Finding]:
     "Rows that training cuts; runs after `template_faults`, which measures them."
     if sheet.tokenizer is None or sheet.max_length is None:
         return
-    known = [(i, span) for i, span in enumerate(sheet.spans) if span]
-    blind = [i for i, span in known if min(span.length, sheet.max_length) <= span.start]
+    known = [(i, row) for i, row in enumerate(sheet.tokens) if not row.refused]
+    blind = [
+        i for i, row in known if any(part.start >= min(len(part.ids), sheet.max_length) for part in row.parts)
+    ]
     yield from sheet.finding(
         "no trained token",
         "error",
         blind if sheet.kind != "corpus" else [],
         "the prompt fills the whole length, so nothing is learnt; shorten it or raise max_length",
     )
-    cut = [i for i, span in known if span.length > sheet.max_length]
-    longest = max((span.length for _, span in known), default=0)
+    cut = [i for i, row in known if row.length > sheet.max_length]
+    longest = max((row.length for _, row in known), default=0)
     yield from sheet.finding(
         "cut answers",
         "error",

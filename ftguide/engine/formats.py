@@ -200,7 +200,7 @@ def read_hub(name: str) -> Iterator[Addressed]:
     try:
         data = datasets.load_dataset(repository, split=part or "train")
     except Exception as e:
-        why = _first_line(e)[:200]
+        why = first_line(e)[:200]
         if offline:
             why = "the hub is switched off by HF_HUB_OFFLINE, and the local cache has none"
         raise DataError(f"no file {name}, and no data set of that name: {why}") from e
@@ -209,7 +209,8 @@ def read_hub(name: str) -> Iterator[Addressed]:
         yield f"{name}, row {n}", row
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    "What an error of a library says, without the pages that may follow."
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -267,4 +268,4 @@ def read_file(path: Path) -> Iterator[Addressed]:
     except PermissionError as e:
         raise DataError(f"{path}: may not be read; check its permissions") from e
     except Exception as e:
-        raise DataError(f"{path}{last}: cannot be read as {suffix[1:]}: {_first_line(e)}") from e
+        raise DataError(f"{path}{last}: cannot be read as {suffix[1:]}: {first_line(e)}") from e

@@ -13,7 +13,17 @@ import torch
 from ftguide.engine.formats import DataError, Source
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import read
-from ftguide.engine.spans import context_length, lengths, spans, too_long
+from ftguide.engine.tokens import (
+    FAULTS,
+    NOTES,
+    TokenisedRow,
+    check_written,
+    context_length,
+    end_tokens,
+    row_limit,
+    tokenised,
+    too_long,
+)
 from ftguide.engine.training_data import is_streamed, peek
 from ftguide.models import LM, load
 
@@ -75,11 +85,15 @@ def preflight(
     lora: object | None = None,  # an adapter? Then the reference is the model without it
     config: dict | None = None,  # what goes to TRL's config
     force: bool = False,  # warn instead of refusing
+    tokens: list[TokenisedRow] | None = None,  # the rows tokenised, where they are already
 ):
     "Refuse what would fail silently: ValueError (DataError when rows are at fault) says how to mend it."
     kind = _kind(method)
     lm, config = load(model), config or {}
     teacher = None if teacher is None else load(teacher)
+    if tokens is None:
+        tokens = tokenised(lm.tokenizer, rows, kind)
+    check_written(tokens)
     problems = []
     if teacher is not None and alpha > 0:
         problems += _vocabulary_problems(teacher, lm)
@@ -87,14 +101,17 @@ def preflight(
         reference = reference or lm.model.config._name_or_path  # where TRL looks for it
     if reference is not None:
         problems += _reference_problems(lm, reference)
-    problems += _template_problems(lm, rows, kind)
-    n = _packed(lm, rows, kind) if config.get("packing") else len(rows)
+    problems += _template_problems(lm, _examples(lm, rows) if kind == "corpus" else tokens[:100])
+    n = _packed(tokens, row_limit(lm, config)) if config.get("packing") else len(rows)
     problems += _step_problems(n, method, epochs, batch_size, config)
     problems += _rounding_problems(lm, learning_rate)
-    long = _length_problems(lm, teacher, rows, kind)
-    if (problems or long) and not force:
-        raise (ValueError if problems else DataError)("; ".join(problems + long))
-    for problem in problems + long:
+    of_rows = _fault_problems(tokens)
+    of_rows += too_long(lm, tokens, row_limit(lm, config))
+    if teacher is not None:
+        of_rows += _teacher_problems(teacher, rows, kind)
+    if (problems or of_rows) and not force:
+        raise (ValueError if problems else DataError)("; ".join(problems + of_rows))
+    for problem in problems + of_rows:
         warnings.warn(f"training all the same: {problem}", stacklevel=2)
 
 
@@ -158,51 +175,70 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.float(), b.float().to(a.device))
 
 
-def _template_problems(lm: LM, rows: list[dict], kind: str) -> Iterator[str]:
-    "Problems of the chat template: the same for every row, so a hundred rows show them."
+def _template_problems(
+    lm: LM,
+    some: list[TokenisedRow],  # a hundred show what is the same for every row
+) -> Iterator[str]:
+    "Problems of the chat template."
     if lm.tokenizer.pad_token_id is None:
         yield f"{lm.name}: the tokenizer has no padding token; ftguide.models.complete_tokenizer gives it one"
-    some = (_answered_prompts(rows) if kind == "corpus" else rows)[:100]
-    found = spans(lm.tokenizer, some, "sft" if kind == "corpus" else kind, _end_tokens(lm))
-    seen = [span for span in found if span]
-    if seen and not any(span.ends for span in seen):
+    ends = end_tokens(lm)
+    if some and not any(row.ends(ends) for row in some):
         yield (
             f"{lm.name}: no answer ends with an end token, so the model would never learn to stop. "
             f"Its chat template must write {lm.tokenizer.eos_token!r} after the answer"
         )
-    changed = sum(span.prompt - span.start > 1 for span in seen)
-    joined = sum(span.prompt - span.start > 0 for span in seen)
-    if changed > 0.1 * len(seen):
+    changed = sum(row.changed > 1 for row in some)
+    joined = sum(row.changed > 0 for row in some)
+    if changed > 0.1 * len(some):
         yield (
-            f"{lm.name}: in {changed} of {len(seen)} rows the prompt's tokens are others once the answer "
+            f"{lm.name}: in {changed} of {len(some)} rows the prompt's tokens are others once the answer "
             "follows, so the loss starts at the wrong token. Mend the chat template"
         )
-    elif joined > 0.1 * len(seen):
+    elif joined > 0.1 * len(some):
         warnings.warn(
-            f"{lm.name}: in {joined} of {len(seen)} rows the prompt's last token joins the answer's first, "
+            f"{lm.name}: in {joined} of {len(some)} rows the prompt's last token joins the answer's first, "
             "so the model is asked in other tokens than it was taught. "
             "End the template's prompt with a special token",
             stacklevel=3,
         )
 
 
-def _answered_prompts(rows: list[dict]) -> list[dict]:
-    "Rows of a corpus that have a prompt, with some answer where theirs is still to come."
-    return [
+def _examples(lm: LM, rows: list[dict]) -> list[TokenisedRow]:
+    "Of a corpus, a hundred of the rows that have a prompt, with some answer where theirs is still to come."
+    some = [
         {"prompt": row["prompt"], "completion": row.get("completion") or "Yes."}
         for row in rows
         if "prompt" in row
     ]
+    return [row for row in tokenised(lm.tokenizer, some[:100]) if not row.refused]
 
 
-def _end_tokens(lm: LM) -> set[int]:
-    ends = lm.model.generation_config.eos_token_id
-    return {lm.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+def _fault_problems(rows: list[TokenisedRow]) -> list[str]:
+    "What is wrong with single rows; what training may have is only said."
+    problems = []
+    for fault in FAULTS:
+        found = [(n, row) for n, row in enumerate(rows, 1) if fault in row.faults]
+        if not found:
+            continue
+        n, first = found[0]
+        said = first.says(f"{len(found)} of {len(rows)} rows, the first is row {n}", fault)
+        if fault in NOTES:
+            warnings.warn(said, stacklevel=3)
+        else:
+            problems.append(said)
+    return problems
 
 
-def _packed(lm: LM, rows: list[dict], kind: str) -> int:
+def _teacher_problems(teacher: LM, rows: list[dict], kind: str) -> list[str]:
+    tokens = tokenised(teacher.tokenizer, rows, kind)
+    check_written(tokens)
+    return too_long(teacher, tokens, context_length(teacher))
+
+
+def _packed(rows: list[TokenisedRow], limit: int) -> int:
     "How many rows are left when TRL packs them into full contexts."
-    return math.ceil(sum(lengths(lm.tokenizer, rows, kind)) / min(context_length(lm), 4096))
+    return math.ceil(sum(row.length for row in rows) / limit)
 
 
 def planned_steps(
@@ -253,12 +289,3 @@ def _rounding_problems(lm: LM, learning_rate: float | None) -> Iterator[str]:
             f"the learning rate {learning_rate:g} changes only {share:.1%} of the weights a step: "
             f"they are {dtype}, whose numbers lie further apart. Load the model as float32, or raise the rate"
         )
-
-
-def _length_problems(lm: LM, teacher: LM | None, rows: list[dict], kind: str) -> list[str]:
-    models = [lm] if teacher is None else [teacher, lm]
-    return [
-        problem
-        for one in models
-        for problem in too_long(one.tokenizer, one.name, context_length(one), rows, kind)
-    ]

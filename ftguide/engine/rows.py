@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftguide.engine.conversations import Conversation, answered, as_messages, is_learnt, learnt
 from ftguide.engine.formats import ALIASES, KINDS, DataError, Source, addressed_rows
 
 Messages = list[dict]  # role and content each
@@ -80,24 +81,32 @@ class Row:
             return [as_text(self.columns["chosen"]), as_text(self.columns["rejected"])]
         if "completion" in self.columns:
             return [as_text(self.columns["completion"])]
-        return [m["content"] for m in self.columns["messages"] if m["role"] == "assistant"]
+        return [m["content"] for m in self.columns["messages"] if is_learnt(m)]
 
     @property
     def turns(self) -> list[tuple[bool, str]]:
         "All that the row says, in order: (is it an answer?, text)."
         if self.is_conversation:
-            return [(m["role"] == "assistant", m["content"]) for m in self.columns["messages"]]
+            return [(is_learnt(m), m["content"]) for m in self.columns["messages"]]
         return [(False, self.question), *((True, answer) for answer in self.answers)]
 
     @property
-    def conversations(self) -> list[tuple[Messages, Messages]]:
-        "Of each answer: (the messages before it, all messages), as a chat template writes them."
+    def conversations(self) -> list[Conversation]:
+        "As a chat template writes it: one conversation, of a pair one with each answer."
         if self.is_conversation:
             messages = self.columns["messages"]
-            return [(messages[: last_answer(messages)], messages)]
-        asked = as_messages(self.columns["prompt"])
+            return [Conversation(messages, learnt(messages))]
         answers = ("chosen", "rejected") if self.kind == "pairs" else ("completion",)
-        return [(asked, asked + _turn(self.columns[name], "assistant")) for name in answers]
+        return [answered(self.columns["prompt"], self.columns[name]) for name in answers]
+
+    @property
+    def prompt_and_answer(self) -> tuple[str | Messages, str | Messages]:
+        "Of a labelled row, what stands before its first answer, and all from there on."
+        if not self.is_conversation:
+            return self.columns["prompt"], self.columns["completion"]
+        messages = self.columns["messages"]
+        first = learnt(messages)[0]
+        return messages[:first], messages[first:]
 
     @property
     def for_trl(self) -> dict:
@@ -203,13 +212,6 @@ def normalised_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def as_messages(
-    prompt: str | Messages,  # text, or messages already
-) -> Messages:  # messages with role and content
-    "A prompt as a conversation."
-    return [dict(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-
-
 def as_text(
     value: str | Messages,
 ) -> str:
@@ -229,8 +231,8 @@ def answer_text(
 def last_answer(
     messages: Messages,
 ) -> int:  # after the end when there is none
-    "Where the last answer of the assistant stands."
-    return max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
+    "Where the last answer stands that is to be learnt."
+    return max(learnt(messages), default=len(messages))
 
 
 def _turn(value: str | Messages, role: str) -> Messages:
@@ -273,14 +275,24 @@ def _check_values(where: str, columns: dict, shape: tuple[str, ...], kind: str, 
             column = names.get(name, name)
             columns[name] = _answer_alone(where, column, columns["prompt"], columns[name])
             _check_value(where, column, columns[name])
-    if shape == ("messages",) and not _says_something(columns["messages"]):
-        raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
+            _check_answers(where, columns[name])
+    if shape == ("messages",):
+        _check_answers(where, columns["messages"])
     if kind == "pairs" and as_text(columns["chosen"]) == as_text(columns["rejected"]):
         raise DataError(f"{where}: chosen and rejected are the same; there is nothing to prefer")
 
 
-def _says_something(messages: Messages) -> bool:
-    return any(m["role"] == "assistant" and m["content"].strip() for m in messages)
+def _check_answers(where: str, messages: Messages):
+    "DataError unless there is an answer to learn, and each of them says something."
+    answers = learnt(messages)
+    if not any(messages[k]["content"].strip() for k in answers):
+        raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
+    for k in answers:
+        if not messages[k]["content"].strip():
+            raise DataError(
+                f"{where}: message {k + 1}, of the assistant, is empty, "
+                "and the model would learn to say nothing; fill it, or remove the row"
+            )
 
 
 def _answer_alone(where: str, column: str, prompt: str | Messages, answer: Messages) -> Messages:

@@ -30,7 +30,7 @@ from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.precision import bfloat16_by_default, say_precision
-from ftguide.engine.spans import context_length
+from ftguide.engine.tokens import row_limit
 from ftguide.models import LM, complete_tokenizer, load
 
 
@@ -260,7 +260,7 @@ def training_arguments(
         "learning_rate": learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
-        "max_length": min(context_length(lm), 4096),
+        "max_length": row_limit(lm, config),
         "seed": seed,
         "logging_steps": max(int(rows * epochs / batch_size) // 50, 1),
         **milestones(epochs, validate, keep, config),

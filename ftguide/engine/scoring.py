@@ -11,7 +11,7 @@ import torch
 
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, as_messages
-from ftguide.engine.spans import context_length
+from ftguide.engine.tokens import context_length
 from ftguide.models import LM, encode, prompt_text
 
 

@@ -30,9 +30,9 @@ from ftguide.engine.labelling import (
 )
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, read, request_key
-from ftguide.engine.spans import context_length
+from ftguide.engine.tokens import check_written, context_length, tokenised
 from ftguide.engine.training_data import stream_rows
-from ftguide.models import LM, encode, load, plain_head, prompt_text, reply, scored_states
+from ftguide.models import LM, load, plain_head, prompt_text, reply, scored_states
 
 
 @runtime_checkable
@@ -76,7 +76,7 @@ class Teacher(Protocol):
     ) -> list[list[tuple]]:  # for each part, (ids, labels) of its rows
         "The answered rows as the student reads them."
         answered = self.answers(*parts, max_new_tokens=max_new_tokens)
-        return [[encode_row(tokenizer, row) for row in rows] for rows in answered]
+        return [encoded(tokenizer, rows) for rows in answered]
 
     def begin(
         self,
@@ -132,12 +132,11 @@ def _says_something(completion: str | list) -> bool:
     return not isinstance(completion, str) or bool(completion.strip())
 
 
-def encode_row(tokenizer, row: dict) -> tuple[list, list]:  # ids, labels
-    "An answered row with labels on its answer; a text is scored from its second token on."
-    if "prompt" in row:
-        return encode(tokenizer, row["prompt"], row["completion"])
-    ids = [*tokenizer(row["text"]).input_ids, tokenizer.eos_token_id]
-    return ids, [-100, *ids[1:]]
+def encoded(tokenizer, rows: list[dict]) -> list[tuple[list, list]]:  # (ids, labels) of each
+    "Answered rows with labels on their answers; a text is scored from its second token on."
+    found = tokenised(tokenizer, rows, "corpus")
+    check_written(found)
+    return [(list(row.parts[0].ids), row.parts[0].labels) for row in found]
 
 
 def weights_fingerprint(lm: LM) -> str:

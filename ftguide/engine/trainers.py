@@ -7,15 +7,16 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import trl
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, IterableDataset, load_from_disk
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -131,6 +132,12 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
         self.lesson_loss = loss
         super().__init__(*args, **kwargs)
 
+    def _prepare_dataset(self, dataset, processing_class, args, packing, *more):
+        "Rows come in tokens (`training_data.dataset`): TRL packs them, and cuts those that are too long."
+        if not packing and isinstance(dataset, Dataset) and _fits(dataset["input_ids"], args.max_length):
+            return dataset.shuffle(args.seed) if args.shuffle_dataset else dataset
+        return super()._prepare_dataset(dataset, processing_class, args, packing, *more)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if return_outputs or not self._is_plain(model):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -154,11 +161,35 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
         )
 
 
+@dataclass
+class MarkedAnswers:
+    "Batches of a TRL collator, in which an answer's tokens count where they are marked: a user's do not."
+
+    collator: Callable  # of pairs or of thumbs
+
+    def __call__(self, examples: list[dict]) -> dict:
+        marked = [
+            {name.replace("_mask", "_ids"): marks for name, marks in row.items() if name.endswith("_mask")}
+            | {"prompt_ids": [0] * len(row["prompt_ids"]), "label": row.get("label")}
+            for row in examples
+        ]  # in the place of tokens, to be cut and padded alike
+        batch, marks = self.collator(examples), self.collator(marked)
+        for name in ("", "KL_"):
+            if f"{name}completion_mask" in batch:
+                batch[f"{name}completion_mask"] *= marks[f"{name}input_ids"]
+        return batch
+
+
+def _fits(ids: Iterable[list[int]], max_length: int | None) -> bool:
+    return max_length is None or all(len(row) <= max_length for row in ids)
+
+
 class ReferenceTrainer(SafeTrainer):
     """What DPO and KTO share: the reference is the model they start from, and scores are projected once.
 
-    On a CPU only scored positions are projected. A second model is held in memory only where its numbers
-    cannot be computed before the training, and no longer than it is needed."""
+    Rows come in tokens (`training_data.dataset`). On a CPU only scored positions are projected. A second
+    model is held in memory only where its numbers cannot be computed before the training, and no longer than
+    it is needed."""
 
     def __init__(self, model, args, train_dataset, peft_config=None, **kwargs):
         alone = peft_config is not None or not (is_streamed(train_dataset) or _sliced(args))
@@ -181,6 +212,19 @@ class ReferenceTrainer(SafeTrainer):
         with self._scored_only():
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
+    @property
+    def data_collator(self) -> MarkedAnswers:
+        return self._data_collator
+
+    @data_collator.setter
+    def data_collator(self, collator: Callable) -> None:
+        self._data_collator = MarkedAnswers(collator)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        marks = [name.replace("_ids", "_mask") for name in self._signature_columns if name.endswith("_ids")]
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *marks]))
+
     @contextmanager
     def _scored_only(self) -> Iterator[None]:
         with ExitStack() as stack:
@@ -188,6 +232,15 @@ class ReferenceTrainer(SafeTrainer):
                 if self.args.use_cpu and model is not None:
                     stack.enter_context(scored_only(model))
             yield
+
+
+def _with_answers(dataset: Dataset | IterableDataset, max_length: int | None):
+    "Without the rows of which a cut leaves the prompt alone, as TRL does it. `preflight` has spoken of them."
+    if max_length is None or is_streamed(dataset) or _fits(dataset["prompt_ids"], max_length - 1):
+        return dataset  # a stream stops at a row that is too long
+    return dataset.filter(
+        lambda prompts: [len(ids) < max_length for ids in prompts], input_columns="prompt_ids", batched=True
+    )
 
 
 def _sliced(args) -> bool:
@@ -200,6 +253,19 @@ def _sliced(args) -> bool:
 
 class KTOTrainer(ReferenceTrainer, trl.KTOTrainer):
     "TRL's KTOTrainer with the guide's rules."
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        """Each prompt gets the answer of the row before it in its batch, to estimate the KL from.
+
+        As in TRL, which calls the column `KL_completion_ids`."""
+        dataset = _with_answers(dataset, args.max_length)
+        if self.calculate_KL:
+            n, size = len(dataset), args.per_device_train_batch_size
+            before = [i - 1 if i % size else min(i + size, n) - 1 for i in range(n)]
+            for name in ("completion_ids", "completion_mask"):
+                answers = dataset[name][:]
+                dataset = dataset.add_column(f"KL_{name}", [answers[i] for i in before])
+        return dataset
 
 
 class DPOTrainer(ReferenceTrainer, trl.DPOTrainer):
@@ -215,6 +281,9 @@ class DPOTrainer(ReferenceTrainer, trl.DPOTrainer):
     ):
         self.cache = cache
         super().__init__(*args, **kwargs)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        return dataset if args.truncation_mode == "keep_end" else _with_answers(dataset, args.max_length)
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
         if self.accelerator.num_processes == 1 and not self.cache:

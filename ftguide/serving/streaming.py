@@ -17,7 +17,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from ftguide.engine.model_folders import ModelError
-from ftguide.engine.spans import context_length
+from ftguide.engine.tokens import context_length
 from ftguide.models import LM, prompt_text
 
 

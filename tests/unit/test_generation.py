@@ -6,7 +6,7 @@ from letters import TABLE
 
 from ftguide.engine.generation import ExponentialSampling, QuarterEnded, evaluation_mode
 from ftguide.engine.model_folders import ModelError
-from ftguide.engine.spans import context_length
+from ftguide.engine.tokens import context_length
 from ftguide.models import load, reply
 
 PROMPTS = ["product: mug\nbrand:", "product: lamp\ncolour: green\nbrand:", "mug", "a blue chair of wood\n"]

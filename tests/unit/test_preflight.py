@@ -11,6 +11,7 @@ import ftguide.engine.preflight as module
 from ftguide.engine.formats import DataError
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.preflight import (
+    _examples,
     _reference_problems,
     _rounding_problems,
     _step_problems,
@@ -20,6 +21,7 @@ from ftguide.engine.preflight import (
     read_for_training,
     updatable_share,
 )
+from ftguide.engine.tokens import tokenised
 from ftguide.models import load
 
 
@@ -137,9 +139,11 @@ def test_a_rate_too_small_for_the_numbers():
 
 
 def wording(rows, lm=None, kind="sft"):
+    lm = lm or small_model()
+    some = _examples(lm, rows) if kind == "corpus" else tokenised(lm.tokenizer, rows[:100], kind)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        return list(_template_problems(lm or small_model(), rows, kind)), [str(w.message) for w in found]
+        return list(_template_problems(lm, some)), [str(w.message) for w in found]
 
 
 def test_templates_that_spoil_the_training():

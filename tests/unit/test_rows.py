@@ -23,7 +23,7 @@ from ftguide.engine.rows import (
     stream,
     without_questions,
 )
-from ftguide.engine.spans import spans
+from ftguide.engine.tokens import tokenised
 from ftguide.engine.training_data import to_trl
 from ftguide.models import load
 
@@ -78,6 +78,22 @@ def tiny():
         ),
         (
             dict(messages=talk("a", " ")),
+            "sft",
+            "row 1: no message of the assistant says anything; there is nothing to learn",
+        ),
+        (
+            dict(messages=talk("a", "b", "c", " ")),
+            "sft",
+            "row 1: message 4, of the assistant, is empty, and the model would learn to say nothing; "
+            "fill it, or remove the row",
+        ),
+        (
+            dict(messages=[talk("a")[0], dict(role="assistant", content="b", weight=0)]),
+            "sft",
+            "row 1: no message of the assistant says anything; there is nothing to learn",
+        ),
+        (
+            dict(prompt="a", completion=[dict(role="tool", content="b")]),
             "sft",
             "row 1: no message of the assistant says anything; there is nothing to learn",
         ),
@@ -204,7 +220,7 @@ def test_a_prompt_repeated_in_the_answers_is_taken_out_of_them(tiny):
     assert read([dict(prompt="Ad?", completion=pair["chosen"])]) == [
         dict(prompt="Ad?", completion=plain["chosen"])
     ]
-    assert spans(tiny.tokenizer, read([pair], "pairs"), "pairs") == spans(
+    assert tokenised(tiny.tokenizer, read([pair], "pairs"), "pairs") == tokenised(
         tiny.tokenizer, [dict(prompt="Ad?", chosen="A mug.", rejected="no")], "pairs"
     )
     with pytest.raises(
@@ -320,11 +336,12 @@ def test_what_stands_in_a_row():
     row = Row(dict(messages=talk_of_two))
     assert row.request == talk_of_two[:3] and row.reference == "d" and row.question == "a"
     assert row.turns == [(False, "a"), (True, "b"), (False, "c"), (True, "d")]
-    assert row.conversations == [(talk_of_two[:3], talk_of_two)] and row.for_trl == dict(messages=talk_of_two)
+    assert row.conversations == [(talk_of_two, (1, 3), "")] and row.for_trl == dict(messages=talk_of_two)
+    assert row.prompt_and_answer == (talk_of_two[:1], talk_of_two[1:])
     pair = Row(dict(prompt="q", chosen="x", rejected="y", messages=3), "pairs")
     assert (pair.request, pair.question, pair.answers) == ("q", "q", ["x", "y"])
     assert pair.turns == [(False, "q"), (True, "x"), (True, "y")]
-    assert [full[-1]["content"] for _, full in pair.conversations] == ["x", "y"]
+    assert [(c.messages[-1]["content"], c.answers) for c in pair.conversations] == [("x", (1,)), ("y", (1,))]
     assert set(pair.for_trl) == {"prompt", "chosen", "rejected"}
     text = Row(dict(text="t"), "corpus")
     assert (text.request, text.question, text.answers, text.turns) == ("t", "t", [], [(False, "t")])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ftguide.engine.model_folders import ModelError
-from ftguide.engine.spans import context_length
+from ftguide.engine.tokens import context_length
 from ftguide.market import load_tasks
 from ftguide.models import load, prompt_text, reply
 from ftguide.serving.streaming import PendingAnswer, Writer, in_lockstep

@@ -14,7 +14,7 @@ from ftguide.distillation import soft_labels
 from ftguide.engine import generation
 from ftguide.engine.cache import write_cache
 from ftguide.engine.model_folders import ModelError
-from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encode_row
+from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encoded
 from ftguide.models import LM, encode, load, prompt_text, reply
 
 IDS = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 0]])
@@ -22,10 +22,10 @@ LABELS = torch.tensor([[-100, -100, 2, 3], [-100, 0, -100, -100]])  # scored: 1 
 SCHEMA = dict(type="object", properties=dict(brand=dict(type="string")), required=["brand"])
 
 
-def test_text_isencode_row_whole_and_answers_as_answers():
+def test_text_is_scored_whole_and_answers_as_answers():
     letters = Letters()
-    assert encode_row(letters, dict(text="hi")) == ([104, 105, 94, 46], [-100, 105, 94, 46])
-    assert encode_row(letters, dict(prompt="hi", completion="yo")) == encode(letters, "hi", "yo")
+    assert encoded(letters, [dict(text="hi")]) == [([104, 105, 94, 46], [-100, 105, 94, 46])]
+    assert encoded(letters, [dict(prompt="hi", completion="yo")]) == [encode(letters, "hi", "yo")]
 
 
 def batch(*rows):
