@@ -121,7 +121,7 @@ class Example:
     settings: dict  # of `journey`, where nothing else is asked for
 
 
-SHOTS = (1, 2, 4)  # solved examples of its task before a question
+SHOTS = (0, 1, 2, 4)  # solved examples of its task before a question
 MARKET_METRICS = dict(
     truth="share of what an ad states that is so",
     completeness="share of what could be said that it says, and is so",
@@ -151,7 +151,7 @@ EXAMPLES = dict(
             base="smollm2-135m",
             student=20,
             learning_rate=1e-4,
-            dpo_learning_rate=1e-5,
+            dpo_learning_rate=2e-5,
             temperature=1.0,
             distill_epochs=1,
             distill_learning_rate=3e-4,
