@@ -6,6 +6,8 @@ import functools
 import multiprocessing
 import os
 import random
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -65,7 +67,48 @@ def killed(work, *args, seconds: float, seed: int) -> bool:
     return process.exitcode == -9
 
 
+def started(stage: str, folder: Path, step: int, work=None, log: Path | None = None):
+    "A training in a process of its own, when it has taken so many steps; there it waits, or does `work`."
+    reached = server().Event()
+    process = child(train_until, stage, str(folder), step, reached, work or wait, log)
+    assert reached.wait(120), "it has not come so far"
+    return process
+
+
 # ---- the pieces of work
+
+
+def wait():
+    time.sleep(120)
+
+
+def wait_a_little():
+    time.sleep(2)
+
+
+def limit_file_sizes():
+    "No file may grow from now on, as on a disk that is full."
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+
+def train_until(stage: str, folder: str, step: int, reached, work, log: Path | None):
+    "A stage that stops after a step for some work; what it says to people goes into `log`."
+    from stages import STAGES
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kw):
+            if state.global_step == step:
+                reached.set()
+                work()
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    if log:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    make, rows, knobs = STAGES[stage]
+    make("tiny-small", rows, output_dir=folder, callbacks=(Stop(),), **knobs)
 
 
 def train(stage: str, folder: str):
@@ -93,6 +136,24 @@ def month(shop: str, votes: str):
     return improve(shop, votes, GATE, HOLDOUT, **KNOBS)
 
 
+def month_that_waits(shop: str, votes: str, begun, waits):
+    "A month that says when it has begun, and waits after the sixteenth step."
+    from test_improvement import GATE, HOLDOUT, KNOBS
+    from transformers import TrainerCallback
+
+    from ftguide.improvement import improve
+
+    class Wait(TrainerCallback):
+        def on_step_end(self, args, state, control, **kw):
+            if state.global_step == 4:
+                begun.set()
+            if state.global_step == 16:
+                waits.set()
+                wait()
+
+    improve(shop, votes, GATE, HOLDOUT, callbacks=(Wait(),), **KNOBS)
+
+
 def journey(folder: str, knobs: dict, told=None):
     "The whole journey; `told` is set as soon as it holds its folder, and then it waits."
     from ftguide.report.run_folder import run
@@ -103,6 +164,17 @@ def journey(folder: str, knobs: dict, told=None):
             time.sleep(60)
 
     return run(folder, resume=Path(folder, "report.json").exists(), say=say, **knobs)
+
+
+def journey_killed_at(folder: str, knobs: dict, line: str):
+    "The whole journey, killed when it says a line that begins so."
+    from ftguide.report.run_folder import run
+
+    def say(said):
+        if said.strip().startswith(line):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(folder, **knobs, say=say)
 
 
 def hold(folder: str, told):

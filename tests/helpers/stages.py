@@ -1,9 +1,4 @@
-"Stages with rows to train them on, models of other families, and trainings that are cut off."
-
-import signal
-import subprocess
-import sys
-from pathlib import Path
+"Stages with rows to train them on, and models of other families."
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
@@ -13,7 +8,6 @@ from ftguide.dpo import align_dpo
 from ftguide.models import LM, complete_tokenizer, load
 from ftguide.sft import finetune_sft
 
-HERE = Path(__file__).parent
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?", completion=str(i + i % 7)) for i in range(80)]
 PAIRS = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="no idea") for r in ROWS]
 FEW = [dict(prompt=f"How much is {i} + 1?", completion=str(i + 1)) for i in range(24)]
@@ -30,38 +24,11 @@ STAGES = {
     "dpo": (align_dpo, PAIRS, dict(epochs=3)),
     "distill": (teach, ROWS, dict(epochs=3)),
 }
-CHILD = """
-import sys, json
-from stages import STAGES
-from transformers import TrainerCallback
-class Wait(TrainerCallback):
-    def on_step_end(self, args, state, control, **kw):
-        import time; print(state.global_step, flush=True)
-        if state.global_step == int(sys.argv[3]): time.sleep(float(sys.argv[4]))
-stage, rows, knobs = STAGES[sys.argv[1]]
-stage("tiny-small", rows, output_dir=sys.argv[2], callbacks=(Wait(),), **knobs)
-"""
 
 
 def weights(lm) -> torch.Tensor:
     "All weights of an LM or a model in a row."
     return torch.cat([p.detach().flatten() for p in getattr(lm, "model", lm).parameters()])
-
-
-def started(stage, folder, step, seconds=120):
-    "A training in a process of its own, when it has taken so many steps; it waits there for so many seconds."
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, stage, str(folder), str(step), str(seconds)],
-        cwd=HERE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # a background job ignores it
-    for line in child.stdout:
-        if int(line) == step:
-            return child
-    raise AssertionError(child.stderr.read())
 
 
 class Poison(TrainerCallback):

@@ -8,7 +8,9 @@ import time
 
 import pytest
 from stages import FEW
+from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.models import load, reply
 
 
@@ -42,33 +44,27 @@ def test_own_data_through_the_command(tmp_path):
             "\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8"
         )
     out = tmp_path / "mine"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from ftguide.cli import main; main()",
-            "run",
-            "--sft",
-            tmp_path / "sft.jsonl",
-            "--pairs",
-            tmp_path / "pairs.jsonl",
-            "--corpus",
-            tmp_path / "prompts.jsonl",
-            "--base",
-            "tiny-small",
-            "--student",
-            "tiny-small",
-            "--epochs",
-            "1",
-            "--distill-epochs",
-            "1",
-            "--out",
-            out,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [
+        "run",
+        "--sft",
+        tmp_path / "sft.jsonl",
+        "--pairs",
+        tmp_path / "pairs.jsonl",
+        "--corpus",
+        tmp_path / "prompts.jsonl",
+        "--base",
+        "tiny-small",
+        "--student",
+        "tiny-small",
+        "--epochs",
+        "1",
+        "--distill-epochs",
+        "1",
+        "--out",
+        out,
+    ]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
     assert sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
     for folder in ("sft", "dpo", "student"):
         names = {p.name for p in (out / folder).iterdir()}

@@ -2,13 +2,12 @@
 
 import importlib
 import json
-import subprocess
 import sys
-from pathlib import Path
 from zlib import crc32
 
 import pytest
 import torch
+from killed import child, month_that_waits, server
 from transformers import TrainerCallback
 
 from ftguide.deployment import Gate, deploy
@@ -242,39 +241,18 @@ def test_damaged_state_is_reported(shop, store):
         improve(shop, store, GATE, HOLDOUT, **KNOBS)
 
 
-CHILD = """
-import sys, time
-from test_improvement import *
-from transformers import TrainerCallback
-class Wait(TrainerCallback):
-    def on_step_end(self, args, state, control, **kw):
-        print(state.global_step, flush=True)
-        if state.global_step == 16: time.sleep(120)
-improve(sys.argv[1], sys.argv[2], GATE, HOLDOUT, callbacks=(Wait(),), **KNOBS)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and locks")
 def test_killed_and_called_again_ends_with_the_same_version(shop, store, first):
     "Killed in the middle; new votes come in between, and belong to the next month."
     vote(store, "yes")
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(shop), str(store.path)],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in child.stdout:
-        if int(line) == 4:
-            with pytest.raises(ValueError, match="another `improve` is at work"):
-                improve(shop, store, GATE, HOLDOUT, output_dir=shop.parent / "elsewhere", **KNOBS)
-        if int(line) >= 16:
-            break
-    else:
-        raise AssertionError(child.stderr.read())
-    child.kill()
-    child.wait()
+    begun, waits = server().Event(), server().Event()
+    first_try = child(month_that_waits, str(shop), str(store.path), begun, waits)
+    assert begun.wait(120)
+    with pytest.raises(ValueError, match="another `improve` is at work"):
+        improve(shop, store, GATE, HOLDOUT, output_dir=shop.parent / "elsewhere", **KNOBS)
+    assert waits.wait(120)
+    first_try.kill()
+    first_try.join()
     assert current(shop).name == "v1" and list(
         (shop / ".improving").glob(f"checkpoints/checkpoint-*/{WHOLE}")
     )

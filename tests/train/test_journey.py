@@ -4,7 +4,6 @@ And a run in a folder, which was killed and goes on to the same models.
 """
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import child, journey_killed_at
 from typer.testing import CliRunner
 
 from ftguide.cli import app
@@ -520,30 +520,14 @@ def test_a_run_is_condensed_for_the_lessons(packages, tmp_path):
     assert set(found["samples"][0]["answers"]) == {s.name for s in stages} and found["pairs"]
 
 
-KILLED = """
-import json, os, sys
-from ftguide.report.run_folder import run
-
-def say(line):
-    if line.strip().startswith(sys.argv[3]):
-        os.kill(os.getpid(), 9)
-
-run(sys.argv[1], **json.loads(sys.argv[2]), say=say)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("after", ["SFT", "DPO"])
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
     out, stages, _ = whole
     mine = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, mine, json.dumps(KNOBS), f"{after} |"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == -9, done.stderr
+    first = child(journey_killed_at, str(mine), KNOBS, f"{after} |")
+    first.join(120)
+    assert first.exitcode == -9
     assert [s["name"] for s in json.loads((mine / "report.json").read_text(encoding="utf-8"))["stages"]] == [
         "base",
         "SFT",

@@ -1,6 +1,7 @@
 "Run: seeds, inputs, checkpoints, what it goes on with after a kill, and where it stops."
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,9 +9,12 @@ import time
 
 import pytest
 import torch
-from stages import CHILD, FEW, FEW_PAIRS, FEW_THUMBS, HERE, ROWS, STAGES, Poison, family, started, weights
+from killed import limit_file_sizes, started, wait_a_little
+from stages import FEW, FEW_PAIRS, FEW_THUMBS, ROWS, STAGES, Poison, family, weights
 from transformers import TrainerCallback
+from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo, align_kto
 from ftguide.engine.checkpoints import WHOLE
@@ -126,7 +130,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
     make, rows, knobs = STAGES[stage]
     child = started(stage, tmp_path, 37)
     child.kill()
-    child.wait()
+    child.join()
     whole = sorted(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}"))
     assert whole and whole[-1] == 30
     resumed, plain = (
@@ -140,10 +144,11 @@ def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path):
-    child = started("sft", tmp_path, 13, seconds=5)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode != 0 and "resume=True (--resume) goes on from there" in err
+    log = tmp_path / "log"
+    child = started("sft", tmp_path, 13, wait_a_little, log)
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60)
+    assert child.exitcode != 0 and "resume=True (--resume) goes on from there" in log.read_text()
     assert max(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")) >= 13
     make, rows, knobs = STAGES["sft"]
     assert (
@@ -191,19 +196,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
 def test_full_disk_keeps_the_checkpoint_before(tmp_path):
     "No file may grow past a limit set after the first checkpoint: the second fails as on a full disk."
-    code = CHILD.replace(
-        "print(state.global_step, flush=True)",
-        "import resource as r; state.global_step == 15 and r.setrlimit(r.RLIMIT_FSIZE, (500_000, 500_000))",
-    )
-    child = subprocess.run(
-        [sys.executable, "-c", code, "sft", str(tmp_path), "0"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode != 0 and "step 20: the checkpoint could not be written" in child.stderr, (
-        child.stderr
-    )
+    log = tmp_path / "log"
+    child = started("sft", tmp_path, 15, limit_file_sizes, log)
+    child.join(60)
+    assert child.exitcode != 0 and "step 20: the checkpoint could not be written" in log.read_text()
     assert [p.parent.name for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")] == ["checkpoint-10"]
 
 
@@ -237,7 +233,7 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path):
         "--out",
         str(out),
         "--epochs",
-        "12",
+        "6",
     ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.time() + 120
@@ -250,11 +246,11 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path):
     child.kill()
     child.wait()
     assert not out.exists() and list(tmp_path.glob(f"model.checkpoints/*/{WHOLE}"))
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2 and "--resume" in again.stderr, again.stderr
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-    assert done.returncode == 0 and not (tmp_path / "model.checkpoints").exists(), done.stderr
-    assert (weights(load(out)) - weights(finetune_sft("tiny-small", ROWS, epochs=12))).abs().max() <= 1e-6
+    again = CliRunner().invoke(app, command[3:])
+    assert again.exit_code == 2 and "--resume" in again.output, again.output
+    done = CliRunner().invoke(app, [*command[3:], "--resume"])
+    assert done.exit_code == 0 and not (tmp_path / "model.checkpoints").exists(), done.output
+    assert (weights(load(out)) - weights(finetune_sft("tiny-small", ROWS, epochs=6))).abs().max() <= 1e-6
 
 
 def test_distillation_stops_early_and_returns_the_best_student():

@@ -124,7 +124,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from ftguide.engine.training_data import streamed
 from ftguide.models import LM, load
-stage, file, rows, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+stage, size, early, *files = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
 tokenizer = load("tiny-small").tokenizer
 config = LlamaConfig(
     vocab_size=len(tokenizer),
@@ -146,17 +146,19 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 class Early(TrainerCallback):
     def on_step_end(self, args, state, control, **kw):
-        if state.global_step == int(sys.argv[5]) // size: print(peak_mb())
-knobs = dict(max_steps=rows // size, batch_size=size, logging_steps=10**6, callbacks=(Early(),))
-train(*args, streamed(file, kind), **knobs)
-print(peak_mb())
+        if state.global_step == early // size: print(peak_mb())
+for file, rows in zip(files[::2], map(int, files[1::2])):
+    knobs = dict(max_steps=rows // size, batch_size=size, logging_steps=10**6, callbacks=(Early(),))
+    train(*args, streamed(file, kind), **knobs)
+    print(peak_mb())
 """
 
 
-def peak_mb(stage, file, rows, batch_size=100, seconds=400, early=0):
-    "The peak at the end; with `early`, also that after so many rows."
+def peaks_mb(stage, *files, batch_size=100, seconds=400, early=0):
+    "The peak after each file of (path, rows), trained on one after the other; first that after `early` rows."
+    named = [str(word) for file in files for word in file]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, stage, str(file), str(rows), str(batch_size), str(early)],
+        [sys.executable, "-c", MEASURE, stage, str(batch_size), str(early), *named],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -164,7 +166,7 @@ def peak_mb(stage, file, rows, batch_size=100, seconds=400, early=0):
         timeout=seconds,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return [float(mb) for mb in done.stdout.split()] if early else float(done.stdout.split()[-1])
+    return [float(mb) for mb in done.stdout.split()]
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "distill"])
@@ -183,7 +185,8 @@ def test_memory_does_not_grow_with_the_file(stage, tmp_path):
     with (tmp_path / "small.jsonl").open("w", encoding="utf-8") as f:
         f.writelines(islice(file.open(encoding="utf-8"), 500))
     assert file.stat().st_size > 2e8
-    assert peak_mb(stage, file, 2000) < peak_mb(stage, tmp_path / "small.jsonl", 500) + 60
+    small, large = peaks_mb(stage, (tmp_path / "small.jsonl", 500), (file, 2000))
+    assert large < small + 60
 
 
 ROWS = int(os.environ.get("FTGUIDE_ROWS", 1_000_000))
@@ -198,8 +201,9 @@ def test_a_million_rows_to_the_end(stage, tmp_path):
     with file.open("w", encoding="utf-8") as f:
         for i in range(10**6, 10**6 + ROWS):
             f.write(json.dumps(dict(prompt=f"{i}+1?", **dict(zip(answers, (str(i + 1), str(i)))))) + "\n")
-    few, all_of_them = peak_mb(stage, file, ROWS, 500, 3.5 * 3600, early=max(ROWS // 50, 5000))
-    print(f"{stage}: {few:.0f} MB after {max(ROWS // 50, 5000):,} rows, {all_of_them:.0f} MB after {ROWS:,}")
+    early = max(ROWS // 50, 5000)
+    few, all_of_them = peaks_mb(stage, (file, ROWS), batch_size=500, seconds=3.5 * 3600, early=early)
+    print(f"{stage}: {few:.0f} MB after {early:,} rows, {all_of_them:.0f} MB after {ROWS:,}")
     assert all_of_them < few + 40
 
 
