@@ -232,10 +232,12 @@ def load_model(name: str):
     return load(name)
 
 
-def model_to_train(name: str, load_in_4bit: bool, lora: bool):
+def model_to_train(name, load_in_4bit: bool, lora: bool):
     "The name, or the model loaded with 4-bit weights."
     if not load_in_4bit:
         return name
+    if not isinstance(name, str):
+        raise ValueError("--load-in-4bit reads a model's files: name one with --student")
     if not lora:
         raise ValueError(
             "--load-in-4bit needs --lora: weights of 4 bits stay as they are, "
@@ -286,12 +288,16 @@ def run_command(
     base: Annotated[
         str | None,
         described(
-            "Model to start from: tiny, smollm2-135m, a folder, or a hub name; by default the example's."
+            "Model to start from: tiny, smollm2-135m, a folder, or a hub name; by default the example's, "
+            "and for files smollm2-135m when `ftguide get` has fetched it, else tiny."
         ),
     ] = None,
     student: Annotated[
         str | None,
-        described("Smaller model with the base's tokenizer; by default the example's."),
+        described(
+            "Smaller model with the base's tokenizer; by default the example's, for files tiny-small "
+            "beside tiny and two in three of its own layers beside another base."
+        ),
     ] = None,
     student_layers: Annotated[
         int | None,
@@ -429,6 +435,21 @@ def dpo_command(
     save_model(model, out)
 
 
+def with_student(teacher: str, layers: int | None):
+    "The teacher, loaded, and its student: tiny-small where it fits, else some of the teacher's own layers."
+    from ftguide.distillation import make_student
+    from ftguide.models import load
+    from ftguide.report.run_folder import two_thirds
+
+    lm, small = load(teacher), load("tiny-small")
+    if layers is None and lm.tokenizer.get_vocab() == small.tokenizer.get_vocab():
+        return lm, small
+    student = make_student(lm, two_thirds(lm) if layers is None else layers)
+    kept, whole = (model.model.config.get_text_config().num_hidden_layers for model in (student, lm))
+    typer.echo(f"student: {kept} of the teacher's {whole} layers; --student names another model")
+    return lm, student
+
+
 def name_or_number(text: str | None) -> str | float | None:
     "A divergence by its name, or the number between two of them."
     try:
@@ -449,7 +470,17 @@ def distill_command(
     teacher: Annotated[str, described("Model to learn from: a folder or a hub name.")],
     data: Annotated[Path, described("File of rows with prompt, or text.")],
     out: NewModel,
-    student: Annotated[str, described("Smaller model with the same tokenizer.")] = "tiny-small",
+    student: Annotated[
+        str | None,
+        described(
+            "Smaller model with the same tokenizer; by default tiny-small for a teacher with its tokenizer, "
+            "and two in three of the teacher's own layers for another."
+        ),
+    ] = None,
+    student_layers: Annotated[
+        int | None,
+        described("Instead of --student: one made from the teacher, keeping so many of its layers."),
+    ] = None,
     temperature: Annotated[float | None, option("distillation:distill", "temperature")] = None,
     alpha: Annotated[float | None, option("distillation:distill", "alpha")] = None,
     divergence: Annotated[
@@ -474,6 +505,10 @@ def distill_command(
     from ftguide.distillation import distill
 
     check_new_folder(out)
+    if student is None:
+        teacher, student = with_student(teacher, student_layers)
+    elif student_layers is not None:
+        raise ValueError("give --student or --student-layers, not both")
     model = distill(
         teacher,
         model_to_train(student, load_in_4bit, lora),

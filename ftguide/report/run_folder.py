@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ftguide.engine.bases import base_for
 from ftguide.engine.environment import is_interactive
 from ftguide.engine.files import fingerprint, folder_lock, write_atomic
 from ftguide.engine.loading import SHIPPED
@@ -33,7 +34,10 @@ SETTINGS = ("base", "student", "example", "lang", "seed", "rows", "material", "k
 
 def run(
     out: str | Path,  # new folder for the models and the report
-    base: LM | str | Path | None = None,  # model to start from; by default the example's, and tiny for files
+    base: LM
+    | str
+    | Path
+    | None = None,  # model to start from; by default the example's, or as `base_for` says
     student: LM | str | Path | int | None = None,  # as in `journey`; by default the example's, see `settings`
     sft: str | Path | list | None = None,  # rows (or a file) of prompt and completion, or messages
     pairs: str | Path | list | None = None,  # rows (or a file) of prompt, chosen and rejected
@@ -55,6 +59,8 @@ def run(
     out = Path(out)
     taken = _check_free(out, resume)
     example = _example(example, lang, files=[sft, pairs, corpus])
+    if example is None:
+        base = base_for([sft, pairs, corpus], base, say)
     knobs = settings(example, dict(knobs, base=base, student=student))
     base = knobs["base"]
     if example == "market":

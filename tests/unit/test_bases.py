@@ -10,6 +10,7 @@ from ftguide.engine import bases
 from ftguide.engine.bases import REAL, base_for, is_familiar
 from ftguide.market import load_tasks
 from ftguide.models import load
+from ftguide.report.run_folder import run
 
 LETTERS = [
     dict(prompt="My parcel has not arrived, what can I do?", completion="Please send me its number."),
@@ -91,3 +92,13 @@ def test_the_commands_say_it_before_they_load(command, there, tmp_path, monkeypa
         app, [command, "--data", str(file), "--epochs", "0", "--out", str(tmp_path / "o")]
     )
     assert done.exit_code == 2 and done.output.startswith(f"base: {REAL if there else 'tiny'}")
+
+
+def test_own_files_of_a_whole_run(there, tmp_path, monkeypatch):
+    asked = {}
+    stop = lambda example, knobs: asked.update(knobs) or 1 / 0
+    monkeypatch.setattr("ftguide.report.run_folder.settings", stop)
+    for files, wanted in (({}, None), (dict(sft=LETTERS), REAL if there else "tiny")):
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "out", say=lambda line: None, **files)
+        assert asked["base"] == wanted

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from stages import family
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ftguide.cli import app, name_or_number
+from ftguide.cli import app, name_or_number, with_student
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import read
+from ftguide.models import save
 
 GOOD = {"prompt": "Hi", "completion": "Hello"}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}
@@ -63,6 +65,21 @@ def test_sft_file(tmp_path, rows, says):
 )
 def test_pairs_file(tmp_path, rows, says):
     assert says in fails("dpo", "--data", write(tmp_path / "bad.jsonl", *rows), "--out", tmp_path / "out")
+
+
+def test_the_student_that_fits_a_teacher(tmp_path, capsys):
+    lm, student = with_student("tiny", None)
+    assert (lm.name, student.name) == ("tiny", "tiny-small") and capsys.readouterr().out == ""
+    lm, student = with_student("tiny", 2)
+    assert student.model.config.num_hidden_layers == 2
+    assert "2 of the teacher's 6 layers" in capsys.readouterr().out
+    other = save(family("llama", own=True), tmp_path / "other")
+    lm, student = with_student(str(other), None)
+    assert student.model.config.num_hidden_layers == 1 and lm.model.config.num_hidden_layers == 2
+    command = ["distill", "--teacher", "tiny", "--data", write(tmp_path / "r.jsonl", GOOD)]
+    command += ["--out", tmp_path / "out", "--student-layers"]
+    assert "not both" in fails(*command, "2", "--student", "tiny-small")
+    assert "layers must be" in fails(*command, "0")
 
 
 def test_missing_unreadable_and_unknown(tmp_path):
