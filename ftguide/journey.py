@@ -346,7 +346,7 @@ def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -
     if name == "base":
         return load(settings.base).copy()
     if name == "prompt":
-        return replace(lm)
+        return replace(lm, history=[])
     if name == "SFT":
         return finetune_sft(
             lm,

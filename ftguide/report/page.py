@@ -92,12 +92,12 @@ def page(
 
 
 def degeneration_warnings(reports: list[Report]) -> list[str]:
-    "Models that repeat one answer or do not stop; the base has not been taught to."
+    "Models that repeat one answer or do not stop; the base, prompted or not, has not been taught to."
     return [
         f"{report.name}: {share:.0%} of the answers {words}"
         for report in reports
         for name, words, limit in DEGENERATION
-        if report.name != "base" and (share := report.degeneration.get(name, 0)) > limit
+        if report.name not in ("base", "prompt") and (share := report.degeneration.get(name, 0)) > limit
     ]
 
 

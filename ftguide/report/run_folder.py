@@ -284,7 +284,7 @@ def _finished(out: Path, about: dict, base) -> dict[str, Stage]:
 
 def _base_again(found: dict[str, Stage], base) -> LM:
     "The untrained model: read once, for the stages without and with a prompt."
-    return replace(found["base"].lm) if "base" in found else load(base).copy()
+    return replace(found["base"].lm, history=[]) if "base" in found else load(base).copy()
 
 
 def _clear_halves(out: Path):
