@@ -6,14 +6,26 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 import numpy as np
-from scipy.special import ndtri, stdtrit  # quantiles; scipy.stats takes half a second longer to import
+from scipy.special import bdtr, ndtri, stdtrit  # quantiles; scipy.stats takes half a second longer to import
 
-__all__ = ["Score", "bootstrap", "mean_over_seeds", "required_sample_size", "wilson", "win_rate"]
+__all__ = [
+    "Score",
+    "bonett_price",
+    "bootstrap",
+    "interval",
+    "mean_over_seeds",
+    "quantile",
+    "required_sample_size",
+    "values_for_quantile",
+    "wilson",
+    "win_rate",
+]
 
 CONFIDENCE = 0.95  # of every interval in this package
 POWER = 0.8  # share of repetitions in which a true difference is to be shown
 Z_INTERVAL = float(ndtri(0.5 + CONFIDENCE / 2))  # 1.96 standard errors reach from the middle to an end
 QUANTILES = [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]
+FEW_ROWS = 30  # of fewer, resampling gives intervals that are too narrow, and Student's t widens them
 
 
 @dataclass
@@ -27,6 +39,73 @@ class Score:
 
     def __str__(self):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def interval(
+    rows: Sequence[tuple],  # (numerator, denominator) of each row
+    against: Sequence[tuple] | None = None,  # the same rows under another model: the two are compared
+    how: str = "ratio",  # of the comparison; or "difference"
+    seed: int = 0,
+) -> Score:  # of sum(numerators) / sum(denominators), or of the ratio or difference of two such shares
+    """The 95 % interval that reports and gates use: for each kind of rows the one that keeps its level.
+
+    Rows that are right or wrong: Wilson's (1927), and of the difference of two models Bonett and Price's
+    (2012). Other rows: `bootstrap`, widened by Student's t below 30 rows; and where resampling shows no
+    spread at all, what Wilson says of shares between 0 and 1.
+    """
+    yes_no = _are_yes_no(rows) and (against is None or _are_yes_no(against))
+    if yes_no and against is None:
+        return wilson(float(sum(numerator for numerator, _ in rows)), len(rows))
+    if yes_no and how == "difference" and len(rows) == len(against):
+        differences = [one - other for (one, _), (other, _) in zip(rows, against)]
+        return bonett_price(differences.count(1), differences.count(-1), len(rows))
+    found = bootstrap(rows, against, seed=seed, how=how)
+    if math.isnan(found.value):
+        return found
+    if found.high - found.low <= 1e-9 * max(1.0, abs(found.value)):
+        return _without_spread(found, rows, against, how)
+    return _widened(found, *_limits(rows, against, how))
+
+
+def _are_yes_no(rows: Sequence[tuple]) -> bool:
+    return len(rows) > 0 and all(denominator == 1 and numerator in (0, 1) for numerator, denominator in rows)
+
+
+def _are_shares(rows: Sequence[tuple]) -> bool:
+    return all(0 <= numerator <= denominator for numerator, denominator in rows)
+
+
+def _limits(rows, against, how: str) -> tuple[float, float]:  # between which the truth lies for certain
+    if not (_are_shares(rows) and _are_shares(against or ())):
+        return -math.inf, math.inf
+    if against is None:
+        return 0.0, 1.0
+    return (0.0, math.inf) if how == "ratio" else (-1.0, 1.0)
+
+
+def _without_spread(found: Score, rows, against, how: str) -> Score:
+    "Rows that are all alike: what those may be that the sample does not hold."
+    n = found.n
+    if not (_are_shares(rows) and _are_shares(against or ())):
+        return found if n > 1 else Score(found.value, math.nan, math.nan, n)
+    if against is None:
+        return wilson(found.value * n, n)
+    ours, theirs = (float(_share(np.asarray(pairs, float))) for pairs in (rows, against))
+    unseen = wilson(0, n).high  # so large may be the share of rows that differ otherwise
+    low, high = (ours - theirs) - unseen * (1 + ours - theirs), (ours - theirs) + unseen * (1 - ours + theirs)
+    if how == "difference":
+        return Score(ours - theirs, low, high, n)
+    return Score(found.value, max(1 + low / theirs, 0.0), 1 + high / theirs, n)
+
+
+def _widened(found: Score, lowest: float, highest: float) -> Score:
+    "Ends moved out as Student's t does: few rows do not show how far they are apart (Hesterberg 2015)."
+    if found.n >= FEW_ROWS:
+        return found
+    factor = float(stdtrit(found.n - 1, QUANTILES[1])) / Z_INTERVAL * math.sqrt(found.n / (found.n - 1))
+    low = found.value - factor * (found.value - found.low)
+    high = found.value + factor * (found.high - found.value)
+    return Score(found.value, max(low, lowest), min(high, highest), found.n)
 
 
 def bootstrap(
@@ -85,11 +164,52 @@ def wilson(
     return Score(share, max(middle - half, 0.0), min(middle + half, 1.0), n)
 
 
+def bonett_price(
+    better: int,  # rows that only the one model has right
+    worse: int,  # rows that only the other has right
+    n: int,  # rows
+) -> Score:
+    """The difference of two shares of the same rows, with its 95 % interval in closed form.
+
+    Bonett and Price (2012): two rows are added, one that got better and one that got worse, so that rows
+    which never differ do not mean that none ever would."""
+    if not 0 <= better + worse <= n or n < 1:
+        raise ValueError(f"{better} better and {worse} worse of {n} rows are no shares")
+    up, down = (better + 1) / (n + 2), (worse + 1) / (n + 2)
+    half = Z_INTERVAL * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return Score((better - worse) / n, max(up - down - half, -1.0), min(up - down + half, 1.0), n)
+
+
 def win_rate(
     verdicts: Sequence[float],  # of each comparison: 1 won, -1 lost, 0 tie; between, for several raters
-) -> Score:  # 0..1
-    "Share of comparisons won, ties counting half."
-    return bootstrap([((verdict + 1) / 2, 1) for verdict in verdicts])
+) -> Score:  # 0..1; nan without a comparison
+    "Share of comparisons won, ties counting half, with Wilson's interval."
+    if not len(verdicts):
+        return Score(math.nan, math.nan, math.nan, 0)
+    return wilson(sum((verdict + 1) / 2 for verdict in verdicts), len(verdicts))
+
+
+def values_for_quantile(
+    share: float = 0.95,  # such as 0.95 for what one value in twenty exceeds
+) -> int:
+    "How many values tell a quantile at 95 %: of fewer, it may well lie above the largest."
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(share))
+
+
+def quantile(
+    values: Sequence[float],
+    share: float = 0.95,
+) -> Score | None:  # None of fewer than `values_for_quantile`: they do not tell
+    "A quantile with its 95 % interval between two of the values in order (Thompson 1936)."
+    n = len(values)
+    if n < values_for_quantile(share):
+        return None
+    ordered = sorted(values)
+    at_most = bdtr(np.arange(n), n, share)  # chance that so many of the values lie below the quantile
+    above = min(int(np.searchsorted(at_most, QUANTILES[1])) + 1, n)  # rank of the high end
+    left = at_most[above - 1] - CONFIDENCE  # of the 5 %, for the low end
+    below = max(int(np.searchsorted(at_most, left)), 1)
+    return Score(float(np.quantile(ordered, share)), float(ordered[below - 1]), float(ordered[above - 1]), n)
 
 
 def mean_over_seeds(

@@ -3,14 +3,19 @@
 import math
 import random
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from ftguide.engine.statistics import (
     Score,
+    bonett_price,
     bootstrap,
+    interval,
     mean_over_seeds,
+    quantile,
     required_sample_size,
+    values_for_quantile,
     wilson,
     win_rate,
 )
@@ -75,3 +80,102 @@ def test_four_of_five_repetitions_tell():
     samples = [drawn(n) for _ in range(200)]
     shown = sum(bootstrap(x, nothing(x), n=300, how="difference").low > 0 for x in samples) / 200
     assert 0.7 < shown < 0.9
+
+
+def coverage(intervals, truth):
+    "Share of intervals that hold the truth."
+    return sum(s.low - 1e-9 <= truth <= s.high + 1e-9 for s in intervals) / len(intervals)
+
+
+@pytest.mark.parametrize("n", [10, 20, 50])
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.5, 0.8, 0.97])
+def test_a_share_of_right_and_wrong_rows_keeps_its_level(rate, n):
+    "Exactly, over all numbers of right rows; resampling holds 0.02 in 29 of 100 tests of 20 rows."
+    held = lambda make: sum(
+        binom.pmf(k, n, rate) for k in range(n + 1) if (s := make(k)).low <= rate <= s.high
+    )
+    rows = lambda k: [(1, 1)] * k + [(0, 1)] * (n - k)
+    assert held(lambda k: interval(rows(k))) > 0.9
+    if (rate, n) == (0.02, 20):
+        assert held(lambda k: bootstrap(rows(k))) < 0.4
+
+
+def test_no_kind_of_share_has_an_interval_without_width():
+    for rows in ([(0, 1)] * 20, [(1, 1)] * 4, [(0.5, 1)] * 4, [(3, 3)] * 5, [(0.2, 1)]):
+        for s in (interval(rows), interval(rows, rows, how="difference")):
+            assert s.high - s.low > 0.1, rows
+    assert interval([(0, 1)] * 20) == wilson(0, 20) and interval([(1, 1)] * 4) == wilson(4, 4)
+    assert interval([(2.5, 1)] * 3).low == 2.5  # nats, of which nobody knows the limits
+    assert math.isnan(interval([(2.5, 1)]).low)
+
+
+def test_a_difference_of_right_and_wrong_rows_by_hand():
+    "Bonett and Price (2012), equation 4, on 3 better and 1 worse of 18 rows: of 20 they are 4 and 2."
+    half = 1.959964 * math.sqrt((0.2 + 0.1 - 0.1**2) / 20)
+    s = interval([(1, 1)] * 3 + [(0, 1)] * 15, [(0, 1)] * 3 + [(1, 1)] + [(0, 1)] * 14, how="difference")
+    assert (s.value, s.low, s.high) == pytest.approx((2 / 18, 0.1 - half, 0.1 + half), abs=1e-6)
+    with pytest.raises(ValueError, match="no shares"):
+        bonett_price(3, 3, 5)
+    with pytest.raises(ValueError, match="same rows"):
+        interval([(1, 1)] * 2, [(1, 1)] * 3, how="difference")
+
+
+KINDS = {  # differences of two models, row by row, with their true mean
+    "rarely better": (lambda rng, n: (rng.random(n) < 0.07).astype(float), 0.07),
+    "better or worse": (lambda rng, n: rng.choice([1.0, 0.0, -1.0], n, p=[0.3, 0.5, 0.2]), 0.1),
+    "the same model": (lambda rng, n: rng.choice([1.0, 0.0, -1.0], n, p=[0.1, 0.8, 0.1]), 0.0),
+    "grades": (lambda rng, n: np.clip(rng.normal(0.05, 0.1, n), -1, 1), 0.05),
+    "grades, some rows": (lambda rng, n: (rng.random(n) < 0.3) * rng.beta(2, 2, n), 0.15),
+}
+
+
+@pytest.mark.parametrize("n", [6, 10, 20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_paired_differences_of_few_rows_keep_their_level(kind, n):
+    "At least 0.9 of 300 repetitions; with resampling alone, 0.53 of the first kind at ten rows."
+    draw, truth = KINDS[kind]
+    rng = np.random.default_rng(0)
+    intervals, lower = [], 0
+    for _ in range(300):
+        differences = draw(rng, n)
+        new = [(max(d, 0.0), 1) for d in differences]
+        old = [(max(-d, 0.0), 1) for d in differences]
+        intervals.append(interval(new, old, how="difference"))
+        lower += intervals[-1].low > truth
+    assert coverage(intervals, truth) > 0.88
+    assert lower / 300 < 0.06  # what a gate would let pass by luck
+
+
+def test_ratios_of_few_rows_stay_above_0():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        new, old = ([(v, 1) for v in rng.uniform(0.2, 1, 5)] for _ in range(2))
+        s = interval(new, old)
+        assert 0 <= s.low <= s.value <= s.high < math.inf
+    assert interval([(1, 1)] * 5, [(1, 1)] * 5).low < 0.7  # the same on five rows is not the same
+
+
+def test_many_rows_are_resampled_as_ever():
+    rng = random.Random(2)
+    rows = [(rng.random(), 1) for _ in range(50)]
+    assert interval(rows) == bootstrap(rows)
+    few = interval(rows[:10])
+    assert few.high - few.low == pytest.approx(
+        2.262157 / 1.959964 * math.sqrt(10 / 9) * (lambda s: s.high - s.low)(bootstrap(rows[:10]))
+    )
+
+
+def test_a_win_rate_needs_a_verdict():
+    assert math.isnan(win_rate([]).value) and win_rate([]).n == 0
+    assert win_rate([0] * 20) == wilson(10, 20)  # a judge that follows positions is not sure of one half
+
+
+def test_a_quantile_needs_values():
+    assert (values_for_quantile(), values_for_quantile(0.99), values_for_quantile(0.5)) == (59, 299, 5)
+    assert 0.95**59 < 0.05 < 0.95**58  # the chance that all values lie below it
+    assert quantile([1.0] * 58) is None and quantile([]) is None
+    rng = np.random.default_rng(3)
+    for n in (59, 200):
+        found = [quantile(rng.exponential(size=n)) for _ in range(400)]
+        assert coverage(found, math.log(20)) > 0.92
+        assert all(s.low <= s.value <= s.high for s in found)
