@@ -254,8 +254,8 @@ def read_report(path: Path):
 
     try:
         return Report.read(path)
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not a report; `ftguide evaluate --out` writes one") from None
+    except ValueError as e:
+        raise ValueError(f"{e}: not a report; `ftguide evaluate --out` writes one") from None
 
 
 # ---- the commands
@@ -697,14 +697,18 @@ def evaluate_command(
     against: Annotated[str | None, described("Another model, for paired ratios.")] = None,
     out: Annotated[Path | None, described("Write the report as JSON.")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
+    latency_answers: Annotated[int, option("evaluation:evaluate", "latency_answers")] = 12,
 ):
     "Quality with 95 % intervals, latency and cost on test rows."
     from ftguide.engine.tables import markdown
     from ftguide.evaluation import evaluate
 
     check_new_files(out)
-    other = evaluate(against, data, usd_per_hour=usd_per_hour) if against else None
-    report = evaluate(model, data, other, usd_per_hour=usd_per_hour)
+    if latency_answers < 1:
+        raise ValueError(f"--latency-answers must be 1 or more, not {latency_answers}")
+    measured = dict(usd_per_hour=usd_per_hour, latency_answers=latency_answers)
+    other = evaluate(against, data, **measured) if against else None
+    report = evaluate(model, data, other, **measured)
     typer.echo(markdown([r for r in (other, report) if r]))
     if other:
         ratios = ", ".join(f"{m} {s}" for m, s in report.against.items())
@@ -839,6 +843,8 @@ def show_votes(numbers: dict):
     typer.echo(
         f"{numbers['votes']:,} votes, share up {numbers['share_up'] or '-'}; {numbers['choices']:,} choices"
     )
+    if numbers["repeated"]:
+        typer.echo(f"{numbers['repeated']:,} clicks were replaced by a later one of the same rater")
     for name, n in numbers["by_version"].items():
         typer.echo(
             f"  {name}: {n['votes']:,} votes, share up {n['share_up'] or '-'}; "
@@ -900,11 +906,12 @@ def deploy_command(
 @report_errors
 def versions_command(folder: Versions):
     "The versions in a folder; the one in service has a star."
+    from ftguide.engine.files import read_json
     from ftguide.serving.versions import current, versions
 
     in_service = current(folder).name
     for name in versions(folder):
-        record = json.loads((folder / name / "deployment.json").read_text(encoding="utf-8"))
+        record = read_json(folder / name / "deployment.json")
         quality = read_report(folder / name / "report.json").quality
         typer.echo(
             f"{'*' if name == in_service else ' '} {name}  quality {quality:.3f}, "

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
 
+from .engine.reports import check_report
 from .engine.scoring import weights_fingerprint
+from .engine.statistics import Score, required_sample_size, values_for_quantile, wilson
 from .evaluation import Report
 from .models import LM, load, save
 from .serving.card import data_fingerprints, model_card
@@ -29,19 +31,23 @@ AT_LEAST = ("quality", "tokens_per_second", "rows")  # every other limit is an u
 
 @dataclass(frozen=True)
 class Gate:
-    "What a model must reach before it is deployed; None asks nothing."
+    """What a model must reach before it is deployed; None asks nothing.
+
+    Quality, p95 and the truncated share are asked of the worse end of their 95 % interval."""
 
     quality: float | None = 0.75  # at least; `Report.quality`: 0..1, or a ratio if evaluated `against` one
     tokens_per_second: float | None = None  # at least, at the batch size of the report
-    latency_p95_ms: float | None = None  # at most, one answer at a time
+    latency_p95_ms: float | None = None  # at most, one answer at a time; of 59 timed answers or more
     usd_per_million_tokens: float | None = None  # at most
-    truncated_share: float | None = None  # at most; share of answers cut at the limit, 0..1
+    truncated_share: float | None = None  # at most; share of answers cut at the limit, above 0, to 1
     rows: int | None = None  # at least; test rows under the metric that has the fewest
 
     def __post_init__(self):
         for name, limit in self.limits().items():
             if not isinstance(limit, Real) or isinstance(limit, bool) or not math.isfinite(limit):
                 raise TypeError(f"{name} must be a finite number or None, not {limit!r}")
+        if self.truncated_share is not None and self.truncated_share <= 0:
+            raise ValueError("truncated_share must be above 0: no number of answers shows that a share is 0")
 
     def limits(self) -> dict[str, float]:  # name -> limit, of those that are asked for
         return {name: limit for name, limit in asdict(self).items() if limit is not None}
@@ -52,35 +58,57 @@ class Gate:
 
     def failures(self, report: Report) -> list[str]:  # one line a number that failed; empty = deploy
         "Which numbers of a `Report` fail, and by how much."
-        found = _measured(report)
-        lines = [_failure(name, found.get(name), limit) for name, limit in self.limits().items()]
+        lines = [_failure(name, _measured(report, name), limit) for name, limit in self.limits().items()]
         return [line for line in lines if line]
 
 # %% ../nbs/08_deploy.ipynb #deploy-gate-parts
-def _measured(report: Report) -> dict[str, float]:  # only what was measured
-    "The numbers of a report that a gate can ask for."
+def _measured(report: Report, name: str) -> Score | str:  # a number with its interval, or why there is none
+    "What a report says of a number that a gate asks for; ends are nan where nothing is known of them."
+    point = lambda value: Score(value, math.nan, math.nan, 0)
     counts = [len(pairs) for pairs in report.rows.values()]
-    quality = dict(quality=report.quality, rows=min(counts)) if counts else {}
-    return {**report.speed, **report.degeneration, **quality}
+    if name in ("quality", "rows") and counts:
+        return report.quality_score if name == "quality" else point(min(counts))
+    if name == "latency_p95_ms" and "latency_answers" in report.speed and name not in report.speed:
+        timed, needed = report.speed["latency_answers"], values_for_quantile(0.95)
+        return f"{timed:,.0f} timed answers do not tell it; evaluate with latency_answers={needed}"
+    if name == "latency_p95_ms" and name in report.speed:
+        if report.speed.get("latency_answers", 0) < values_for_quantile(0.95):
+            return "it is not said of how many answers, or of too few; evaluate again"
+        ends = (report.speed.get(f"latency_p95_{end}_ms", math.nan) for end in ("low", "high"))
+        return Score(report.speed[name], *ends, int(report.speed["latency_answers"]))
+    if name == "truncated_share" and name in report.degeneration and report.answers:
+        n = len(report.answers)
+        share = report.degeneration[name]
+        return wilson(share * n, n) if 0 <= share <= 1 else point(share)
+    known = {**report.speed, **report.degeneration}
+    return point(known[name]) if name in known else "it was not measured"
 
 
 def _in_words(name: str, limit: float) -> str:
     return f"{'at least' if name in AT_LEAST else 'at most'} {limit:,.4g}"
 
 
-def _failure(name: str, value: float | None, limit: float) -> str:  # empty when the limit is kept
-    "What is wrong with one number."
+def _failure(name: str, found: Score | str, limit: float) -> str:  # empty when the limit is kept
+    "What is wrong with one number, and what would help."
     asked = f"the gate asks for {_in_words(name, limit)}"
-    if value is None:
-        return f"{name} was not measured, and {asked}"
+    if isinstance(found, str):
+        return f"{name}: {found}, and {asked}"
     low = name in AT_LEAST
-    if value >= limit if low else value <= limit:
+    end = found.low if low else found.high
+    tested = found.value if math.isnan(end) else end
+    if math.isfinite(found.value) and (tested >= limit if low else tested <= limit):
         return ""
-    if math.isfinite(value):
-        by = f"{abs(value - limit):,.4g} {'short' if low else 'over'}"
-    else:
-        by = "not a finite number"
-    return f"{name} is {value:,.4g}, {asked} ({by})"
+    if not math.isfinite(found.value):
+        return f"{name} is {found.value:,.4g}, {asked} (not a finite number)"
+    by = f"{abs(found.value - limit):,.4g} {'short' if low else 'over'}"
+    if not (found.value >= limit if low else found.value <= limit):
+        return f"{name} is {found.value:,.4g}, {asked} ({by})"
+    rows = required_sample_size(found, limit)
+    would = f"if it stays so, {rows:,} rows would tell" if rows else "more rows would hardly help"
+    says = (
+        f"{name} is {found.value:,.4g}, and {found.n:,} rows leave {found.low:,.4g} to {found.high:,.4g} open"
+    )
+    return f"{says}; {asked} of the {'lower' if low else 'upper'} end: {would}"
 
 # %% ../nbs/08_deploy.ipynb #deploy-error
 class GateError(ValueError):
@@ -102,6 +130,7 @@ def deploy(
 ) -> Path:  # folder of the new version
     "Write the next version and make it current; GateError, and nothing written, when the gate is not met."
     lm, folder = load(lm), Path(folder)
+    check_report(asdict(report), [part.name for part in fields(report)])
     _check_measured(lm, report)
     if license and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise ValueError(

@@ -14,7 +14,7 @@ from .deployment import Gate, deploy
 from .dpo import align_dpo
 from .engine.files import fingerprint
 from .engine.rows import question_key, question_spellings, read
-from .engine.statistics import Score, bootstrap, required_sample_size
+from .engine.statistics import Score, interval, required_sample_size, values_for_quantile
 from .evaluation import Report, evaluate
 from .feedback import pairs_from
 from .models import LM, load
@@ -77,12 +77,12 @@ class NonInferiorityGate:
         )
 
 # %% ../nbs/08c_improve.ipynb #improve-gate-parts
-FEW_ROWS = 6  # of fewer, all may be worse by luck more than once in twenty times (sign test)
+FEW_ROWS = 10  # fewer say nothing, whatever they say
 HARDLY = "more rows would hardly help, more votes may"
 
 
 def _compared(new: Report, old: Report, metrics) -> dict[str, Score]:  # metric -> paired difference
-    return {metric: bootstrap(new.rows[metric], old.rows[metric], how="difference") for metric in metrics}
+    return {metric: interval(new.rows[metric], old.rows[metric], how="difference") for metric in metrics}
 
 
 def _signed(s: Score) -> str:
@@ -91,16 +91,14 @@ def _signed(s: Score) -> str:
 
 def _kept_out(metric: str, s: Score, bound: float) -> str:  # empty when the lower end is above the bound
     "What is wrong with one difference, and what would help."
+    says = f"{metric} {_signed(s)} on {s.n} rows, and the lower end must be above {bound:+.3f}"
+    if s.n < FEW_ROWS:
+        return f"{says}: {s.n} rows are too few to tell; take at least {FEW_ROWS}"
     if s.low > bound:
         return ""
-    says = f"{metric} {_signed(s)} on {s.n} rows, and the lower end must be above {bound:+.3f}"
-    if s.low == s.high == 0:
-        return f"{says}: both versions score the same on every row; more votes may change that"
     if s.high < bound:
-        enough, how = s.n >= FEW_ROWS, "worse" if s.high < 0 else "less than that"
-        if enough:
-            return f"{says}: it is {how}, and more rows would not change that"
-        return f"{says}: it looks {how}, but {s.n} rows are too few to tell"
+        how = "worse" if s.high < 0 else "less than that"
+        return f"{says}: it is {how}, and more rows would not change that"
     rows = required_sample_size(s, bound) if s.value > bound else None
     would = f"if the difference stays, {rows:,} rows would tell" if rows else HARDLY
     return f"{says}: {would}"
@@ -237,6 +235,8 @@ def _month(
         raise KeyboardInterrupt("stopped; the same call goes on from there") from e
     timed = {"tokens_per_second", "latency_p95_ms", "usd_per_million_tokens"} & set(gate.limits.limits())
     metrics = ("quality", "latency", "cost") if timed else ("quality",)
+    if gate.limits.latency_p95_ms is not None:
+        measuring = dict(measuring, latency_answers=values_for_quantile(0.95))
     new = evaluate(lm, rows, against=old, metrics=metrics, **measuring)
     _check_still_serving(folder, now)
     month = ImproveResult("kept", now.name, now.name, len(begun["pairs"]), dropped=begun["dropped"])

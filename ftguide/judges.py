@@ -101,7 +101,7 @@ class JudgeResult:
     "What people, or a judge, think of two models."
 
     models: tuple[str, str]  # (a, b); wins are wins of a
-    verdicts: list[float]  # of each row: 1 a is better, -1 b, 0 a tie
+    verdicts: list[float]  # of each row that has one: 1 a is better, -1 b, 0 a tie
     pairs: list[dict] = field(default_factory=list)  # prompt, chosen, rejected of the decided rows, for DPO
     kappa: float | None = None  # Cohen's, of what two raters clicked; nan when both always clicked one thing
     agreement: Score | None = None  # share of rows two raters agree in; of a judge, with the known truth
@@ -110,12 +110,12 @@ class JudgeResult:
     identical: int = 0  # rows where both models gave the same answer; not shown to anybody
 
     @property
-    def win_rate(self) -> Score:
+    def win_rate(self) -> Score:  # nan when no row has a verdict
         return win_rate(self.verdicts)
 
     def __repr__(self):
-        parts = [f"{self.models[0]} against {self.models[1]}: win rate {self.win_rate}"]
-        parts.append(f"{len(self.verdicts)} rows")
+        said = f"win rate {self.win_rate}" if self.verdicts else "no verdict, and so no win rate"
+        parts = [f"{self.models[0]} against {self.models[1]}: {said}", f"{len(self.verdicts)} rows"]
         if self.kappa is not None:
             parts.append(f"kappa {round(self.kappa, 3)}")
         for name in ("agreement", "position_consistency"):
@@ -214,15 +214,16 @@ def judge(
     asked += [_filled(question, prompt, first, second) for prompt, second, first in each]
     said = [_verdict(text) for text in ask(who, asked, max_new_tokens)]
     in_order, swapped = said[: len(rows)], said[len(rows) :]
-    verdicts = [x if x and y and x == -y else 0 for x, y in zip(in_order, swapped)]
+    verdicts = [_survivor(*both) for both in zip(in_order, swapped)]
     pairs = [
         dict(prompt=prompt, chosen=pair[verdict < 0], rejected=pair[verdict > 0])
         for prompt, verdict, *pair in zip(prompts, verdicts, *answers)
         if verdict
     ]
-    result = JudgeResult(tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b"))), verdicts, pairs)
-    result.position_consistency = wilson(sum(map(abs, verdicts)), len(rows))
-    result.unread = sum(None in both for both in zip(in_order, swapped))
+    names = tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b")))
+    given = [verdict for verdict in verdicts if verdict is not None]
+    result = JudgeResult(names, given, pairs, unread=len(rows) - len(given))
+    result.position_consistency = wilson(sum(map(abs, given)), len(given)) if given else None
     truth = _truth(rows, *answers) if truth is None else truth
     right = [verdict == t for verdict, t in zip(verdicts, truth or []) if verdict and t]
     result.agreement = wilson(sum(right), len(right)) if right else None
@@ -234,7 +235,15 @@ def _filled(question: str, prompt: str, first: str, second: str) -> str:
     return re.sub(r"\{(prompt|first|second)\}", lambda name: texts[name[1]], question)
 
 
+def _survivor(in_order: int | None, swapped: int | None) -> int | None:  # None when one of them is missing
+    "A verdict that is the same in both orders; a tie when it is not."
+    if in_order is None or swapped is None:
+        return None
+    return in_order if in_order == -swapped else 0
+
+
 def _verdict(text: str) -> int | None:  # 1 the first, -1 the second; None when it says neither, or both
+    text = text.rpartition("</think>")[2]  # what it said to itself is no verdict
     said = set(re.findall(r"(?<![\w.])[12](?![\w.]*\d)", text))
     return {"1": 1, "2": -1}[said.pop()] if len(said) == 1 else None
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor, unlock_descriptor
+
+MOST_JSON_BYTES = 2**28  # of a report with the answers to every row of a large test
 
 
 def write_atomic(
@@ -34,6 +38,36 @@ def write_atomic(
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(
+    path: str | Path,
+) -> Any:  # its content
+    "A JSON file of this guide; ValueError in one line for what is none, or is made to do harm."
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is not a file")
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise ValueError(f"{path}: is larger than the {MOST_JSON_BYTES:,} bytes that are read")
+    try:
+        return strict_json(path.read_bytes())
+    except (ValueError, RecursionError) as e:
+        why = "it is nested too deeply" if isinstance(e, RecursionError) else str(e).splitlines()[0][:200]
+        raise ValueError(f"{path}: is not JSON that can be read ({why})") from None
+
+
+def strict_json(content: str | bytes) -> Any:
+    "JSON as it is defined: no NaN, no Infinity, no number that becomes one. ValueError or RecursionError."
+    return json.loads(content, parse_constant=_no_number, parse_float=_finite)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name[:40]} is not a finite number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(digits)
 
 
 @contextmanager

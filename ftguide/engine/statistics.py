@@ -183,10 +183,13 @@ def bonett_price(
 def win_rate(
     verdicts: Sequence[float],  # of each comparison: 1 won, -1 lost, 0 tie; between, for several raters
 ) -> Score:  # 0..1; nan without a comparison
-    "Share of comparisons won, ties counting half, with Wilson's interval."
+    "Share of comparisons won, ties counting half."
     if not len(verdicts):
         return Score(math.nan, math.nan, math.nan, 0)
-    return wilson(sum((verdict + 1) / 2 for verdict in verdicts), len(verdicts))
+    if not all(verdict in (-1, 0, 1) for verdict in verdicts):
+        return interval([((verdict + 1) / 2, 1) for verdict in verdicts])
+    lead = bonett_price(sum(v > 0 for v in verdicts), sum(v < 0 for v in verdicts), len(verdicts))
+    return Score(*((end + 1) / 2 for end in (lead.value, lead.low, lead.high)), lead.n)
 
 
 def values_for_quantile(

@@ -50,9 +50,20 @@ def table(
     add("perplexity per token", [r.perplexity and f"{r.perplexity:.2f}" for r in reports])
     add("perplexity per byte", [show(r.perplexity_per_byte) for r in reports])
     for name, label in SPEED.items():
-        add(label, [readable(r.speed[name]) if name in r.speed else None for r in reports])
+        add(label, [_speed(r.speed, name) for r in reports])
     add("parameters", [f"{r.parameters:,}" for r in reports])
     return rows
+
+
+def _speed(speed: dict[str, float], name: str) -> str | None:
+    "A speed as a table shows it; of p95 its interval, or how many answers were too few for it."
+    if name in speed:
+        low, high = (speed.get(f"latency_p95_{end}_ms") for end in ("low", "high"))
+        ends = f" [{readable(low)}, {readable(high)}]" if name == "latency_p95_ms" and low and high else ""
+        return f"{readable(speed[name])}{ends}"
+    if name == "latency_p95_ms" and "latency_answers" in speed:
+        return f"{speed['latency_answers']:,.0f} answers do not tell"
+    return None
 
 
 def markdown(

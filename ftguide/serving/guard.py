@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import math
 import re
 import time
 from collections.abc import Collection
@@ -21,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from ftguide.engine.files import strict_json
 from ftguide.serving.errors import PageError
 from ftguide.serving.limits import Limits, RateLimiter
 
@@ -213,21 +213,12 @@ def check_json(content: bytes) -> None:
 
     gradio repeats in its answer what it cannot use, and fails where that is no JSON itself."""
     try:
-        found = json.loads(content, parse_constant=_no_number, parse_float=_finite)
+        found = strict_json(content)
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Refused(400, "the request is not JSON as the page's script writes it") from None
     if not isinstance(found, dict):
         raise Refused(400, "the request is not a JSON object")
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _no_number(digits)
 
 
 def _too_long(limits: Limits) -> Refused:

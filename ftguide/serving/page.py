@@ -208,6 +208,7 @@ def numbers_html(numbers: dict) -> str:  # of `Feedback.numbers`
         ["votes", numbers["votes"]],
         ["share of thumbs up", _score(numbers["share_up"])],
         ["choices between two answers", numbers["choices"]],
+        ["clicks replaced by a later one of the same person", numbers["repeated"]],
     ]
     each = [
         [version, v["votes"], _score(v["share_up"]), v["choices"], _score(v["win_rate"])]

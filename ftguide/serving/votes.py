@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ftguide.engine.files import write_atomic
-from ftguide.engine.statistics import Score, wilson
+from ftguide.engine.statistics import Score, wilson, win_rate
 from ftguide.serving.backups import SIDE_FILES, BackupFolder, is_readable
 from ftguide.serving.errors import FeedbackError
 from ftguide.serving.export import export_votes
@@ -70,6 +70,19 @@ INSERT = (
     "ON CONFLICT (key) DO NOTHING RETURNING id"
 )
 SELECT = f"SELECT id, {', '.join(COLUMNS)} FROM feedback"
+# The last row of each rater about the same answers: SQLite takes the other columns from the row of max(id).
+_RATER = "CASE rater WHEN '' THEN id ELSE rater END"
+_SWAPPED = "answer > other OR (answer = other AND version > other_version)"
+LAST_VOTES = (
+    "SELECT kind, version, says, max(id) FROM feedback WHERE kind = 'vote' "
+    f"GROUP BY prompt, answer, version, {_RATER}"
+)
+LAST_CHOICES = (
+    "SELECT kind, version, other_version, says, max(id) FROM feedback WHERE kind = 'choice' GROUP BY prompt, "
+    f"CASE WHEN {_SWAPPED} THEN other ELSE answer END, CASE WHEN {_SWAPPED} THEN answer ELSE other END, "
+    f"CASE WHEN {_SWAPPED} THEN other_version ELSE version END, "
+    f"CASE WHEN {_SWAPPED} THEN version ELSE other_version END, {_RATER}"
+)
 SEND_AGAIN = "This entry is not kept, all before it are; free some space and send it again"
 
 
@@ -140,50 +153,50 @@ class Feedback:
         return [_as_dict(*row) for row in self._execute(f"{SELECT} ORDER BY id")]
 
     def numbers(self) -> dict:  # votes, choices, share_up, win_rate, by_version
-        """Counts of all clicks, also of those a later one replaces.
+        """Counts of all clicks, and what people say: of each, the last click on the same answers.
 
         The share of thumbs up, and how often each version was preferred, are a `Score` with its 95 %
-        interval, None where nobody voted."""
+        interval, None where nobody voted; `repeated` clicks were replaced by a later one of the same rater.
+        Without a name, each click is a rater's own."""
         thumbs, duels = self._thumbs(), self._duels()
-        votes = sum(n for _, n in thumbs.values())
+        votes, choices = (self._count("feedback", kind) for kind in ("vote", "choice"))
+        opinions = self._count(f"({LAST_VOTES})", "vote") + self._count(f"({LAST_CHOICES})", "choice")
         by_version = {}
         for version in sorted({*thumbs, *duels}):
             up, n = thumbs.get(version, (0, 0))
-            won, compared = duels.get(version, (0.0, 0))
+            verdicts = duels.get(version, [])
             by_version[version] = dict(
                 votes=n,
                 up=up,
                 share_up=_share(up, n),
-                choices=compared,
-                win_rate=_share(won, compared),
+                choices=len(verdicts),
+                win_rate=win_rate(verdicts) if verdicts else None,
             )
         return dict(
             votes=votes,
-            choices=self._execute("SELECT count(*) FROM feedback WHERE kind = 'choice'")[0][0],
-            share_up=_share(sum(up for up, _ in thumbs.values()), votes),
-            win_rate={version: _share(*duel) for version, duel in duels.items()},
+            choices=choices,
+            repeated=votes + choices - opinions,
+            share_up=_share(*map(sum, zip(*thumbs.values()))) if thumbs else None,
+            win_rate={version: win_rate(verdicts) for version, verdicts in duels.items()},
             by_version=by_version,
         )
 
+    def _count(self, rows: str, kind: str) -> int:
+        return self._execute(f"SELECT count(*) FROM {rows} WHERE kind = ?", (kind,))[0][0]
+
     def _thumbs(self) -> dict[str, tuple[int, int]]:  # version -> thumbs up, thumbs
         counted = self._execute(
-            "SELECT version, sum(says > 0), count(*) FROM feedback WHERE kind = 'vote' GROUP BY version"
+            f"SELECT version, sum(says > 0), count(*) FROM ({LAST_VOTES}) GROUP BY version"
         )
         return {version: (up, n) for version, up, n in counted}
 
-    def _duels(self) -> dict[str, tuple[float, int]]:  # version -> points, comparisons with another version
-        points, compared = defaultdict(float), defaultdict(int)
-        counted = self._execute(
-            "SELECT version, other_version, says, count(*) FROM feedback WHERE kind = 'choice' "
-            "GROUP BY version, other_version, says"
-        )
-        for a, b, says, n in counted:
-            if a == b:
-                continue  # a model against itself says nothing about versions
-            for version, share in ((a, (1 + says) / 2), (b, (1 - says) / 2)):
-                points[version] += share * n
-                compared[version] += n
-        return {version: (points[version], compared[version]) for version in points}
+    def _duels(self) -> dict[str, list[int]]:  # version -> 1 won, -1 lost or 0 against another version
+        verdicts = defaultdict(list)
+        for a, b, says in self._execute(f"SELECT version, other_version, says FROM ({LAST_CHOICES})"):
+            if a != b:  # a model against itself says nothing about versions
+                verdicts[a].append(says)
+                verdicts[b].append(-says)
+        return dict(verdicts)
 
     def backup(
         self,

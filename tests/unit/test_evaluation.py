@@ -16,6 +16,7 @@ from ftguide.engine.formats import DataError
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.engine.statistics import bootstrap, win_rate
+from ftguide.engine.tables import markdown
 from ftguide.evaluation import (
     Report,
     _answer_alone,
@@ -24,6 +25,7 @@ from ftguide.evaluation import (
     bleu,
     evaluate,
     few_shot,
+    latency,
     perplexity_per_byte,
     prompting_baseline,
     rouge_l,
@@ -110,7 +112,9 @@ def test_reports_of_different_rows_are_not_compared(small):
         a - evaluate(small, ROWS[::-1], metrics=("quality",), max_new_tokens=8)
     with pytest.raises(ValueError, match="no metric in common"):
         Report("x", 1) - Report("y", 1)
-    assert all(s.value == s.low == s.high == 0 for s in (a - a).scores.values()) and (a - a).clear == []
+    same = (a - a).scores
+    assert all(s.value == 0 for s in same.values()) and (a - a).clear == []
+    assert all(s.low < -0.1 < 0.1 < s.high for m, s in same.items() if m != "nats per byte")  # of few rows
 
 
 def test_a_ratio_to_a_score_of_0_is_left_out_and_opens_no_gate(small, tmp_path):
@@ -212,9 +216,25 @@ def test_latency_is_measured_when_it_is_asked_for(small):
     speeds = {m: evaluate(small, ROWS[:2], metrics=(m,)).speed for m in ("cost", "latency")}
     assert "latency_p50_ms" not in speeds["cost"] and speeds["cost"]["usd_per_million_tokens"] > 0
     assert (
-        speeds["latency"]["latency_p95_ms"] >= speeds["latency"]["latency_p50_ms"] > 0
+        speeds["latency"]["latency_p50_ms"] > 0
         and "usd_per_million_tokens" not in speeds["latency"]
+        and "latency_p95_ms" not in speeds["latency"]
+        and speeds["latency"]["latency_answers"] == 12
     )
+
+
+def test_p95_is_told_of_enough_answers_only(small):
+    few, enough = (latency(small, ["Hi"], new_tokens=2, n=n, batch_size=1) for n in (58, 59))
+    assert "latency_p95_ms" not in few and few["latency_answers"] == 58
+    assert (
+        enough["latency_p50_ms"]
+        <= enough["latency_p95_low_ms"]
+        <= enough["latency_p95_ms"]
+        <= enough["latency_p95_high_ms"]
+    )
+    said = markdown([Report("few", 1, speed=few), Report("enough", 1, speed=enough)])
+    (line,) = [line for line in said.splitlines() if "p95" in line]
+    assert "58 answers do not tell" in line and line.count("[") == 1
 
 
 def test_a_model_with_nan_is_refused_before_it_answers(small, monkeypatch):

@@ -145,7 +145,16 @@ def test_a_verdict_must_survive_the_swap():
     for stubborn in ("1", "2"):
         assert judge(lambda p, word=stubborn: [word] * len(p), rows, good, bad).verdicts == [0] * 12
     silent = judge(lambda p: ["1 or 2, hard to say", "neither"] * (len(p) // 2), rows, good, bad)
-    assert silent.unread == 12 and silent.agreement is None and silent.win_rate.value == 0.5
+    assert silent.unread == 12 and silent.agreement is None and silent.verdicts == []
+    assert math.isnan(silent.win_rate.value) and silent.position_consistency is None
+    assert "no win rate" in repr(silent)
+    half = judge(lambda p: ["1", "?"] * (len(p) // 2), rows, good, bad)  # every second row is read
+    assert (half.unread, half.verdicts, half.win_rate.n) == (6, [0] * 6, 6)
+    assert half.win_rate.low < 0.4 < 0.6 < half.win_rate.high
+    thinks = judge(
+        lambda p: [f"<think>1 or 2?</think> {word}" for word in reads(p)], rows, good, bad, truth=[1] * 12
+    )
+    assert thinks.verdicts == [1] * 12
     with pytest.raises(ValueError, match="two answers for every row"):
         judge(reads, rows, good, bad[:3])
     with pytest.raises(ValueError, match="two answers for every row"):

@@ -167,7 +167,10 @@ def test_many_rows_are_resampled_as_ever():
 
 def test_a_win_rate_needs_a_verdict():
     assert math.isnan(win_rate([]).value) and win_rate([]).n == 0
-    assert win_rate([0] * 20) == wilson(10, 20)  # a judge that follows positions is not sure of one half
+    ties, led = win_rate([0] * 20), win_rate([1] * 6 + [0] * 34)
+    assert ties.low < 0.45 < 0.55 < ties.high  # a judge that follows positions is not sure of one half
+    assert led.value == 0.575 and led.low > 0.5  # as the sign test of 6 of 6 says: p = 0.03
+    assert win_rate([0.5] * 10).low < 0.7 < win_rate([0.5] * 10).value
 
 
 def test_a_quantile_needs_values():

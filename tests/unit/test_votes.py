@@ -489,8 +489,27 @@ def test_numbers_count_by_version(store):
         and n["by_version"]["v1"]["up"] == 2
     )
     assert Feedback(store.path.with_name("empty.db")).numbers() == dict(
-        votes=0, choices=0, share_up=None, win_rate={}, by_version={}
+        votes=0, choices=0, repeated=0, share_up=None, win_rate={}, by_version={}
     )
+
+
+def test_the_last_click_of_a_person_counts(store):
+    for _ in range(50):
+        store.choose("Qual?", "azul", "verde", "v1", "v2", "a", rater="ana")
+    for rater in ("bia", "caio", "davi"):
+        store.choose("Qual?", "azul", "verde", "v1", "v2", "b", rater=rater)
+    n = store.numbers()
+    assert (n["choices"], n["repeated"]) == (53, 49)
+    assert (n["win_rate"]["v1"].value, n["win_rate"]["v1"].n) == (0.25, 4)
+    store.choose("Qual?", "verde", "azul", "v2", "v1", "a", rater="ana")  # the other way round: v2 now
+    assert store.numbers()["win_rate"]["v1"].value == 0
+    for up in (True, True, False):
+        store.vote("q", "a", "v1", up, rater="ana")
+    store.vote("q", "a", "v1", True, rater="5")  # a name of digits is no row number
+    store.vote("q", "a", "v2", True, rater="ana")  # another version that said the same
+    n = store.numbers()
+    assert (n["votes"], n["by_version"]["v1"]["votes"], n["by_version"]["v1"]["up"]) == (5, 2, 1)
+    assert n["by_version"]["v2"]["up"] == 1 and n["repeated"] == 52
 
 
 # ---- privacy
