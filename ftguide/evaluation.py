@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from .engine.files import fingerprint, write_atomic
+from .engine.files import fingerprint, read_json, write_atomic
+from .engine.reports import ReportError, check_report
 from .engine.rows import Row, as_messages, conversation_text, question_key, read
 from .engine.scoring import check_scores_after, require_finite, weights_fingerprint
-from .engine.statistics import Score, bootstrap
+from .engine.statistics import Score, interval, quantile
 from .engine.tables import SPEED, markdown, plot_reports, readable
 from .engine.tokens import context_length
 from .market import FIELDS, Product, purchase_probability, score_ad
@@ -167,8 +168,11 @@ def latency(
     new_tokens: int = 32,  # of every answer
     n: int = 12,  # answers at batch 1; 0 leaves their latency out
     batch_size: int = 32,  # of tokens_per_second
-) -> dict[str, float]:  # latency_p50_ms, latency_p95_ms, new_tokens, tokens_per_second, batch_size
-    "Decoding time after warm-up, every answer exactly `new_tokens` long."
+) -> dict[str, float]:  # latency_answers, latency_p50_ms, new_tokens, tokens_per_second, batch_size
+    """Decoding time after warm-up, every answer exactly `new_tokens` long.
+
+    Of 59 answers or more also latency_p95_ms, and the ends of its 95 % interval, latency_p95_low_ms and
+    latency_p95_high_ms. Fewer do not tell it."""
     tokens_per_second(lm, prompts[:1], 1, new_tokens)  # warm-up
     ms = [
         1000 * new_tokens / tokens_per_second(lm, [prompt], 1, new_tokens, warm_up=False)
@@ -176,7 +180,9 @@ def latency(
     ]
     found = {}
     if ms:
-        found["latency_p50_ms"], found["latency_p95_ms"] = np.quantile(ms, [0.5, 0.95]).tolist()
+        found = dict(latency_answers=len(ms), latency_p50_ms=float(np.median(ms)))
+    if p95 := quantile(ms, 0.95):
+        found |= dict(latency_p95_ms=p95.value, latency_p95_low_ms=p95.low, latency_p95_high_ms=p95.high)
     many = (prompts * batch_size)[:batch_size]
     speed = tokens_per_second(lm, many, batch_size, new_tokens)
     return found | dict(new_tokens=new_tokens, tokens_per_second=speed, batch_size=batch_size)
@@ -224,7 +230,7 @@ class Report:
         "A metric with its 95 % interval; KeyError names the metrics there are."
         if metric not in self.rows:
             raise KeyError(f"no metric {metric!r}; there are {', '.join(self.rows)}")
-        return bootstrap(self.rows[metric])
+        return interval(self.rows[metric])
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -234,16 +240,23 @@ class Report:
     def perplexity_per_byte(self) -> Score | None:
         if not self.nll:
             return None
-        nats = bootstrap([(nats, size) for nats, _, size in self.nll])
+        nats = interval([(nats, size) for nats, _, size in self.nll])
         return Score(math.exp(nats.value), math.exp(nats.low), math.exp(nats.high), nats.n)
 
     @property
     def quality(self) -> float:  # 0..1, or a ratio; nan, which no gate lets pass, when no ratio says anything
         "Mean over the metrics, each counted once; relative to `against` when there is one."
-        if self.no_ratio and not self.against:
-            return math.nan
-        counted = self.against or self.scores
-        return sum(score.value for score in counted.values()) / max(len(counted), 1)
+        return self.quality_score.value
+
+    @property
+    def quality_score(self) -> Score:
+        "`quality` between the means of the metrics' low and high ends, since they rise and fall together."
+        counted = [] if self.no_ratio and not self.against else list((self.against or self.scores).values())
+        if not counted:
+            return Score(math.nan if self.no_ratio else 0.0, math.nan, math.nan, 0)
+        mean = lambda values: sum(values) / len(counted)
+        ends = (mean(getattr(score, end) for score in counted) for end in ("value", "low", "high"))
+        return Score(*ends, min(score.n for score in counted))
 
     def save(self, path: str | Path) -> None:
         "Write the report as JSON, whole or not at all."
@@ -251,14 +264,18 @@ class Report:
 
     @staticmethod
     def of(values: dict) -> Report:
-        "A report from its dict, as `dataclasses.asdict` and JSON give it."
-        against = {metric: Score(**score) for metric, score in values["against"].items()}
+        "A report from its dict, as `dataclasses.asdict` and JSON give it; ReportError says what is wrong."
+        check_report(values, [part.name for part in fields(Report)])
+        against = {metric: Score(**score) for metric, score in values.get("against", {}).items()}
         return Report(**{**values, "against": against})
 
     @staticmethod
     def read(path: str | Path) -> Report:
-        "Read a report written by `save`."
-        return Report.of(json.loads(Path(path).read_text(encoding="utf-8")))
+        "Read a report written by `save`; ValueError of one line for a file that holds none."
+        try:
+            return Report.of(read_json(path))
+        except ReportError as e:
+            raise ReportError(f"{path}: {e}") from None
 
     def plot(self, *others: Report, ax: Axes | None = None) -> Axes:
         "Every metric with its interval, beside other reports."
@@ -291,6 +308,7 @@ def evaluate(
     score: Scorer | None = None,  # your own; by default `score_row`
     api: dict | None = None,  # an API's dated price, as in `api_price_ratio`: adds the ratio
     examples: list[dict] = (),  # solved rows shown before each question; of its task, where there are any
+    latency_answers: int = 12,  # answers that are timed one by one; p95 needs 59
 ) -> Report:
     "Answer every test row, score the answers, and measure speed and cost."
     if unknown := set(metrics) - {"quality", "latency", "cost"}:
@@ -316,7 +334,7 @@ def evaluate(
     if against is not None:
         _add_ratios(report, against)
     if {"latency", "cost"} & set(metrics):
-        report.speed = latency(lm, prompts[:32], n=12 if "latency" in metrics else 0)
+        report.speed = latency(lm, prompts[:32], n=latency_answers if "latency" in metrics else 0)
     if "cost" in metrics:
         _add_cost(report, usd_per_hour, api)
     return report
@@ -380,8 +398,8 @@ def _require_same_test(a: Report, b: Report) -> None:
 def _add_ratios(report: Report, other: Report) -> None:
     "Paired ratios to another report; where they say nothing, a warning instead."
     shared = [metric for metric in report.rows if metric in other.rows]
-    ratios = {metric: bootstrap(report.rows[metric], other.rows[metric]) for metric in shared}
-    report.against = {metric: ratio for metric, ratio in ratios.items() if math.isfinite(ratio.value)}
+    ratios = {metric: interval(report.rows[metric], other.rows[metric]) for metric in shared}
+    report.against = {metric: ratio for metric, ratio in ratios.items() if math.isfinite(ratio.low)}
     report.no_ratio = [metric for metric in shared if metric not in report.against]
     if report.no_ratio:
         warnings.warn(
@@ -425,10 +443,10 @@ def text_scores(
     pairs = [(row["answer"], row["reference"]) for row in answers]
     found = {"BLEU": bleu(*map(list, zip(*pairs)))}
     for n in (1, 2):
-        found[f"ROUGE-{n}"] = bootstrap([(rouge_n(*pair, n), 1) for pair in pairs])
-    found["ROUGE-L"] = bootstrap([(rouge_l(*pair), 1) for pair in pairs])
+        found[f"ROUGE-{n}"] = interval([(rouge_n(*pair, n), 1) for pair in pairs])
+    found["ROUGE-L"] = interval([(rouge_l(*pair), 1) for pair in pairs])
     for n in (1, 2):
-        found[f"distinct-{n}"] = bootstrap([(distinct([answer], n), 1) for answer, _ in pairs])
+        found[f"distinct-{n}"] = interval([(distinct([answer], n), 1) for answer, _ in pairs])
     return found
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-difference
@@ -461,7 +479,7 @@ def difference(a: Report, b: Report) -> Difference:
         pairs["nats per byte"] = tuple([(nats, size) for nats, _, size in r.nll] for r in (a, b))
     if not pairs:
         raise ValueError(f"{a.name} and {b.name} have no metric in common")
-    scores = {metric: bootstrap(*both, how="difference") for metric, both in pairs.items()}
+    scores = {metric: interval(*both, how="difference") for metric, both in pairs.items()}
     speed = {k: a.speed[k] - b.speed[k] for k in SPEED if k in a.speed and k in b.speed}
     return Difference(f"{a.name} - {b.name}", scores, speed)
 
@@ -477,7 +495,7 @@ def few_shot(
     score: CountScorer | None = None,  # by default exact match
 ) -> Score:  # exact match, or what `score` counts
     "Score of a model that is shown solved examples and then asked, in plain text."
-    return bootstrap(_few_shot_counts(load(lm), rows, examples, max_new_tokens, score))
+    return interval(_few_shot_counts(load(lm), rows, examples, max_new_tokens, score))
 
 
 def _few_shot_text(row: dict, examples: list[dict]) -> str:
@@ -566,7 +584,7 @@ def prompting_baseline(
             counts = []
             for rows, solved in groups:
                 counts += _few_shot_counts(who, rows, solved[:shown], max_new_tokens, score)
-            found[shown] = bootstrap(counts)
+            found[shown] = interval(counts)
     return found
 
 

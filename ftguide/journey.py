@@ -19,7 +19,7 @@ from .engine.environment import progress_bar
 from .engine.formats import DataError
 from .engine.preflight import preflight
 from .engine.rows import question_key, read, without_questions
-from .engine.statistics import Score, bootstrap, required_sample_size
+from .engine.statistics import Score, interval, required_sample_size
 from .engine.tables import table
 from .engine.tokens import check_lengths
 from .engine.trainers import TrainingError
@@ -577,13 +577,13 @@ def check_stage(
 def _gain(after: Report, before: Report, metric: str, at_least: float, how: str) -> tuple[Score, float, str]:
     "The paired change, what it must lie above, and both in words."
     ours, theirs = after.rows[metric], before.rows[metric]
-    gain = bootstrap(ours, theirs, how=how)
+    gain = interval(ours, theirs, how=how)
     if how == "difference":
         return gain, at_least, f"{metric} changed by {_signed(gain)} from that of {before.name}"
     if not math.isnan(gain.value):
         return gain, at_least, f"{metric} is {gain} times that of {before.name}"
     # a share that may be 0 has no ratio; a > c·b is asked as a - c·b > 0
-    gain = bootstrap(ours, [(at_least * x, n) for x, n in theirs], how="difference")
+    gain = interval(ours, [(at_least * x, n) for x, n in theirs], how="difference")
     scores = f"{after.score(metric).value:.3f} against {before.score(metric).value:.3f} of {before.name}"
     less = f"less {at_least:g} times the latter it is {_signed(gain)}"
     return gain, 0.0, f"{metric} is {scores}, too near 0 for a ratio; {less}"
