@@ -135,7 +135,7 @@ def spelt(monkeypatch):
 def test_completion_logps_are_sums_in_the_order_of_the_prompts(size, spelt):
     sums, counts = completion_logps(spelt, list("abc"), ["x"] * 3, size)
     assert sums.tolist() == close([log(0.3) + log(0.25), log(0.7), log(0.4)]) and counts.tolist() == [2, 1, 1]
-    assert [how["attention_mask"].shape for _, how in spelt.model.asked] == {
+    assert [how["attention_mask"].shape for how in spelt.model.asked] == {
         1: [(1, 2), (1, 3), (1, 4)],
         2: [(2, 3), (1, 4)],
     }.get(size, [(3, 4)])  # short ones together
@@ -208,3 +208,11 @@ def test_speed_is_counted_in_tokens_of_whole_answers(small, monkeypatch):
     assert tokens_per_second(small, ["a", "bb", "ccc"], batch_size=2, new_tokens=8) == 3 * 8 / 4
     assert [len(how["input_ids"]) for how in asked] == [2, 2, 1]  # the first is not counted
     assert all(how["min_new_tokens"] == how["max_new_tokens"] == 8 for how in asked)
+
+
+def test_scoring_projects_scored_positions_alone_and_not_all_at_once():
+    lm, seen = load("tiny-small"), []
+    hook = lm.model.lm_head.register_forward_hook(lambda layer, given, scores: seen.append(len(given[0])))
+    _, counts = completion_logps(lm, ["How much is 1 + 1?"] * 40, ["two " * 20] * 40, batch_size=40)
+    hook.remove()
+    assert sum(seen) == counts.sum() and max(seen) <= 256 and len(seen) > 1
