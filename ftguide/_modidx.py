@@ -327,6 +327,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ftguide.models.LM.copy': ('models.html#lm.copy', 'ftguide/models.py'),
                                 'ftguide.models.LM.parameters': ('models.html#lm.parameters', 'ftguide/models.py'),
                                 'ftguide.models._generate_exactly': ('models.html#_generate_exactly', 'ftguide/models.py'),
+                                'ftguide.models._logps_in_parts': ('models.html#_logps_in_parts', 'ftguide/models.py'),
                                 'ftguide.models._refused': ('models.html#_refused', 'ftguide/models.py'),
                                 'ftguide.models._written': ('models.html#_written', 'ftguide/models.py'),
                                 'ftguide.models.collate': ('models.html#collate', 'ftguide/models.py'),

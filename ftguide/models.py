@@ -242,10 +242,24 @@ def completion_logps(
         chunk = order[start : start + batch_size]
         batch = collate([rows[i] for i in chunk], lm.tokenizer.pad_token_id)
         batch = {k: v.to(lm.model.device) for k, v in batch.items()}
-        labels = batch.pop("labels")
-        sums[chunk] = token_logps(lm.model(**batch).logits, labels).sum(1).cpu()
-        counts[chunk] = (labels[:, 1:] != -100).sum(1).cpu()
+        scored = batch["labels"][:, 1:] != -100
+        logps = torch.zeros(scored.shape, device=scored.device)
+        logps[scored] = _logps_in_parts(*scored_states(lm.model, batch))
+        sums[chunk], counts[chunk] = logps.sum(1).cpu(), scored.sum(1).cpu()
     return sums, counts
+
+
+def _logps_in_parts(
+    states: torch.Tensor,  # (N, H) hidden states; (N, V) scores when there is no output layer
+    head: torch.nn.Module | None,  # the output layer
+    targets: torch.Tensor,  # (N,) token ids
+    size: int = 256,  # positions projected at once, each onto the whole vocabulary
+) -> torch.Tensor:  # (N,) log-probability of each token, nats
+    logps = torch.zeros(len(targets), device=states.device)
+    for part in (slice(start, start + size) for start in range(0, len(targets), size)):
+        scores = states[part] if head is None else head(states[part])
+        logps[part] = scores.float().log_softmax(-1).gather(-1, targets[part, None])[:, 0]
+    return logps
 
 # %% ../nbs/01_models.ipynb #models-ppl
 def perplexity(lm: LM, prompts: list, completions: list, batch_size: int = 32) -> float:
