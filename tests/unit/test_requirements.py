@@ -11,7 +11,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-NEED_THE_EXTRA_SERVE = {"serving.page", "serving.guard", "serving.rater", "serving.load_test"}
+NEED_THE_EXTRA_SERVE = {
+    "serving.page",
+    "serving.connections",
+    "serving.guard",
+    "serving.rater",
+    "serving.load_test",
+}
 
 
 def requirements() -> set[str]:
