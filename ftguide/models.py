@@ -24,8 +24,8 @@ from .engine.unpadded import last_states
 
 # %% auto #0
 __all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply',
-           'tokens_per_second', 'token_logps', 'encode', 'collate', 'completion_logps', 'perplexity', 'save',
-           'plain_head', 'scored_states', 'scored_logits']
+           'tokens_per_second', 'token_logps', 'encode', 'collate', 'plain_head', 'scored_states', 'scored_logits',
+           'completion_logps', 'perplexity', 'save']
 
 # %% ../nbs/01_models.ipynb #models-lm
 @dataclass
@@ -222,6 +222,51 @@ def collate(
         labels=torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows]),
     )
 
+# %% ../nbs/01_models.ipynb #models-head
+MORE_THAN_MULTIPLY = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "output_router_logits",
+)  # settings of architectures whose output layer does more
+
+
+def plain_head(model: torch.nn.Module) -> bool:
+    "Does the output layer do nothing but multiply? False for adapters and wrapped models, too."
+    if hasattr(model, "peft_config") or hasattr(model, "unshard"):  # unshard: FSDP2
+        return False
+    if not hasattr(model, "lm_head") or not hasattr(getattr(model, "config", None), "get_text_config"):
+        return False
+    config = model.config.get_text_config()
+    return not any(getattr(config, setting, None) for setting in MORE_THAN_MULTIPLY)
+
+
+def scored_states(
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],  # input_ids, attention_mask, labels: (B, T)
+) -> tuple:  # (N, H) hidden states, output layer, (N,) tokens; or (N, V) scores, None, (N,) tokens
+    """What predicts each labelled token; N = labels that are not -100, the first column apart.
+
+    Scores and no output layer where that layer does more than multiply."""
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    targets = batch["labels"][:, 1:]
+    keep = targets != -100
+    if plain_head(model):
+        states = last_states(model, inputs)
+        return states[:, :-1][keep], model.lm_head, targets[keep]
+    return model(**inputs, use_cache=False).logits[:, :-1][keep], None, targets[keep]
+
+
+def scored_logits(
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],  # input_ids, attention_mask, labels: (B, T)
+) -> tuple[torch.Tensor, torch.Tensor]:  # (N, V) scores of the labelled tokens, (N,) those tokens
+    "Logits at the positions that predict a labelled token, without projecting the others."
+    states, head, targets = scored_states(model, batch)
+    return states if head is None else head(states), targets
+
 # %% ../nbs/01_models.ipynb #models-completion-logps
 @torch.no_grad()
 def completion_logps(
@@ -280,48 +325,3 @@ def save(
         card += f"\nIts weights began as those of {lm.origin}.\n"
     source = dict(origin=lm.origin) if lm.origin else None
     return write_model(folder, lm.model, lm.tokenizer, lm.history, card, overwrite, source)
-
-# %% ../nbs/01_models.ipynb #models-head
-MORE_THAN_MULTIPLY = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "output_multiplier",
-    "lm_head_multiplier",
-    "output_router_logits",
-)  # settings of architectures whose output layer does more
-
-
-def plain_head(model: torch.nn.Module) -> bool:
-    "Does the output layer do nothing but multiply? False for adapters and wrapped models, too."
-    if hasattr(model, "peft_config") or hasattr(model, "unshard"):  # unshard: FSDP2
-        return False
-    if not hasattr(model, "lm_head") or not hasattr(getattr(model, "config", None), "get_text_config"):
-        return False
-    config = model.config.get_text_config()
-    return not any(getattr(config, setting, None) for setting in MORE_THAN_MULTIPLY)
-
-
-def scored_states(
-    model: torch.nn.Module,
-    batch: dict[str, torch.Tensor],  # input_ids, attention_mask, labels: (B, T)
-) -> tuple:  # (N, H) hidden states, output layer, (N,) tokens; or (N, V) scores, None, (N,) tokens
-    """What predicts each labelled token; N = labels that are not -100, the first column apart.
-
-    Scores and no output layer where that layer does more than multiply."""
-    inputs = {k: v for k, v in batch.items() if k != "labels"}
-    targets = batch["labels"][:, 1:]
-    keep = targets != -100
-    if plain_head(model):
-        states = last_states(model, inputs)
-        return states[:, :-1][keep], model.lm_head, targets[keep]
-    return model(**inputs, use_cache=False).logits[:, :-1][keep], None, targets[keep]
-
-
-def scored_logits(
-    model: torch.nn.Module,
-    batch: dict[str, torch.Tensor],  # input_ids, attention_mask, labels: (B, T)
-) -> tuple[torch.Tensor, torch.Tensor]:  # (N, V) scores of the labelled tokens, (N,) those tokens
-    "Logits at the positions that predict a labelled token, without projecting the others."
-    states, head, targets = scored_states(model, batch)
-    return states if head is None else head(states), targets

@@ -161,7 +161,9 @@ def wilson(
     shrink = 1 + z_squared / n
     middle = (share + z_squared / (2 * n)) / shrink
     half = Z_INTERVAL / shrink * math.sqrt(share * (1 - share) / n + z_squared / (4 * n * n))
-    return Score(share, max(middle - half, 0.0), min(middle + half, 1.0), n)
+    low = 0.0 if right == 0 else max(middle - half, 0.0)  # exact, where rounding would leave a trace
+    high = 1.0 if right == n else min(middle + half, 1.0)
+    return Score(share, low, high, n)
 
 
 def bonett_price(

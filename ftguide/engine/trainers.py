@@ -134,7 +134,8 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, *more):
         "Rows come in tokens (`training_data.dataset`): TRL packs them, and cuts those that are too long."
-        if not packing and isinstance(dataset, Dataset) and _fits(dataset["input_ids"], args.max_length):
+        in_tokens = isinstance(dataset, Dataset) and "input_ids" in dataset.column_names
+        if in_tokens and not packing and _fits(dataset["input_ids"], args.max_length):
             return dataset.shuffle(args.seed) if args.shuffle_dataset else dataset
         return super()._prepare_dataset(dataset, processing_class, args, packing, *more)
 

@@ -173,6 +173,7 @@ def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, monkeypatc
 
 def test_what_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "ftguide.serving.page", raising=False)  # another test may have loaded it
     assert cli("serve", "tiny-small", "--store", tmp_path / "votes.db") == (
         2,
         "error: the page needs gradio: pip install 'ftguide[serve]'",

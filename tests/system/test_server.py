@@ -96,7 +96,8 @@ def test_a_prompting_baseline_and_a_judge_through_the_server(served):
         prompting_baseline(who, rows, examples, shots=(0,), max_new_tokens=32) for who in (lm, there)
     )
     assert far[0].value == here[0].value
-    assert len(judge(there, rows, [r["completion"] for r in rows], ["no"] * 6).verdicts) == 6
+    judged = judge(there, rows, [r["completion"] for r in rows], ["no"] * 6)
+    assert len(judged.verdicts) + judged.unread == 6  # a model of this size may give no verdict at all
 
 
 def test_a_model_the_server_does_not_have(served):
