@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import html
 import io
-import json
 import math
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context as style
 
 from ftguide.engine.figures import STAGE_COLOURS, STAGE_MARKERS
-from ftguide.engine.files import write_atomic
+from ftguide.engine.files import read_json, write_atomic
 from ftguide.engine.rows import conversation_text
-from ftguide.engine.statistics import bootstrap
+from ftguide.engine.statistics import interval
 from ftguide.engine.tables import table
 from ftguide.evaluation import Report
 from ftguide.journey import EXAMPLES
@@ -51,8 +50,11 @@ def write_page(
 ) -> Path:
     "Write report.html beside report.json."
     folder = Path(folder).resolve()
-    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    write_atomic(folder / "report.html", page(data, folder))
+    try:
+        text = page(read_json(folder / "report.json"), folder)
+    except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as e:
+        raise ValueError(f"{folder / 'report.json'}: is not the report of a run ({e})") from e
+    write_atomic(folder / "report.html", text)
     return folder / "report.html"
 
 
@@ -126,7 +128,7 @@ def gains(reports: list[Report]) -> dict:  # before and after: names; rows: metr
 
 
 def _compared(after: list, before: list, how: str) -> str:
-    score = bootstrap(after, before, how=how)
+    score = interval(after, before, how=how)
     return "" if math.isnan(score.value) else str(score)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from ftguide.engine.bases import base_for
 from ftguide.engine.environment import is_interactive
-from ftguide.engine.files import fingerprint, folder_lock, write_atomic
+from ftguide.engine.files import fingerprint, folder_lock, read_json, write_atomic
 from ftguide.engine.loading import SHIPPED
 from ftguide.engine.tables import markdown
 from ftguide.evaluation import Report
@@ -28,6 +28,7 @@ from ftguide.models import LM, load, save
 from ftguide.report.page import write_page
 
 FOLDERS = {"SFT": "sft", "DPO": "dpo", "distilled": "student"}  # stage -> folder of its model
+NEEDED = {"name", "history", "seconds", "report"}  # of a stage in report.json
 ROWS = ("train", "valid", "test", "sheets", "pairs", "held_pairs", "corpus")  # of Material
 SETTINGS = ("base", "student", "example", "lang", "seed", "rows", "material", "knobs")  # two runs share all
 
@@ -257,8 +258,10 @@ def _card(stage: Stage, stages: list[Stage], about: dict) -> str:
 def _finished(out: Path, about: dict, base) -> dict[str, Stage]:
     "The stages that a stopped run left whole, by name; its half-written files are removed."
     try:
-        was = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        before, listed = was["about"], was["stages"]
+        was = read_json(out / "report.json")
+        before, listed = was["about"], [(stage, Report.of(stage["report"])) for stage in was["stages"]]
+        if not isinstance(before, dict) or not all(set(stage) >= NEEDED for stage, _ in listed):
+            raise ValueError("parts are missing")
     except (ValueError, KeyError, TypeError):
         raise ValueError(
             f"{out / 'report.json'} is not a run's report; choose another folder with --out"
@@ -271,14 +274,14 @@ def _finished(out: Path, about: dict, base) -> dict[str, Stage]:
         )
     _clear_halves(out)
     found = {}
-    for stage in listed:
+    for stage, report in listed:
         name = stage["name"]
         if name in FOLDERS and not (out / FOLDERS[name]).is_dir():
             break
         lm = load(out / FOLDERS[name]) if name in FOLDERS else _base_again(found, base)
         lm.name, lm.history = name, stage["history"]
         pairs, held_pairs = stage.get("pairs", []), stage.get("held_pairs", [])
-        found[name] = Stage(name, lm, Report.of(stage["report"]), stage["seconds"], pairs, held_pairs)
+        found[name] = Stage(name, lm, report, stage["seconds"], pairs, held_pairs)
     return found
 
 

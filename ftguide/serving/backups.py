@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ftguide.engine.files import folder_lock
 from ftguide.serving.errors import FeedbackError
+from ftguide.serving.schema import check_schema
 
 SIDE_FILES = ("", "-wal", "-shm")  # a database and what SQLite keeps beside it
 
@@ -92,9 +93,10 @@ def is_readable(path: Path) -> bool:
     address = path.resolve().as_posix().replace("?", "%3f").replace("#", "%23")
     try:
         with closing(sqlite3.connect(f"file:{address}?mode=ro", uri=True)) as db:
+            check_schema(db, path, db.execute("PRAGMA user_version").fetchone()[0])
             return (
                 db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
                 and db.execute("SELECT count(*) FROM feedback").fetchone()[0] >= 0
             )
-    except sqlite3.Error:
+    except (sqlite3.Error, FeedbackError):
         return False

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ftguide.engine.files import file_lock, fingerprint, write_atomic
+from ftguide.engine.files import file_lock, fingerprint, read_json, write_atomic
 from ftguide.serving.versions import versions
 
 STATE = "improve.json"  # beside the versions
@@ -35,7 +35,7 @@ class LoopState:
     def read(cls, folder: Path) -> LoopState:
         "ValueError when the file is damaged."
         try:
-            kept = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            kept = read_json(folder / STATE)
             return cls(**{**asdict(cls()), **kept})
         except FileNotFoundError:
             return cls()
@@ -85,7 +85,7 @@ class MonthFolder:
         if not resume:
             self.delete()
         try:
-            month = json.loads((self.path / "month.json").read_text(encoding="utf-8"))
+            month = read_json(self.path / "month.json")
         except (FileNotFoundError, ValueError):
             return None, ""
         was = month.get("asked", {})
@@ -114,7 +114,7 @@ class MonthFolder:
         The votes of the version that it deployed are used, whether that one still serves or not."""
         try:
             report = (self.path / "report.json").read_text(encoding="utf-8")
-            month = json.loads((self.path / "month.json").read_text(encoding="utf-8"))
+            month = read_json(self.path / "month.json")
         except FileNotFoundError:
             return
         for name in versions(self.folder):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ftguide.engine.files import file_lock
+from ftguide.engine.files import file_lock, read_json
 
 RECORD = "deployment.json"  # gate, data, and which version this one replaced
 PARTS = ("config.json", "report.json", RECORD)  # of a whole version, beside its weights
@@ -181,7 +181,7 @@ def _replaced(folder: Path, there: list[str]) -> str:
         current(folder)  # which says that there is no link
     record = folder / name / RECORD
     try:
-        replaced = json.loads(record.read_text(encoding="utf-8"))["replaces"]
+        replaced = read_json(record)["replaces"]
     except (OSError, ValueError, KeyError, TypeError):
         if name not in there:
             current(folder)  # which says that the link leads nowhere

@@ -26,31 +26,10 @@ from ftguide.engine.statistics import Score, wilson, win_rate
 from ftguide.serving.backups import SIDE_FILES, BackupFolder, is_readable
 from ftguide.serving.errors import FeedbackError
 from ftguide.serving.export import export_votes
+from ftguide.serving.schema import MIGRATIONS, check_schema
 
 PATIENCE_S = 30  # how long a writer waits for others
 
-# Statements that lead from version n to n + 1; a file keeps its version in PRAGMA user_version.
-MIGRATIONS = (
-    (
-        """CREATE TABLE feedback (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        kind TEXT NOT NULL CHECK (kind IN ('vote', 'choice')),
-        prompt TEXT NOT NULL,
-        answer TEXT NOT NULL,
-        version TEXT NOT NULL,
-        other TEXT,
-        other_version TEXT,
-        says INTEGER NOT NULL CHECK (says IN (-1, 0, 1)),
-        rater TEXT NOT NULL,
-        note TEXT NOT NULL,
-        time TEXT NOT NULL)""",
-    ),
-    (  # a key: a click that was sent twice counts once
-        "ALTER TABLE feedback ADD COLUMN key TEXT",
-        "CREATE UNIQUE INDEX feedback_key ON feedback (key)",
-        "CREATE INDEX feedback_rater ON feedback (rater)",
-    ),
-)
 COLUMNS = (
     "kind",
     "prompt",
@@ -82,6 +61,11 @@ LAST_CHOICES = (
     f"CASE WHEN {_SWAPPED} THEN other ELSE answer END, CASE WHEN {_SWAPPED} THEN answer ELSE other END, "
     f"CASE WHEN {_SWAPPED} THEN other_version ELSE version END, "
     f"CASE WHEN {_SWAPPED} THEN version ELSE other_version END, {_RATER}"
+)
+NO_TEXT = (
+    "SELECT id FROM feedback WHERE "
+    + " OR ".join(f"typeof({column}) NOT IN ('text', 'null')" for column in COLUMNS if column != "says")
+    + " OR (kind = 'choice' AND (other IS NULL OR other_version IS NULL)) LIMIT 1"
 )
 SEND_AGAIN = "This entry is not kept, all before it are; free some space and send it again"
 
@@ -349,6 +333,8 @@ def _sent_again(new: dict, kept: dict) -> int:  # id of the row that is there
 
 def _open(path: Path) -> sqlite3.Connection:
     "A connection to a store, which is made or upgraded when it has to be."
+    if path.exists() and not path.is_file():
+        raise FeedbackError(f"{path}: is not a file, and so no store of feedback; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
     try:
@@ -360,6 +346,8 @@ def _open(path: Path) -> sqlite3.Connection:
         broken = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if broken != "ok":
             raise sqlite3.DatabaseError(broken)
+        for (id,) in db.execute(NO_TEXT):
+            raise sqlite3.DatabaseError(f"row {id} holds something that is not text")
     except BaseException:
         db.close()
         raise
@@ -396,16 +384,19 @@ def _upgrade(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
-    found = db.execute("PRAGMA user_version").fetchone()[0]
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and "feedback" not in tables:
-        raise FeedbackError(f"{path}: is a database, but not a store of feedback; choose another file")
-    if found > len(MIGRATIONS):
-        raise FeedbackError(
-            f"{path}: was written by a newer ftguide "
-            f"(version {found} of the store, this one knows {len(MIGRATIONS)}); upgrade ftguide"
-        )
-    return found
+    "Version of a store that has the tables of that version; read in one moment, while others may upgrade it."
+    db.execute("SAVEPOINT look")
+    try:
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > len(MIGRATIONS):
+            raise FeedbackError(
+                f"{path}: was written by a newer ftguide "
+                f"(version {found} of the store, this one knows {len(MIGRATIONS)}); upgrade ftguide"
+            )
+        check_schema(db, path, found)
+        return found
+    finally:
+        db.execute("RELEASE look")
 
 
 @contextmanager

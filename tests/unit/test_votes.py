@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,11 @@ from typer.testing import CliRunner
 from ftguide.cli import app
 from ftguide.engine.rows import read
 from ftguide.feedback import pairs_from, thumbs_from
-from ftguide.serving import votes
+from ftguide.serving import backups, votes
 from ftguide.serving.backups import BackupFolder
 from ftguide.serving.errors import FeedbackError
-from ftguide.serving.votes import MIGRATIONS, Feedback, restore
+from ftguide.serving.schema import MIGRATIONS
+from ftguide.serving.votes import Feedback, restore
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and resource limits")
 SLOW_DISK = (
@@ -643,3 +645,111 @@ def test_votes_command(store, tmp_path):
     store.path.write_bytes(b"no database at all" * 100)
     code, said = cli("votes", store.path)
     assert code == 2 and said.count("\n") == 1 and "newest backup" in said
+
+
+# ---- files made to do harm
+
+ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT"
+HARM = {
+    "a view in the table's place": [
+        "ALTER TABLE feedback RENAME TO kept",
+        f"CREATE VIEW feedback AS {ENDLESS} n AS id, 'vote' AS kind, 'q' AS prompt FROM t",
+    ],
+    "a trigger that deletes": ["CREATE TRIGGER t AFTER INSERT ON feedback BEGIN DELETE FROM feedback; END"],
+    "a trigger that does not end": [
+        f"CREATE TRIGGER t AFTER INSERT ON feedback BEGIN INSERT INTO feedback (note) {ENDLESS} n FROM t; END"
+    ],
+    "a view beside it": [f"CREATE VIEW v AS {ENDLESS} n FROM t"],
+    "an index with a function": ["CREATE INDEX i ON feedback (abs(-9223372036854775807 - says))"],
+    "columns missing": ["ALTER TABLE feedback DROP COLUMN note"],
+    "columns of others": ["ALTER TABLE feedback ADD COLUMN more TEXT"],
+    "nulls": [
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'feedback'",
+    ],
+    "another table": ["CREATE TABLE more (x)"],
+    "no table": ["DROP TABLE feedback"],
+    "version 0": ["PRAGMA user_version = 0"],
+    "a version below 0": ["PRAGMA user_version = -3"],
+    "bytes for text": ["UPDATE feedback SET prompt = x'ff00'"],
+    "text that is none": ["UPDATE feedback SET answer = CAST(x'ff' AS TEXT)"],
+    "a choice of nothing": ["UPDATE feedback SET kind = 'choice'"],
+    "half a character": ["UPDATE feedback SET rater = CAST(x'eda080' AS TEXT)"],
+}
+
+
+ROWS_ONLY = ("bytes for text", "text that is none", "a choice of nothing", "half a character")
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_store_made_to_do_harm_is_one_line(store, harm):
+    "Whatever it holds: nothing of it runs, nothing hangs, and it stays as it is."
+    store.vote("q", "a", "v1", True, rater="ana")
+    store.close()
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        for statement in HARM[harm]:
+            db.execute(statement)
+    before, began = store.path.read_bytes(), time.monotonic()
+    with pytest.raises(FeedbackError) as e:
+        found = Feedback(store.path)
+        found.rows(), found.numbers()
+    assert "\n" not in str(e.value) and time.monotonic() - began < 20
+    if harm not in ROWS_ONLY:
+        assert store.path.read_bytes() == before and not backups.is_readable(store.path)
+
+
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a text", "a format of the future", "a part"])
+def test_a_file_that_is_no_database_is_one_line(store, tmp_path, what):
+    path = tmp_path / "other.db"
+    if what == "a folder":
+        path.mkdir()
+    elif what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a text":
+        path.write_text("prompt,answer\n" * 500)
+    else:
+        store.vote("q", "a", "v1", True)
+        store.close()
+        content = bytearray(store.path.read_bytes())
+        if what == "a part":
+            content = content[: len(content) // 2]
+        else:
+            content[18:20] = b"\x09\x09"
+        path.write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises(FeedbackError) as e:
+        Feedback(path).numbers()
+    assert "\n" not in str(e.value) and time.monotonic() - began < 20
+
+
+CELLS = st.none() | st.integers(-3, 3) | st.binary(max_size=4) | st.text(max_size=5) | st.just(1e300)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(votes.COLUMNS), CELLS, max_size=4), max_size=3),
+    st.sampled_from([0, 1, 2]),
+)
+def test_any_row_is_read_or_refused_in_one_line(tmp_path_factory, changes, version):
+    "Rows whose checks were switched off: counted as they are, or one line."
+    path = tmp_path_factory.mktemp("any") / "votes.db"
+    store = Feedback(path)
+    for n in range(4):
+        store.vote("q", "a", "v1", True, rater=f"r{n}")
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        for number, change in enumerate(changes, 1):
+            for column, cell in change.items():
+                with suppress(sqlite3.Error, UnicodeEncodeError):
+                    db.execute(f"UPDATE feedback SET {column} = ? WHERE id = ?", (cell, number))
+        if version != 2:
+            db.execute(f"PRAGMA user_version = {version}")
+    try:
+        store = Feedback(path)
+        rows, numbers = store.rows(), store.numbers()
+        assert len(rows) == 4 and numbers["votes"] + numbers["choices"] == 4
+        pairs_from(store), thumbs_from(store)
+    except FeedbackError as e:
+        assert "\n" not in str(e)
