@@ -920,6 +920,8 @@ def versions_command(folder: Versions):
     in_service = current(folder).name
     for name in versions(folder):
         record = read_json(folder / name / "deployment.json")
+        if not isinstance(record, dict):
+            raise ValueError(f"{folder / name / 'deployment.json'}: is not the record of a deployment")
         quality = read_report(folder / name / "report.json").quality
         typer.echo(
             f"{'*' if name == in_service else ' '} {name}  quality {quality:.3f}, "

@@ -88,6 +88,8 @@ class MonthFolder:
             month = read_json(self.path / "month.json")
         except (FileNotFoundError, ValueError):
             return None, ""
+        if not isinstance(month, dict) or not isinstance(month.get("asked", {}), dict):
+            return None, ""
         was = month.get("asked", {})
         if was == asked:
             return month, ""

@@ -119,6 +119,7 @@ BASE = dict(
     estimate=["--model", "tiny"],
     check=["rows.jsonl"],
     evaluate=["--model", "tiny-small", "--data", "rows.jsonl"],
+    get=["smollm2-135m"],
     reply=["Hi", "--model", "tiny-small", "--max-new-tokens", "2"],
     serve=["tiny-small", "--store", "store.db"],
     votes=["votes.db"],
@@ -150,6 +151,7 @@ def quick(folder):
         m.setenv("FTGUIDE_PASSWORD", "")
         m.setattr("ftguide.engine.run.Run.train", stop)
         m.setattr("ftguide.serving.page.page", page)
+        m.setattr("ftguide.engine.pretrained.fetch", stop)
         m.setattr(evaluate, "reply", lambda lm, prompts, *a, **k: [""] * len(prompts))
         m.setattr(evaluate, "_score_answers", score)
         m.setattr(evaluate, "_score_references", lambda *a: None)
@@ -208,6 +210,41 @@ def test_any_flag_takes_any_nonsense(flag, value):
         run(name, *BASE[name], f"{param.opts[0]}={value}")
     else:
         run(name, *BASE[name], param.opts[0], value)
+
+
+BROKEN = [
+    "",
+    "{}",
+    "[]",
+    "NaN",
+    "[" * 100_000,
+    '{"name": "m", "parameters": 1e999}',
+    '{"name": "m", "parameters": 327072, "rows": {"exact match": [[Infinity, 1]]}}',
+    '{"name": "m", "parameters": 327072, "rows": {"exact match": [[1]]}}',
+    '{"name": "m", "parameters": 327072, "rows": {"exact match": []}}',
+    '{"name": "m", "parameters": 327072, "speed": {"tokens_per_second": "fast"}}',
+    '{"name": "m", "parameters": 327072, "answers": [1]}',
+    '{"replaces": 5, "deployed": {}}',
+    '{"replaces": "../../etc"}',
+    "\x00\x01",
+]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_broken_files_beside_good_weights(folder, content):
+    "A report, a version's record, the loop's memory and a store of votes that hold anything."
+    (folder / "broken.json").write_text(content)
+    assert run("deploy", "tiny-small", "--folder", "shop", "--report", "broken.json").exit_code == 2
+    for name in ("report.json", "deployment.json"):
+        shutil.rmtree("broken-shop", ignore_errors=True)
+        shutil.copytree("shop", "broken-shop", symlinks=True)
+        (folder / "broken-shop/v2" / name).write_text(content)
+        run("versions", "broken-shop")
+        run("rollback", "broken-shop")
+    (folder / "broken-shop/improve.json").write_text(content)
+    run("improve", "broken-shop", *BASE["improve"][1:])
+    (folder / "broken.db").write_text(content or " ")
+    assert run("votes", "broken.db").exit_code == 2
 
 
 @settings(max_examples=60)
