@@ -241,7 +241,8 @@ class Report:
         if not self.nll:
             return None
         nats = interval([(nats, size) for nats, _, size in self.nll])
-        return Score(math.exp(nats.value), math.exp(nats.low), math.exp(nats.high), nats.n)
+        exp = lambda end: math.exp(min(end, 700.0))
+        return Score(exp(nats.value), exp(nats.low), exp(nats.high), nats.n)
 
     @property
     def quality(self) -> float:  # 0..1, or a ratio; nan, which no gate lets pass, when no ratio says anything

@@ -66,6 +66,10 @@ def _are_counts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(pair(counts) and counts[1] >= 0 for counts in value)
 
 
+def _are_nats(value: Any) -> bool:
+    return _are_numbers(3)(value) and value[1] >= 0 and value[2] >= 0
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18
 
@@ -100,7 +104,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # those that are not te
     "perplexity": ("a finite number", _is_perplexity),
     "answers": ("a prompt with its answer", _is_answer),
     "against": ("a value with its low and high end and n", _is_score),
-    "nll": ("nats, tokens and bytes", _are_numbers(3)),
+    "nll": ("nats, tokens and bytes", _are_nats),
     "api": ("text or a number", lambda value: isinstance(value, str) or _is_number(value)),
 }
 MAPS = ("rows", "degeneration", "speed", "against", "api")

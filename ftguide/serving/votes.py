@@ -335,6 +335,10 @@ def _open(path: Path) -> sqlite3.Connection:
     "A connection to a store, which is made or upgraded when it has to be."
     if path.exists() and not path.is_file():
         raise FeedbackError(f"{path}: is not a file, and so no store of feedback; choose another name")
+    if (
+        path.exists() and path.stat().st_size and not _begins_as_sqlite(path)
+    ):  # a short one would be overwritten
+        raise sqlite3.DatabaseError("file is not a database")
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
     try:
@@ -352,6 +356,11 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _begins_as_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _retry_while_locked(act: Callable[[], Any]) -> Any:

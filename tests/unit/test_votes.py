@@ -660,7 +660,7 @@ HARM = {
         f"CREATE TRIGGER t AFTER INSERT ON feedback BEGIN INSERT INTO feedback (note) {ENDLESS} n FROM t; END"
     ],
     "a view beside it": [f"CREATE VIEW v AS {ENDLESS} n FROM t"],
-    "an index with a function": ["CREATE INDEX i ON feedback (abs(-9223372036854775807 - says))"],
+    "an index with a function": ["CREATE INDEX i ON feedback (abs(says))"],
     "columns missing": ["ALTER TABLE feedback DROP COLUMN note"],
     "columns of others": ["ALTER TABLE feedback ADD COLUMN more TEXT"],
     "nulls": [
@@ -699,15 +699,17 @@ def test_a_store_made_to_do_harm_is_one_line(store, harm):
         assert store.path.read_bytes() == before and not backups.is_readable(store.path)
 
 
-@pytest.mark.parametrize("what", ["a folder", "a pipe", "a text", "a format of the future", "a part"])
+@pytest.mark.parametrize(
+    "what", ["a folder", "a pipe", "a text", "a letter", "a format of the future", "a part"]
+)
 def test_a_file_that_is_no_database_is_one_line(store, tmp_path, what):
     path = tmp_path / "other.db"
     if what == "a folder":
         path.mkdir()
     elif what == "a pipe":
         os.mkfifo(path)
-    elif what == "a text":
-        path.write_text("prompt,answer\n" * 500)
+    elif what in ("a text", "a letter"):
+        path.write_text("prompt,answer\n" * 500 if what == "a text" else "x")
     else:
         store.vote("q", "a", "v1", True)
         store.close()
@@ -721,6 +723,7 @@ def test_a_file_that_is_no_database_is_one_line(store, tmp_path, what):
     with pytest.raises(FeedbackError) as e:
         Feedback(path).numbers()
     assert "\n" not in str(e.value) and time.monotonic() - began < 20
+    assert what != "a letter" or path.read_text() == "x"  # and not a new store
 
 
 CELLS = st.none() | st.integers(-3, 3) | st.binary(max_size=4) | st.text(max_size=5) | st.just(1e300)
