@@ -87,7 +87,8 @@ def test_a_server_is_asked_as_a_model_is(tuned, monkeypatch):
             / 6
         )
         prompts = [dict(prompt=f"Ask {i}") for i in range(12)]
-        assert len(judge(there, prompts, ["good"] * 12, ["bad"] * 12).verdicts) == 12
+        judged = judge(there, prompts, ["good"] * 12, ["bad"] * 12)
+        assert len(judged.verdicts) + judged.unread == 12
         with pytest.raises(ModelError, match="no model"):
             ask(Endpoint(url, "other", retries=0), ["Hi"])
     with pytest.raises(ModelError, match="does not answer"):

@@ -75,8 +75,9 @@ def test_scored_only_gives_trl_what_its_own_forward_gives():
     with scored_only(model):
         ours = model.forward
     assert model.forward is theirs is not ours
-    out = ours(input_ids=IDS, attention_mask=1, fused_lm_head=True, labels=LABELS, use_cache=True)
-    assert isinstance(out, FusedCausalLMOutput) and asked == [dict(attention_mask=1, use_cache=False)]
+    mask = torch.ones_like(IDS)
+    out = ours(input_ids=IDS, attention_mask=mask, fused_lm_head=True, labels=LABELS, use_cache=True)
+    assert isinstance(out, FusedCausalLMOutput) and asked == [dict(attention_mask=mask, use_cache=False)]
     place = lambda a, b, c, none=0: torch.tensor([[none, a, b], [c, none, none]])
     entropy = [-sum(p * log(p) for p in TABLE[i]) for i in (1, 2, 3)]
     for got, wanted in (
