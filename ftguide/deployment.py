@@ -103,8 +103,8 @@ def _failure(name: str, found: Score | str, limit: float) -> str:  # empty when 
     by = f"{abs(found.value - limit):,.4g} {'short' if low else 'over'}"
     if not (found.value >= limit if low else found.value <= limit):
         return f"{name} is {found.value:,.4g}, {asked} ({by})"
-    rows = required_sample_size(found, limit)
-    would = f"if it stays so, {rows:,} rows would tell" if rows else "more rows would hardly help"
+    rows = required_sample_size(found, limit) if found.n >= 10 else None
+    would = f"if it stays so, {rows:,} rows would tell" if rows else "take more rows"
     says = (
         f"{name} is {found.value:,.4g}, and {found.n:,} rows leave {found.low:,.4g} to {found.high:,.4g} open"
     )
