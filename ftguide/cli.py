@@ -675,12 +675,13 @@ def check_command(
     """
     from ftguide.data import check
 
-    if max_length is not None and not model:
+    if max_length is not None and model is None:
         raise ValueError("--max-length counts tokens, so it needs --model")
     if max_length is not None and max_length < 1:
         raise ValueError(f"--max-length must be 1 or more, not {max_length}")
     try:
-        found = check(data, model and load_model(model), kind, test=test, max_length=max_length)
+        lm = None if model is None else load_model(model)
+        found = check(data, lm, kind, test=test, max_length=max_length)
     except KeyboardInterrupt:
         typer.echo("\nstopped; the first part of the file, checked alone, answers sooner", err=True)
         raise typer.Exit(130) from None
