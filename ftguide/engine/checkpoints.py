@@ -39,6 +39,7 @@ def delete_old(
     first = [p for p in found if p == found[0] or p.name == Path(best or "").name]
     rest = [p for p in found if p not in first]
     for old in [*first, *rest][max(limit, len(first)) :] if limit else ():
+        (old / WHOLE).unlink(missing_ok=True)  # first: half deleted, it must not look whole
         shutil.rmtree(old, ignore_errors=True)
 
 
