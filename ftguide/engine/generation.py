@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import LogitsProcessor, StoppingCriteria
 
 from ftguide.engine.model_folders import ModelError
@@ -27,11 +27,14 @@ def generate(
     seed: int,  # of the sampling
     progress: Callable[[int], object] | None = None,  # called with the number of texts answered so far
 ) -> list[str]:  # answers in the order of the texts
-    "Continue texts in batches of similar length, padded on the left."
+    "Continue texts in batches of similar length, padded on the left; what a batch begins with is read once."
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     crowded = _without_room(tokenizer, texts, context - max_new_tokens)
-    fit = [i for i in order if i not in crowded]
-    batches = [fit[start : start + batch_size] for start in range(0, len(fit), batch_size)]
+    batches = [
+        group[start : start + batch_size]
+        for group in _beginning_alike(texts, [i for i in order if i not in crowded])
+        for start in range(0, len(group), batch_size)
+    ]
     batches += [[i] for i in order if i in crowded]
     answers, done = [""] * len(texts), 0
     with evaluation_mode(model, seed):
@@ -44,6 +47,23 @@ def generate(
             if progress:
                 progress(done)
     return answers
+
+
+ALIKE = 512  # characters that texts share before they are put into batches of their own
+SHARED = 64  # tokens at the beginning of a batch from which on they are read once
+
+
+def _beginning_alike(
+    texts: list[str],
+    order: list[int],  # numbers of the texts, kept in this order
+) -> list[list[int]]:  # groups of them
+    "Texts with one long beginning, such as solved examples, apart from the others."
+    groups: dict[str, list[int]] = {}
+    for i in order:
+        groups.setdefault(texts[i][:ALIKE], []).append(i)
+    several = [group for group in groups.values() if len(group) > 1 and len(texts[group[0]]) > ALIKE]
+    apart = {i for group in several for i in group}
+    return [*several, [i for i in order if i not in apart]]
 
 
 def _without_room(
@@ -85,15 +105,58 @@ def generate_batch(
     length = encoded.input_ids.shape[1]
     if length >= context:
         raise ModelError(f"a prompt of {length} tokens does not fit the context of {context}; shorten it")
+    ids, mask = encoded.input_ids.to(model.device), encoded.attention_mask.to(model.device)
+    shared = shared_beginning(model, ids, mask)
+    cache = None
+    if shared:
+        ids, mask, cache = _read_once(model, ids, mask, shared)
     tokens = decode(
         model,
-        encoded.input_ids.to(model.device),
-        encoded.attention_mask.to(model.device),
+        ids,
+        mask,
+        cache,
         pad=tokenizer.pad_token_id,
         room=min(max_new_tokens, context - length),
         temperature=temperature,
     )
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def shared_beginning(
+    model: PreTrainedModel,
+    ids: torch.Tensor,  # (B, T) token ids, padded on the left
+    mask: torch.Tensor,  # (B, T) 1 where they are not padding
+) -> int:  # tokens, at least SHARED; 0: not worth it, or this model's cache cannot hold them
+    "How many tokens all texts of a batch begin with, short of the last token of the shortest."
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if len(ids) < 2 or kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+        return 0  # a window counts the padding that would stand in the middle
+    starts = mask.argmax(1)
+    most = int(mask.sum(1).min()) - 1
+    begun = torch.stack([row[start : start + most] for row, start in zip(ids, starts)])
+    same = (begun == begun[0]).all(0)
+    shared = most if same.all() else int((~same).int().argmax())
+    return shared if shared >= SHARED else 0
+
+
+def _read_once(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, shared: int
+) -> tuple[torch.Tensor, torch.Tensor, Cache | None]:  # ids and mask with the padding behind what is shared
+    "Read what a batch begins with, once, into a cache for all its rows; None where it cannot be repeated."
+    order = torch.stack(
+        [
+            torch.cat((row.nonzero()[:shared, 0], (row == 0).nonzero()[:, 0], row.nonzero()[shared:, 0]))
+            for row in mask
+        ]
+    )
+    ids, mask = ids.gather(1, order), mask.gather(1, order)
+    few = dict(logits_to_keep=1) if model._supports_logits_to_keep() else {}
+    cache = model(input_ids=ids[:1, :shared], use_cache=True, **few).past_key_values
+    if not isinstance(cache, DynamicCache):
+        return ids, mask, None
+    cache.batch_repeat_interleave(len(ids))
+    return ids, mask, cache
 
 
 class ExponentialSampling(LogitsProcessor):
@@ -137,13 +200,14 @@ def decode(
     model: PreTrainedModel,
     ids: torch.Tensor,  # (B, T) token ids, padded on the left
     mask: torch.Tensor,  # (B, T) 1 where they are not padding
+    cache: Cache | None = None,  # of what has been read already
     *,
     pad: int,  # id of the padding token
     room: int,  # new tokens at most
     temperature: float,  # 0 = greedy
 ) -> torch.Tensor:  # (B, room) token ids, padding after the end
     "Greedy decoding, or sampling; answers that have ended are left out each time a quarter of them have."
-    (count, length), cache = ids.shape, None
+    count, length = ids.shape
     rows = torch.arange(count, device=ids.device)
     answers = ids.new_full((count, room), pad)
     stop = QuarterEnded(torch.tensor(model.generation_config.eos_token_id, device=model.device), length)

@@ -1,10 +1,12 @@
 "Batched decoding: no answer depends on its neighbours, and chance is the one transformers would draw."
 
+import copy
+
 import pytest
 import torch
 from letters import TABLE
 
-from ftguide.engine.generation import ExponentialSampling, QuarterEnded, evaluation_mode
+from ftguide.engine.generation import ExponentialSampling, QuarterEnded, evaluation_mode, shared_beginning
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.tokens import context_length
 from ftguide.models import load, reply
@@ -110,3 +112,51 @@ def test_a_batch_stops_when_a_quarter_has_ended():
     assert stop.ended(ids).nonzero().tolist() == [[3]] and stop(ids, None).nonzero().tolist() == [[3]]
     ids[6, 2] = 8
     assert stop.ended(ids).sum() == 2 and stop(ids, None).all()
+
+
+# ---- texts that begin alike
+
+BEGINNING = "product: mug\ncolour: green, size: 300 ml\nbrand: Tulo\n" * 12
+ALIKE = [
+    BEGINNING + end for end in ("product: lamp\n", "a", "product: chair of wood, with arms\ncolour:", "b\n\n")
+]
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_what_texts_begin_with_is_read_once(small, batch_size, monkeypatch):
+    alone = [reply(small, text, 16, template=False) for text in ALIKE + PROMPTS]
+    read = []
+    forward = type(small.model).forward
+    monkeypatch.setattr(
+        type(small.model),
+        "forward",
+        lambda self, *args, input_ids=None, **kw: (
+            read.append(input_ids.numel()),
+            forward(self, *args, input_ids=input_ids, **kw),
+        )[1],
+    )
+    assert reply(small, ALIKE + PROMPTS, 16, template=False, batch_size=batch_size) == alone
+    whole = len(small.tokenizer(BEGINNING).input_ids)
+    assert sum(read) < (4 / batch_size if batch_size < 4 else 1) * whole + 1200
+
+
+def test_only_a_long_beginning_counts(small):
+    encode = lambda texts: small.tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
+    shared = lambda texts: shared_beginning(small.model, *encode(texts).values())
+    ours = shared(ALIKE)
+    same = [small.tokenizer(text, add_special_tokens=False).input_ids[:ours] for text in ALIKE]
+    assert ours >= 64 and all(ids == same[0] for ids in same)
+    assert shared(ALIKE[:1]) == shared(PROMPTS) == 0
+    assert (
+        shared([BEGINNING, BEGINNING]) == len(small.tokenizer(BEGINNING).input_ids) - 1
+    )  # one is left to read
+
+
+def test_a_window_of_attention_reads_every_text_whole(small):
+    ids = torch.ones(2, 200, dtype=torch.long)
+    window = copy.deepcopy(small.model)
+    assert shared_beginning(window, ids, ids) == 199
+    window.config.sliding_window = 64
+    assert shared_beginning(window, ids, ids) == 0
