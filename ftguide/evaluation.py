@@ -308,7 +308,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,  # called with the number of rows answered
     score: Scorer | None = None,  # your own; by default `score_row`
     api: dict | None = None,  # an API's dated price, as in `api_price_ratio`: adds the ratio
-    examples: list[dict] = (),  # solved rows shown before each question; of its task, where there are any
+    examples: list[dict] = (),  # solved rows shown before each question of their task
     latency_answers: int = 12,  # answers that are timed one by one; p95 needs 59
 ) -> Report:
     "Answer every test row, score the answers, and measure speed and cost."
@@ -517,13 +517,15 @@ def _few_shot_messages(row: dict, examples: list[dict]) -> list[dict]:
 def with_examples(
     rows: list[dict],  # questions
     examples: list[dict],  # solved rows; ValueError when a question is among them
-) -> list[
-    list[dict]
-]:  # messages for each question: the examples of its task, where there are any, and the question
-    "Questions behind solved examples, as a conversation."
+) -> list[list[dict]]:  # messages for each question: the examples of its task, and the question
+    "Questions behind solved examples, as a conversation; an example of another task is not shown."
     _refuse_shared_questions(rows, examples)
-    of_task = lambda row: [e for e in examples if e.get("task") == row.get("task")] or examples
-    return [_few_shot_messages(row, of_task(row)) for row in rows]
+    return [_few_shot_messages(row, [e for e in examples if _same_task(row, e)]) for row in rows]
+
+
+def _same_task(row: dict, example: dict) -> bool:
+    "A row without a task goes with any."
+    return len({row.get("task"), example.get("task")} - {None}) < 2
 
 
 def _answer_alone(texts: list[str], references: list[str]) -> list[str]:

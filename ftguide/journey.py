@@ -18,7 +18,7 @@ from .dpo import align_dpo, make_pairs
 from .engine.environment import progress_bar
 from .engine.formats import DataError
 from .engine.preflight import preflight
-from .engine.rows import question_key, read, without_questions
+from .engine.rows import Row, question_key, read, without_questions
 from .engine.statistics import Score, interval, required_sample_size
 from .engine.tables import table
 from .engine.tokens import check_lengths
@@ -28,7 +28,6 @@ from ftguide.evaluation import (
     Scorer,
     difference,
     evaluate,
-    prompting_baseline,
     score_row,
     with_examples,
 )
@@ -38,9 +37,9 @@ from .packages import load_packages, prefer_synopsis, score_package
 from .sft import finetune_sft
 
 # %% auto #0
-__all__ = ['SHOTS', 'MARKET_METRICS', 'PACKAGES_METRICS', 'EXAMPLES', 'NEEDS', 'PURPOSE', 'ASKED', 'UNWATCHED', 'Material',
-           'example_material', 'packages_material', 'Example', 'load_material', 'Stage', 'Settings', 'stages_of',
-           'journey', 'Verdict', 'check_stage', 'verdict', 'results_table']
+__all__ = ['SHOTS', 'MARKET_METRICS', 'PACKAGES_METRICS', 'EXAMPLES', 'NEEDS', 'TRIALS', 'PURPOSE', 'ASKED', 'UNWATCHED',
+           'Material', 'example_material', 'packages_material', 'Example', 'load_material', 'Stage', 'Settings',
+           'stages_of', 'journey', 'Verdict', 'check_stage', 'verdict', 'results_table']
 
 # %% ../nbs/09_journey.ipynb #journey-material
 @dataclass
@@ -445,35 +444,59 @@ def _judged(lm: LM, material: Material, against: Report | None, settings: Settin
     return report
 
 # %% ../nbs/09_journey.ipynb #journey-prompted
+TRIALS = 20  # rows of a task on which the number of examples is decided
+
+
 def _best_examples(lm: LM, material: Material) -> list[dict]:
-    "As many examples of each task as answer most validation rows; without such rows, the fewest."
-    tasks: dict = {}
-    for row in material.examples:
-        tasks.setdefault(row.get("task"), []).append(row)
-    first = lambda n: [row for rows in tasks.values() for row in rows[:n]]
-    shots = [n for n in SHOTS if _fit(lm, material, first(n))]
-    if material.valid and len(shots) > 1:
-        score = lambda row, answer: next(iter((material.score or score_row)(row, answer).values()))
-        with progress_bar(len(shots) * len(material.valid), "prompt: validation rows") as progress:
+    "As many examples of each task as answer most rows set aside for it; without such rows, the fewest."
+    solved, tried = (
+        _by_task(material.examples),
+        _by_task(without_questions(_untested(material), material.examples)),
+    )
+    asked = {task: [(n, rows[:n]) for n in SHOTS if n <= len(rows)] for task, rows in solved.items()}
+    total = sum(len(numbers) * len(tried.get(task, [])[:TRIALS]) for task, numbers in asked.items())
+    chosen = []
+    with progress_bar(total, "prompt: rows to choose examples") as progress:
+        for task, numbers in asked.items():
+            trials = tried.get(task, [])[:TRIALS]
+            questions = trials + [row for row in material.test if row.get("task") == task]
+            fitting = [rows for _, rows in numbers if _fit(lm, questions, rows, material.max_new_tokens)]
+            if trials and len(fitting) > 1:
+                scores = [_right(lm, material, trials, rows, progress) for rows in fitting]
+                fitting = [fitting[scores.index(max(scores))]]
+            chosen += fitting[0] if fitting else []
+    return chosen
 
-            def ask(prompts):
-                before = progress.n
-                forward = lambda n: progress.update(before + n - progress.n)
-                return reply(lm, prompts, material.max_new_tokens, progress=forward)
 
-            found = prompting_baseline(ask, material.valid, material.examples, tuple(shots), score=score)
-        shots = [max(found, key=lambda n: found[n].value)]
-    return first(shots[0]) if shots else []
+def _by_task(rows: list[dict]) -> dict:  # task, or None -> its rows
+    found: dict = {}
+    for row in rows:
+        found.setdefault(row.get("task"), []).append(row)
+    return found
 
 
-def _fit(lm: LM, material: Material, examples: list[dict]) -> bool:
+def _untested(material: Material) -> list[dict]:
+    "Labelled rows that no test asks: those for validation first."
+    return material.valid + material.train
+
+
+def _right(lm: LM, material: Material, rows: list[dict], examples: list[dict], progress) -> float:
+    "Mean of what each row's first metric says of the answer, behind these examples."
+    before = progress.n
+    prompts = with_examples(rows, examples) if examples else [Row(row).request for row in rows]
+    forward = lambda n: progress.update(before + n - progress.n)
+    answers = reply(lm, prompts, material.max_new_tokens, progress=forward)
+    scored = [next(iter((material.score or score_row)(row, a).values())) for row, a in zip(rows, answers)]
+    return sum(right for right, _ in scored) / sum(asked for _, asked in scored)
+
+
+def _fit(lm: LM, questions: list[dict], examples: list[dict], max_new_tokens: int) -> bool:
     "Do all questions, behind these examples, leave room for an answer?"
-    room = context_length(lm) - material.max_new_tokens
-    asked = with_examples(material.valid + material.test, examples)
+    room = context_length(lm) - max_new_tokens
     size = lambda messages: len(
         lm.tokenizer(prompt_text(lm.tokenizer, messages), add_special_tokens=False).input_ids
     )
-    return all(size(messages) <= room for messages in asked)
+    return all(size(messages) <= room for messages in with_examples(questions, examples))
 
 # %% ../nbs/09_journey.ipynb #journey-check
 def _check(material: Material, settings: Settings):

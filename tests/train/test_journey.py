@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from typer.testing import CliRunner
 
 from ftguide.cli import app
 from ftguide.engine.formats import DataError
-from ftguide.evaluation import Report
+from ftguide.evaluation import Report, with_examples
 from ftguide.journey import (
+    _best_examples,
     check_stage,
     example_material,
     journey,
@@ -449,11 +451,32 @@ def test_a_stopped_run_of_packages_goes_on_with_its_prompt(packages, tmp_path, m
     mine = tmp_path / "run"
     shutil.copytree(out, mine)
     shutil.rmtree(mine / "student")
-    for done in ("finetune_sft", "align_dpo", "prompting_baseline"):
+    for done in ("finetune_sft", "align_dpo", "_best_examples"):
         monkeypatch.setattr(f"ftguide.journey.{done}", lambda *a, **k: pytest.fail("done again"))
     again = run(mine, **SMALL, resume=True, say=lambda line: None)
     assert [s.name for s in again] == [s.name for s in stages]
     assert torch.equal(weights(again[-1].lm), weights(stages[-1].lm))
+
+
+def test_the_number_of_examples_is_chosen_for_each_task(monkeypatch):
+    "Examples help with one task and harm another; no trial is an example or a test row."
+    material, lm, seen = packages_material(seed=3, **FEW), load("tiny-small"), []
+    monkeypatch.setattr("ftguide.journey.context_length", lambda lm: 10**6)
+    row_of = {row["prompt"]: row for row in material.train + material.valid}
+
+    def answers(lm, prompts, max_new_tokens, progress):
+        seen.extend(prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts)
+        shown = 0 if isinstance(prompts[0], str) else len(prompts[0]) // 2
+        right = dict(section=shown == 2, synopsis=shown == 0, translation=shown == 4)
+        rows = [row_of[prompt] for prompt in seen[-len(prompts) :]]
+        progress(len(rows))
+        return [row["completion"] if right[row["task"]] else "nothing" for row in rows]
+
+    monkeypatch.setattr("ftguide.journey.reply", answers)
+    chosen = _best_examples(lm, material)
+    assert Counter(row["task"] for row in chosen) == dict(section=2, translation=4)
+    assert not set(seen) & {row["prompt"] for row in material.examples + material.test}
+    assert [m["content"] for m in with_examples(material.test[:1], chosen)[0]] == [material.test[0]["prompt"]]
 
 
 def test_no_package_is_in_two_parts_of_the_material():

@@ -30,6 +30,7 @@ from ftguide.evaluation import (
     prompting_baseline,
     rouge_l,
     rouge_n,
+    with_examples,
     text_scores,
 )
 from ftguide.health import (
@@ -342,6 +343,18 @@ def test_examples_are_of_the_rows_task_and_arrive_as_a_conversation():
         if not p[-1]["content"].endswith("?")
     ]
     assert [m["role"] for m in asked[0]] == ["user", "assistant", "user"] and all(ends) and len(asked) == 8
+
+
+def test_an_example_of_another_task_is_not_shown():
+    row = lambda name, task: dict(prompt=name, completion=name.upper()) | (dict(task=task) if task else {})
+    examples = [row("a1", "a"), row("b1", "b"), row("x1", None)]
+    shown = lambda task: [m["content"] for m in with_examples([row("q", task)], examples)[0][:-1:2]]
+    assert [shown(task) for task in ("a", "b", "c", None)] == [
+        ["a1", "x1"],
+        ["b1", "x1"],
+        ["x1"],
+        ["a1", "b1", "x1"],
+    ]
 
 
 def test_a_conversation_is_asked_up_to_its_last_answer(small):
