@@ -30,8 +30,8 @@ from ftguide.evaluation import (
     prompting_baseline,
     rouge_l,
     rouge_n,
-    with_examples,
     text_scores,
+    with_examples,
 )
 from ftguide.health import (
     diagnose,
