@@ -1,10 +1,12 @@
 "Shared by all tests: no network, no telemetry, no progress bars, the same made-up examples every time."
 
+import datetime
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,23 @@ def real_folder():
     if not done.stdout.strip():
         pytest.skip("smollm2-135m is not at hand; `ftguide get smollm2-135m` fetches it")
     return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def back(monkeypatch):
+    "Puts the clock of this process, and of the votes and backups that it writes, back by so many hours."
+    from ftguide.serving import backups, votes
+
+    def put(hours):
+        real, now = time.time, datetime.datetime
+        monkeypatch.setattr(time, "time", lambda: real() - 3600 * hours)
+
+        class Earlier(now):
+            @classmethod
+            def now(cls, tz=None):
+                return now.now(tz) - datetime.timedelta(hours=hours)
+
+        monkeypatch.setattr(votes, "datetime", Earlier)
+        monkeypatch.setattr(backups, "datetime", Earlier)
+
+    return put

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from killed import child, month_that_waits, server
+from stages import weights
 from transformers import TrainerCallback
 
 from ftguide.deployment import Gate, deploy
@@ -78,10 +79,6 @@ def vote(store, likes, rows=ROWS[24:], tag="", rater="r"):
 @pytest.fixture
 def store(tmp_path):
     return Feedback(tmp_path / "votes.db")
-
-
-def weights(lm):
-    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 
 
 def test_good_votes_are_deployed_poisoned_ones_are_not_and_no_vote_counts_twice(shop, store):
@@ -473,3 +470,22 @@ def test_command(shop, store, tmp_path):
         app, [*call, "--min-pairs", "30", "--margin", "1", "--by", "-1", "--learning-rate", "0.003"]
     )
     assert done.exit_code == 0 and done.output.startswith("v1 -> v2: 56 new pairs"), done.output
+
+
+def test_no_vote_counts_twice_when_the_clock_goes_back(tmp_path, back):
+    from ftguide.improvement import _new_pairs
+
+    store = Feedback(tmp_path / "votes.db")
+    used = dict(id=0, time="")
+
+    def month(tag, hours):
+        back(hours)
+        for n in range(3):
+            store.choose(f"{tag}{n}", "yes", "no", "v1", "v1", "a", rater="r")
+        pairs, _, seen = _new_pairs(store, used, [], 1, True)
+        used.update(seen)
+        return [p["prompt"] for p in pairs]
+
+    assert [month(*m) for m in (("jan", 0), ("feb", 48), ("mar", 24), ("apr", 0))] == [
+        [f"{m}{n}" for n in range(3)] for m in ("jan", "feb", "mar", "apr")
+    ]

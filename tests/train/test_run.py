@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from ftguide.cli import app
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo, align_kto
-from ftguide.engine.checkpoints import WHOLE
+from ftguide.engine.checkpoints import WHOLE, checkpoints
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.run import Run, check_positive, copy_for_training, training_arguments
 from ftguide.engine.trainers import TrainingError
@@ -261,3 +262,21 @@ def test_distillation_stops_early_and_returns_the_best_student():
     )
     seen = [h["eval_loss"] for h in lm.history if "eval_loss" in h]
     assert len(seen) < 60 and seen.index(min(seen)) == len(seen) - 3
+
+
+def test_checkpoints_are_counted_by_their_step(tmp_path):
+    "The file times of the first half lie an hour ahead."
+    from transformers import TrainerCallback
+
+    class Ahead(TrainerCallback):
+        def on_save(self, args, state, control, **kw):
+            if state.global_step > 12:
+                return
+            for p in Path(args.output_dir).glob("checkpoint-*"):
+                os.utime(p, (time.time() + 3600 + state.global_step,) * 2)
+
+    lm = finetune_sft("tiny-small", ROWS[:40], epochs=2, output_dir=tmp_path, callbacks=(Ahead(),))
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-15"] and all(
+        (p / WHOLE).exists() for p in checkpoints(tmp_path)
+    )
+    assert torch.equal(weights(lm), weights(finetune_sft("tiny-small", ROWS[:40], epochs=2)))

@@ -1,16 +1,19 @@
 "The commands: bad input is one clear error before any training, exit code 2, nothing overwritten."
 
+import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import cli
 from stages import family
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ftguide.cli import app, name_or_number, with_student
+from ftguide.cli import app, main, name_or_number, with_student
 from ftguide.engine.formats import DataError
 from ftguide.engine.rows import read
 from ftguide.models import save
@@ -162,7 +165,6 @@ def test_every_format_reads_the_same(tmp_path):
     write(tmp_path / "a.jsonl", *rows)
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    import csv
 
     for name, sep, bom in (("a.csv", ",", ""), ("b.csv", ";", "\ufeff"), ("c.csv", "\t", "")):
         with open(tmp_path / name, "w", encoding="utf-8", newline="") as f:
@@ -257,6 +259,111 @@ def test_the_command_line_loads_nothing_heavy():
     code = f"import ftguide.cli, sys; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_version_and_help():
+    assert (
+        cli("--version") == (0, f"ftguide {__import__('ftguide').__version__}")
+        and cli("-h") == cli("--help")
+        and cli("sft", "-h")[0] == 0
+    )
+    assert "..." not in cli("--help")[1].split("Commands:")[1], (
+        "a command whose first sentence does not fit into its line"
+    )
+
+
+COMMAND = get_command(app)
+
+
+MISSPELT = lambda word: {word[:-1], word + "s", word[0] + word[2:], word[1] + word[0] + word[2:]}
+
+
+@pytest.mark.parametrize("command", COMMAND.commands)
+def test_every_flag_misspelt(command):
+    "A letter too few, too many, or two changed: one line names the flag that was meant, and nothing runs."
+    params = [
+        p for p in COMMAND.commands[command].params if p.param_type_name == "option" and p.name != "help"
+    ]
+    known = {o for p in params for o in [*p.opts, *p.secondary_opts]}
+    for flag in (p.opts[0] for p in params):
+        for wrong in ({f"--{w}" for w in MISSPELT(flag[2:])} if len(flag) > 4 else set()) - known:
+            with pytest.raises(Exception, match="No such option") as e:
+                COMMAND.main([command, wrong, "1"], standalone_mode=False)
+            assert flag in e.value.format_message() and "\n" not in e.value.format_message(), wrong
+
+
+def test_capitals_underscores_and_one_dash(monkeypatch, capsys):
+    for flag in ("--max-length", "--MAX-LENGTH", "--max_length", "--Max_Length"):
+        assert cli("check", "none.jsonl", "--model", "tiny-small", flag, "5") == (
+            2,
+            "error: no file none.jsonl",
+        )
+    monkeypatch.setattr(sys, "argv", ["ftguide", "sft", "-data", "none.jsonl"])
+    with pytest.raises(SystemExit) as e:
+        main()
+    assert e.value.code == 2 and capsys.readouterr().err == "error: -data: options have two dashes, --data\n"
+    monkeypatch.setattr(sys, "argv", ["ftguide", "reply", "--model", "none/at/all", "--", "-data"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no folder 'none/at/all'" in capsys.readouterr().err  # a question may begin with a dash
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
+    began = lambda *a, **k: pytest.fail("the work has begun")
+    monkeypatch.setattr(sys.modules["ftguide.evaluation"], "evaluate", began)
+    assert cli(
+        "evaluate",
+        "--model",
+        "tiny",
+        "--data",
+        tmp_path / "rows.jsonl",
+        "--out",
+        tmp_path / "none/report.json",
+    ) == (2, f"error: no folder {tmp_path / 'none'} for report.json; make it first")
+
+
+def test_what_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "ftguide.serving.page", raising=False)  # another test may have loaded it
+    assert cli("serve", "tiny-small", "--store", tmp_path / "votes.db") == (
+        2,
+        "error: the page needs gradio: pip install 'ftguide[serve]'",
+    )
+
+
+def test_a_hub_that_is_not_there(tmp_path):
+    "One line on the screen, and not two for each of the library's six tries."
+    env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | dict(
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(tmp_path),
+        PYTHONPATH=str(Path(__file__).resolve().parents[2]),
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "ftguide", "reply", "--model", "some/model", "Hi"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and not done.stdout, done.stderr
+    assert (
+        done.stderr.startswith(
+            "error: cannot load 'some/model': the hub cannot be reached, and it is not in the local cache"
+        )
+        and done.stderr.count("\n") == 1
+    ), done.stderr
+
+
+def test_a_check_that_takes_too_long(monkeypatch, tmp_path):
+    def stop(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ftguide.data.check", stop)
+    assert cli("check", tmp_path / "rows.jsonl") == (
+        130,
+        "stopped; the first part of the file, checked alone, answers sooner",
+    )
 
 
 def test_a_divergence_is_a_name_or_a_number():

@@ -1,4 +1,4 @@
-"Deployments at once, killed, on a full disk; the link, the card, the fingerprints, the commands."
+"Deployments at once, killed, on a full disk; what the report measured, and the commands."
 
 import json
 import multiprocessing
@@ -12,20 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import cli
 from killed import KILLS
-from typer.testing import CliRunner
 
 import ftguide.deployment as module
 import ftguide.serving.versions as store
-from ftguide.cli import app
 from ftguide.deployment import Gate, deploy
-from ftguide.engine.formats import DataError
 from ftguide.engine.scoring import weights_fingerprint
 from ftguide.evaluation import Report, evaluate
 from ftguide.market import load_tasks
 from ftguide.models import load, reply, save
-from ftguide.serving.card import data_fingerprints, model_card
-from ftguide.serving.versions import current, rollback, versions
+from ftguide.serving.versions import current, versions
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
 OPEN = Gate(quality=0.0)
@@ -46,95 +43,6 @@ def changed(lm):
     other = lm.copy("other")
     next(other.model.parameters()).data[0, 0] += 0.01
     return other
-
-
-# ---- the link
-
-
-def test_current_is_a_relative_link_that_survives_a_move(lm, report, tmp_path):
-    ads = tmp_path / "ads"
-    deploy(lm, ads, report, OPEN)
-    deploy(lm, ads, report, OPEN)
-    assert (ads / "current").is_symlink() and os.readlink(ads / "current") == "v2"
-    ads.rename(tmp_path / "elsewhere")
-    ads = tmp_path / "elsewhere"
-    assert current(ads) == ads / "v2" and (ads / "current" / "config.json").is_file()
-    rollback(ads)
-    assert (
-        os.readlink(ads / "current") == "v1"
-        and not list(ads.glob(".current-*"))
-        and not list(ads.glob(".deploying-*"))
-    )
-
-
-def test_a_pointer_that_is_a_text_file_is_read_and_becomes_a_link(lm, report, tmp_path):
-    deploy(lm, tmp_path, report, OPEN)
-    (tmp_path / "current").unlink()
-    (tmp_path / "current").write_text("v1\n")
-    assert current(tmp_path).name == "v1"
-    assert (
-        json.loads((deploy(lm, tmp_path, report, OPEN) / "deployment.json").read_text())["replaces"] == "v1"
-    )
-    assert (tmp_path / "current").is_symlink()
-
-
-def test_where_links_do_not_exist_a_text_file_does(lm, report, tmp_path, monkeypatch):
-    def no(*a, **k):
-        raise OSError("links are not supported here")
-
-    monkeypatch.setattr(os, "symlink", no)
-    deploy(lm, tmp_path, report, OPEN)
-    deploy(lm, tmp_path, report, OPEN)
-    assert (
-        (tmp_path / "current").read_text() == "v2\n"
-        and rollback(tmp_path).name == "v1"
-        and current(tmp_path).name == "v1"
-    )
-
-
-@pytest.mark.parametrize("name", ["v7", "../elsewhere", "/etc", ""])
-def test_a_link_that_leads_nowhere(lm, report, tmp_path, name):
-    deploy(lm, tmp_path, report, OPEN)
-    (tmp_path / "current").unlink()
-    (tmp_path / "current").symlink_to(name) if name else (tmp_path / "current").write_text(name)
-    with pytest.raises(FileNotFoundError, match="which is no complete version; there are v1"):
-        current(tmp_path)
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"there are v1, and `rollback` puts the one that you name with to= \(--to\) into service",
-    ):
-        rollback(tmp_path)
-    assert rollback(tmp_path, to="v1") == current(tmp_path) == tmp_path / "v1"
-
-
-def test_the_way_back_from_a_version_that_is_broken(lm, report, tmp_path):
-    for n in range(3):
-        deploy(lm, tmp_path, report, OPEN)
-        if n == 1:
-            rollback(tmp_path)  # v3 replaces v1
-    next((tmp_path / "v3").glob("*.safetensors")).unlink()
-    with pytest.raises(ValueError, match="no complete version 'v3'; there are v1, v2"):
-        rollback(tmp_path, to="v3")
-    assert rollback(tmp_path, to="v2") == current(tmp_path) == tmp_path / "v2"
-    (tmp_path / "current").unlink()
-    (tmp_path / "current").symlink_to("v3")
-    assert (
-        rollback(tmp_path) == current(tmp_path) == tmp_path / "v1"
-    )  # what its record says, not the one before it
-    (tmp_path / "current").unlink()
-    (tmp_path / "current").symlink_to("v2")
-    (tmp_path / "v2/deployment.json").write_text("[]")
-    with pytest.raises(
-        ValueError,
-        match=r"v2/deployment.json does not say what v2 replaced; name a version with to= \(--to\): v1, v2",
-    ):
-        rollback(tmp_path)
-    shutil.rmtree(tmp_path / "v2")
-    with pytest.raises(
-        FileNotFoundError, match="names 'v2', which is no complete version; there are v1, and"
-    ):
-        rollback(tmp_path)
-    assert cli("rollback", tmp_path, "--to", "v1") == (0, f"in service: {tmp_path / 'v1'}")
 
 
 def test_the_folder_loads_in_transformers(lm, report, tmp_path):
@@ -358,118 +266,6 @@ def test_an_older_report_is_still_read(lm, changed, report, tmp_path):
         Report.read(tmp_path / "r.json").weights == ""
         and deploy(changed, tmp_path / "ads", Report.read(tmp_path / "r.json"), OPEN).name == "v1"
     )
-
-
-# ---- the card
-
-
-def test_the_card_is_one_that_the_hub_reads(lm, report, tmp_path):
-    from huggingface_hub import ModelCard
-
-    (tmp_path / "train.jsonl").write_text(
-        '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
-    )
-    there = deploy(
-        lm,
-        tmp_path / "ads",
-        report,
-        OPEN,
-        data=tmp_path / "train.jsonl",
-        license="apache-2.0",
-        base="HuggingFaceTB/SmolLM2-360M",
-    )
-    card = ModelCard.load(there / "README.md")
-    d = card.data
-    assert (d.license, d.base_model, d.library_name, d.pipeline_tag) == (
-        "apache-2.0",
-        "HuggingFaceTB/SmolLM2-360M",
-        "transformers",
-        "text-generation",
-    )
-    assert {r.metric_name: r.metric_value for r in d.eval_results} == {
-        m: round(s.value, 4) for m, s in report.scores.items()
-    }
-    import hashlib
-
-    digest = hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
-    assert f"| train.jsonl | 2 | `{digest}` |" in card.text and "| truth |" in card.text
-    record = json.loads((there / "deployment.json").read_text())
-    assert (
-        record["data"] == [dict(name="train.jsonl", rows=2, sha256=digest)]
-        and record["license"] == "apache-2.0"
-        and record["weights"] == report.weights
-    )
-
-
-def test_a_card_says_what_is_not_known(lm, report, tmp_path):
-    from huggingface_hub import ModelCard
-
-    card = model_card(lm, report, OPEN.rules(), base=str(tmp_path))
-    assert (
-        ModelCard(card).data.base_model is None
-        and ModelCard(card).data.license is None
-        and "No licence was stated" in card
-        and f"Made from {tmp_path}" in card
-    )
-    with pytest.raises(ValueError, match="license must be written as the hub writes it"):
-        deploy(lm, tmp_path, report, OPEN, license="Apache 2.0!")
-
-
-def test_fingerprints_of_data(tmp_path, monkeypatch):
-    rows = [dict(prompt="é", completion="b"), dict(prompt="c", completion="\ud800")]
-    one = data_fingerprints(rows)[0]
-    assert (
-        one["rows"] == 2
-        and one == data_fingerprints({"rows": [dict(reversed(list(r.items()))) for r in rows]})[0]
-        and one["sha256"] != data_fingerprints(rows[::-1])[0]["sha256"]
-    )
-    a, b = tmp_path / "a.jsonl", tmp_path / "b.csv"
-    a.write_text('{"prompt": "x", "chosen": "y", "rejected": "z"}\n')
-    b.write_text("input,output\n1,2\n3,4\n")
-    assert [(d["name"], d["rows"]) for d in data_fingerprints([a, str(b)])] == [
-        ("a.jsonl", 1),
-        ("b.csv", 2),
-    ] and data_fingerprints(None) == []
-    with pytest.raises(DataError, match="no file"):
-        data_fingerprints(tmp_path / "none.jsonl")
-    same = [
-        tmp_path / f
-        for f in (
-            "x/en/train.jsonl",
-            "x/pt/train.jsonl",
-            "y/pt/train.jsonl",
-            "x/valid.jsonl",
-            "x/y/../en/train.jsonl",
-        )
-    ]
-    (tmp_path / "x/y").mkdir(parents=True)
-    for n, f in enumerate(same[:4]):
-        f.parent.mkdir(parents=True, exist_ok=True)
-        f.write_text(f'{{"prompt": "{n}", "completion": "b"}}\n')
-    found = data_fingerprints(same)
-    assert [d["name"] for d in found] == [
-        "en/train.jsonl",
-        "x/pt/train.jsonl",
-        "y/pt/train.jsonl",
-        "valid.jsonl",
-    ] and len({d["sha256"] for d in found}) == 4
-    monkeypatch.chdir(tmp_path / "x")
-    assert [d["name"] for d in data_fingerprints(["valid.jsonl", "en/train.jsonl", "pt/train.jsonl"])] == [
-        "valid.jsonl",
-        "en/train.jsonl",
-        "pt/train.jsonl",
-    ]
-    a.write_text("{broken")
-    with pytest.raises(DataError, match="line 1: not valid JSON"):
-        data_fingerprints([a])
-
-
-# ---- on the command line
-
-
-def cli(*args):
-    r = CliRunner().invoke(app, [str(a) for a in args])
-    return r.exit_code, r.output.strip()
 
 
 def test_deploy_versions_and_rollback_commands(report, changed, tmp_path):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import weights
+from commands import cli
+from stages import ROWS, weights
 
 from ftguide.engine.model_folders import ModelError, check_sizes, first_line, read_origin
+from ftguide.evaluation import Report, evaluate
 from ftguide.models import load, save
 
 
@@ -122,3 +124,19 @@ def test_a_folder_comes_back_when_its_successor_does_not_arrive(small, tmp_path,
     with pytest.raises(type(error)):
         save(small, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine/README.md").read_text() == "before" and os.listdir(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "name", ["with spaces and (signs) & 'quotes'", "função-漢字-🙂", "-dash", "a.b.c", "100%", "ünï\u0301"]
+)
+def test_names_of_folders(tmp_path, name):
+    lm = load("tiny-small")
+    save(lm, tmp_path / name / "deep")
+    assert torch.equal(weights(load(tmp_path / name / "deep")), weights(lm)) and [
+        p.name for p in (tmp_path / name).iterdir()
+    ] == ["deep"]
+    rows = tmp_path / f"{name}.jsonl"
+    rows.write_text("".join(json.dumps(r) + "\n" for r in ROWS[:4]), encoding="utf-8")
+    report = evaluate(tmp_path / name / "deep", rows, metrics=("quality",), max_new_tokens=4)
+    report.save(tmp_path / f"{name}.json")
+    assert Report.read(tmp_path / f"{name}.json").scores == report.scores and cli("check", rows)[0] == 0

@@ -1,32 +1,27 @@
 "The store of votes: processes, crashes, damage, old and new files, privacy."
 
-import json
 import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from commands import cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from voters import writer, written
 
-from ftguide.cli import app
 from ftguide.engine.rows import read
 from ftguide.feedback import pairs_from, thumbs_from
-from ftguide.serving import backups, votes
-from ftguide.serving.backups import BackupFolder
+from ftguide.serving import votes
 from ftguide.serving.errors import FeedbackError
-from ftguide.serving.schema import MIGRATIONS
 from ftguide.serving.votes import Feedback, restore
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and resource limits")
@@ -44,29 +39,6 @@ def python(code, *args):
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=120
     )
-
-
-# ---- many writers, crashes
-
-
-def writer(path, start, who, n):
-    start.wait()
-    store = Feedback(path)
-    for i in range(n):
-        store.vote(f"q{i}", "a", "v1", True, f"r{who}", key=f"{who}-{i}")
-
-
-def written(path, n, processes=8):
-    context = multiprocessing.get_context("fork")
-    start = context.Event()
-    workers = [context.Process(target=writer, args=(path, start, k, n)) for k in range(processes)]
-    for w in workers:
-        w.start()
-    start.set()
-    for w in workers:
-        w.join(150)
-    assert [w.exitcode for w in workers] == [0] * processes
-    return Feedback(path)
 
 
 def test_eight_processes_lose_none_of_ten_thousand_votes(tmp_path_factory):
@@ -272,154 +244,6 @@ def test_damage_is_reported_and_the_backup_offered(store, harm):
     assert restore(store.path).numbers()["votes"] == 200
 
 
-def test_restore_takes_the_newest_backup_that_is_whole(store):
-    store.vote("q", "a", "v1", True)
-    store.backup()
-    store.vote("q", "b", "v1", True)
-    newest = store.backup()
-    store.close()
-    newest.write_bytes(b"no")
-    store.path.write_bytes(b"no")
-    assert restore(store.path).numbers()["votes"] == 1
-    for old in newest.parent.iterdir():
-        old.write_bytes(b"no")
-    with pytest.raises(FeedbackError, match="no backup beside it can be read; nothing was changed"):
-        restore(store.path)
-
-
-def test_backups_are_kept_few_and_hold_what_was_there(store):
-    for n in range(8):
-        store.vote("q", f"a{n}", "v1", True)
-        last = store.backup(keep=3)
-    there = sorted(last.parent.iterdir())
-    assert len(there) == 3 and there[-1] == last and Feedback(last).numbers()["votes"] == 8
-
-
-def backing_up(path, told, go):
-    "A backup that is whole and not yet renamed: it waits there, or is killed."
-    real = os.replace
-
-    def replace(*a):
-        told.set()
-        if go is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        go.wait(60)
-        real(*a)
-
-    os.replace = replace
-    Feedback(path).backup()
-
-
-def beginning(store, go=None):
-    context = multiprocessing.get_context("fork")
-    told, go = context.Event(), go and context.Event()
-    child = context.Process(target=backing_up, args=(store.path, told, go))
-    child.start()
-    assert told.wait(60)
-    return child, go
-
-
-@pytest.mark.parametrize("then", [lambda s: s.backup(), lambda s: s.forget("Ana Souza")])
-def test_what_a_killed_backup_left_is_deleted(store, then):
-    store.vote("q", "a", "v1", True, "Ana Souza")
-    store.vote("q", "a", "v1", True, "bo")
-    whole = store.backup()
-    child, _ = beginning(store)
-    child.join(60)
-    half = [p for p in whole.parent.iterdir() if p != whole]
-    assert child.exitcode == -signal.SIGKILL and len(half) == 1 and b"Ana Souza" in half[0].read_bytes()
-    mine = whole.parent / ".gitignore"
-    mine.write_text("*")
-    log = half[0].with_name(half[0].name + "-journal")
-    log.write_bytes(b"Ana Souza")
-    then(store)
-    assert whole.exists() and mine.exists() and not half[0].exists() and not log.exists()
-
-
-def test_what_a_living_backup_writes_stays(store, monkeypatch):
-    store.vote("q", "a", "v1", True, "Ana Souza")
-    child, go = beginning(store, go=True)
-    half = list(BackupFolder(store.path).folder.iterdir())
-    assert len(half) == 1
-    monkeypatch.setattr(votes, "PATIENCE_S", 0)
-    with pytest.raises(FeedbackError, match="another backup has been at work for 0 seconds; try again"):
-        store.backup()
-    with pytest.raises(
-        FeedbackError, match="1 rows of 'Ana Souza' are deleted, but not from the backups: .*another backup"
-    ):
-        store.forget("Ana Souza")
-    assert half[0].exists()
-    go.set()
-    child.join(60)
-    monkeypatch.undo()
-    assert child.exitcode == 0 and store.forget("Ana Souza") == 0
-    left = list(half[0].parent.iterdir())
-    assert len(left) == 1 and b"Ana Souza" not in left[0].read_bytes()
-
-
-def test_a_folder_of_backups_that_is_a_file(store):
-    BackupFolder(store.path).folder.write_text("mine")
-    with pytest.raises(FeedbackError, match=r"votes.db.backups: File exists; it must be a folder"):
-        store.backup()
-
-
-def old_file(path, version=1):
-    with closing(sqlite3.connect(path)) as db:
-        for statement in MIGRATIONS[0]:
-            db.execute(statement)
-        for i in range(50):
-            db.execute(
-                "INSERT INTO feedback (kind, prompt, answer, version, says, rater, note, time) "
-                "VALUES ('vote', ?, 'a', 'v1', 1, 'ana', '', '2026-01-01')",
-                (f"q{i}",),
-            )
-        db.execute(f"PRAGMA user_version = {version}")
-        db.commit()
-
-
-def test_an_old_file_is_upgraded_by_many_at_once(tmp_path):
-    path = tmp_path / "old.db"
-    old_file(path)
-    store = written(path, 3)
-    assert store.numbers()["votes"] == 50 + 24 and store._execute("PRAGMA user_version") == [
-        (len(MIGRATIONS),)
-    ]
-    assert store.vote("q", "a", "v1", True, key="k") == store.vote("q", "a", "v1", True, key="k")
-
-
-def test_an_upgrade_that_breaks_off_changes_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "old.db"
-    old_file(path)
-    before = path.read_bytes()
-    monkeypatch.setattr(votes, "MIGRATIONS", (MIGRATIONS[0], (MIGRATIONS[1][0], "NOT SQL")))
-    with pytest.raises(FeedbackError):
-        Feedback(path)
-    assert path.read_bytes() == before
-    monkeypatch.undo()
-    assert Feedback(path).numbers()["votes"] == 50
-
-
-def test_files_that_are_no_store(tmp_path):
-    old_file(tmp_path / "new.db", version=99)
-    before = (tmp_path / "new.db").read_bytes()
-    with pytest.raises(
-        FeedbackError, match="newer ftguide .version 99 of the store, this one knows 2.; upgrade"
-    ):
-        Feedback(tmp_path / "new.db")
-    assert (tmp_path / "new.db").read_bytes() == before
-    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
-        db.execute("CREATE TABLE songs (name)")
-    with pytest.raises(FeedbackError, match="not a store of feedback"):
-        Feedback(tmp_path / "other.db")
-    with pytest.raises(FeedbackError):
-        Feedback(tmp_path)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(FeedbackError, match="file in a folder"):
-        Feedback(tmp_path / "file" / "votes.db")
-    with pytest.raises(FeedbackError, match="no store"):
-        pairs_from(tmp_path / "none.db")
-
-
 # ---- what is kept
 
 
@@ -514,39 +338,6 @@ def test_the_last_click_of_a_person_counts(store):
     assert n["by_version"]["v2"]["up"] == 1 and n["repeated"] == 52
 
 
-# ---- privacy
-
-
-def test_export_and_read_again(store, tmp_path):
-    store.vote("q", "a", "v1", True, "Ana", "fine", key="secret")
-    store.choose("q", "a", "b", "v1", "v2", "tie", "Bo")
-    store.vote("mail ana@example.com", "a", "v1", False, "Ana")
-    with pytest.raises(
-        FeedbackError, match="rows with personal data: 1 .e-mail: 1; row 3.; nothing was exported"
-    ):
-        store.export(tmp_path / "x.jsonl")
-    assert not list(tmp_path.glob("*x.jsonl*"))
-    lines = [
-        json.loads(line)
-        for line in store.export(tmp_path / "x.jsonl", "mask").read_text(encoding="utf-8").splitlines()
-    ]
-    assert (
-        [line["rater"] for line in lines] == ["rater 1", "rater 2", "rater 1"]
-        and lines[2]["prompt"] == "mail [e-mail]"
-        and "key" not in lines[0]
-    )
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(store.export(tmp_path / "x.parquet", "keep", raters=True)).to_pylist()
-    assert (
-        [r["rater"] for r in table] == ["Ana", "Bo", "Ana"]
-        and table[1]["chosen"] == "tie"
-        and table[2]["prompt"] == "mail ana@example.com"
-    )
-    with pytest.raises(FileExistsError):
-        store.export(tmp_path / "x.jsonl", "keep")
-
-
 def test_forget_leaves_no_trace(store, tmp_path):
     for i in range(300):
         store.vote(
@@ -609,11 +400,6 @@ def test_forget_cleans_a_backup_that_somebody_looks_at(store):
     looks.close()
 
 
-def cli(*args):
-    r = CliRunner().invoke(app, [str(a) for a in args])
-    return r.exit_code, r.output
-
-
 def test_votes_command(store, tmp_path):
     store.vote("q", "x", "v1", True, "ana")
     store.vote("q", "y", "v2", False, "bo")
@@ -635,95 +421,16 @@ def test_votes_command(store, tmp_path):
     assert cli("votes", store.path, "--forget", "ana")[1].startswith("deleted 1 rows of ana\n1 votes")
     assert cli("votes", store.path, "--export", tmp_path / "all.jsonl") == (
         2,
-        f"error: {tmp_path / 'all.jsonl'} exists; choose another file\n",
+        f"error: {tmp_path / 'all.jsonl'} exists; choose another file",
     )
     assert (
-        cli("votes", tmp_path / "none.db") == (2, f"error: no store {tmp_path / 'none.db'}\n")
+        cli("votes", tmp_path / "none.db") == (2, f"error: no store {tmp_path / 'none.db'}")
         and not (tmp_path / "none.db").exists()
     )
     store.close()
     store.path.write_bytes(b"no database at all" * 100)
     code, said = cli("votes", store.path)
-    assert code == 2 and said.count("\n") == 1 and "newest backup" in said
-
-
-# ---- files made to do harm
-
-ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT"
-HARM = {
-    "a view in the table's place": [
-        "ALTER TABLE feedback RENAME TO kept",
-        f"CREATE VIEW feedback AS {ENDLESS} n AS id, 'vote' AS kind, 'q' AS prompt FROM t",
-    ],
-    "a trigger that deletes": ["CREATE TRIGGER t AFTER INSERT ON feedback BEGIN DELETE FROM feedback; END"],
-    "a trigger that does not end": [
-        f"CREATE TRIGGER t AFTER INSERT ON feedback BEGIN INSERT INTO feedback (note) {ENDLESS} n FROM t; END"
-    ],
-    "a view beside it": [f"CREATE VIEW v AS {ENDLESS} n FROM t"],
-    "an index with a function": ["CREATE INDEX i ON feedback (abs(says))"],
-    "columns missing": ["ALTER TABLE feedback DROP COLUMN note"],
-    "columns of others": ["ALTER TABLE feedback ADD COLUMN more TEXT"],
-    "nulls": [
-        "PRAGMA writable_schema = ON",
-        "UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'feedback'",
-    ],
-    "another table": ["CREATE TABLE more (x)"],
-    "no table": ["DROP TABLE feedback"],
-    "version 0": ["PRAGMA user_version = 0"],
-    "a version below 0": ["PRAGMA user_version = -3"],
-    "bytes for text": ["UPDATE feedback SET prompt = x'ff00'"],
-    "text that is none": ["UPDATE feedback SET answer = CAST(x'ff' AS TEXT)"],
-    "a choice of nothing": ["UPDATE feedback SET kind = 'choice'"],
-    "half a character": ["UPDATE feedback SET rater = CAST(x'eda080' AS TEXT)"],
-}
-
-
-ROWS_ONLY = ("bytes for text", "text that is none", "a choice of nothing", "half a character")
-
-
-@pytest.mark.parametrize("harm", HARM)
-def test_a_store_made_to_do_harm_is_one_line(store, harm):
-    "Whatever it holds: nothing of it runs, nothing hangs, and it stays as it is."
-    store.vote("q", "a", "v1", True, rater="ana")
-    store.close()
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = DELETE")
-        for statement in HARM[harm]:
-            db.execute(statement)
-    before, began = store.path.read_bytes(), time.monotonic()
-    with pytest.raises(FeedbackError) as e:
-        found = Feedback(store.path)
-        found.rows(), found.numbers()
-    assert "\n" not in str(e.value) and time.monotonic() - began < 20
-    if harm not in ROWS_ONLY:
-        assert store.path.read_bytes() == before and not backups.is_readable(store.path)
-
-
-@pytest.mark.parametrize(
-    "what", ["a folder", "a pipe", "a text", "a letter", "a format of the future", "a part"]
-)
-def test_a_file_that_is_no_database_is_one_line(store, tmp_path, what):
-    path = tmp_path / "other.db"
-    if what == "a folder":
-        path.mkdir()
-    elif what == "a pipe":
-        os.mkfifo(path)
-    elif what in ("a text", "a letter"):
-        path.write_text("prompt,answer\n" * 500 if what == "a text" else "x")
-    else:
-        store.vote("q", "a", "v1", True)
-        store.close()
-        content = bytearray(store.path.read_bytes())
-        if what == "a part":
-            content = content[: len(content) // 2]
-        else:
-            content[18:20] = b"\x09\x09"
-        path.write_bytes(content)
-    began = time.monotonic()
-    with pytest.raises(FeedbackError) as e:
-        Feedback(path).numbers()
-    assert "\n" not in str(e.value) and time.monotonic() - began < 20
-    assert what != "a letter" or path.read_text() == "x"  # and not a new store
+    assert code == 2 and "\n" not in said and "newest backup" in said
 
 
 CELLS = st.none() | st.integers(-3, 3) | st.binary(max_size=4) | st.text(max_size=5) | st.just(1e300)

@@ -1,4 +1,4 @@
-"Model folders made to harm: code, pickles, templates; and names with anything in them."
+"Nothing that a model folder holds is run: no code, no pickle, no template that wants more than the messages."
 
 import json
 import os
@@ -7,22 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from stages import ROWS, weights
-from typer.testing import CliRunner
+from commands import cli
+from stages import ROWS
 
-from ftguide.cli import app
 from ftguide.engine.checkpoints import checkpoints
 from ftguide.engine.model_folders import ModelError
-from ftguide.evaluation import Report, evaluate
 from ftguide.models import completion_logps, load, prompt_text, reply, save
 from ftguide.sft import finetune_sft
-
-
-def cli(*args):
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
-    return done.exit_code, done.output.strip()
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +152,3 @@ def test_a_chat_template_that_tries_to_break_out(folder, template):
         finetune_sft(lm, ROWS[:8], epochs=1)
     code, said = cli("reply", "--model", folder, "Hi")
     assert code == 2 and "\n" not in said and "chat template" in said
-
-
-@pytest.mark.parametrize(
-    "name", ["with spaces and (signs) & 'quotes'", "função-漢字-🙂", "-dash", "a.b.c", "100%", "ünï\u0301"]
-)
-def test_names_of_folders(tmp_path, name):
-    lm = load("tiny-small")
-    save(lm, tmp_path / name / "deep")
-    assert torch.equal(weights(load(tmp_path / name / "deep")), weights(lm)) and [
-        p.name for p in (tmp_path / name).iterdir()
-    ] == ["deep"]
-    rows = tmp_path / f"{name}.jsonl"
-    rows.write_text("".join(json.dumps(r) + "\n" for r in ROWS[:4]), encoding="utf-8")
-    report = evaluate(tmp_path / name / "deep", rows, metrics=("quality",), max_new_tokens=4)
-    report.save(tmp_path / f"{name}.json")
-    assert Report.read(tmp_path / f"{name}.json").scores == report.scores and cli("check", rows)[0] == 0

@@ -1,9 +1,12 @@
 """Killed at random moments and called again: the same weights, and no half file that anything trips over.
 
+And two at work in one folder, and a cell that is interrupted.
 FTGUIDE_KILLS=20 kills each piece of work twenty times."""
 
 import json
+import os
 import sys
+import time
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 from killed import KILLS, cache, child, hold, journey, killed, month, seconds_of, train, write_again_and_again
 from stages import STAGES, weights
 
+from ftguide.cli import app
 from ftguide.deployment import Gate, deploy
 from ftguide.engine.cache import CachedTeacher
 from ftguide.engine.checkpoints import WHOLE, checkpoints
@@ -177,8 +181,6 @@ def test_a_second_journey_is_refused_until_the_first_is_gone(tmp_path):
     from killed import server
     from typer.testing import CliRunner
 
-    from ftguide.cli import app
-
     told = server().Event()
     knobs = dict(base="tiny-small", size=dict(n_train=40, n_sheets=8, n_corpus=8, n_test=4))
     first = child(journey, str(tmp_path / "run"), knobs, told)
@@ -206,3 +208,55 @@ def test_a_second_journey_is_refused_until_the_first_is_gone(tmp_path):
 
     with folder_lock(tmp_path / "run"):
         assert not list((tmp_path / "run").iterdir())
+
+
+# ---- a kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = """from ftguide import finetune_sft, load_tasks
+from transformers import TrainerCallback
+class Say(TrainerCallback):
+    def on_step_end(self, *a, **k): print("a step", flush=True)
+finetune_sft("tiny-small", load_tasks("train", 16), epochs=1000, callbacks=(Say(),))"""
+
+
+def test_an_interrupted_cell_leaves_the_kernel_usable():
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(
+        kernel_name="python3", startup_timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+
+    def said(number, until):
+        "The messages of one cell up to the one wanted."
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            m = client.get_iopub_msg(timeout=120)
+            if m["parent_header"].get("msg_id") == number and until(m):
+                return m
+        raise TimeoutError("the kernel said nothing in two minutes")
+
+    try:
+        first = client.execute(TRAIN)
+        said(first, lambda m: "a step" in m["content"].get("text", ""))
+        manager.interrupt_kernel()
+        pressed = [time.monotonic()]  # in the middle of the training, not of the imports
+
+        def ended(m):  # pressed again where Python lost the first one, inside a destructor
+            if "a step" in m["content"].get("text", "") and time.monotonic() - pressed[0] > 5:
+                manager.interrupt_kernel()
+                pressed[0] = time.monotonic()
+            return m["msg_type"] == "error"
+
+        assert said(first, ended)["content"]["ename"] == "KeyboardInterrupt"
+        said(first, lambda m: m["content"].get("execution_state") == "idle")
+        second = client.execute("finetune_sft('tiny-small', load_tasks('train', 8), epochs=1).name")
+        assert (
+            said(second, lambda m: m["msg_type"] in ("execute_result", "error"))["content"]["data"][
+                "text/plain"
+            ]
+            == "'SFT'"
+        )
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
