@@ -84,20 +84,19 @@ def clicked():
     return run
 
 
-@pytest.fixture(autouse=True)
-def fetched_models(request, monkeypatch):
-    "Lessons run in kernels of their own, and may use a model that was fetched."
-    if request.node.path.parent.name == "lessons":
-        for name, folder in KEPT.items():
-            monkeypatch.setenv(name, folder) if folder else monkeypatch.delenv(name)
+@pytest.fixture(scope="session")
+def with_fetched_models():
+    "The environment in which a model that was fetched is seen."
+    return {name: value for name, value in {**os.environ, **KEPT}.items() if value}
 
 
 @pytest.fixture(scope="session")
-def real_folder():
+def real_folder(with_fetched_models):
     "Folder of the real model; skipped with a reason where it was not fetched, and never fetched here."
     ask = "from ftguide.engine import bases; print(bases.at_hand(bases.REAL) or '')"
-    env = {name: value for name, value in {**os.environ, **KEPT}.items() if value}
-    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ask], env=with_fetched_models, capture_output=True, text=True, check=True
+    )
     if not done.stdout.strip():
         pytest.skip("smollm2-135m is not at hand; `ftguide get smollm2-135m` fetches it")
     return Path(done.stdout.strip())

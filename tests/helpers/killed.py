@@ -93,6 +93,19 @@ def limit_file_sizes():
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
 
+def command(words: list, environment: dict, log: Path):
+    "The command line as a process of its own has it; what it says goes into `log`."
+    from ftguide.cli import main
+
+    os.environ.update(environment)
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, sys.stdout.fileno())
+    os.dup2(said, sys.stderr.fileno())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    sys.argv = ["ftguide", *map(str, words)]
+    main()
+
+
 def train_until(stage: str, folder: str, step: int, reached, work, log: Path | None):
     "A stage that stops after a step for some work; what it says to people goes into `log`."
     from stages import STAGES

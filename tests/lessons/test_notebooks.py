@@ -1,12 +1,13 @@
-"Runs every chapter from a fresh kernel in the profile that FTGUIDE_PROFILE names."
+"Runs every chapter, in a process of its own, in the profile that FTGUIDE_PROFILE names."
 
 import configparser
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
-import papermill
 import pytest
+from lesson_runner import LessonRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = os.environ.get("FTGUIDE_PROFILE", "tiny")
@@ -21,14 +22,17 @@ def parameters(stem):
 CHAPTERS = sorted(ROOT.glob("nbs/[0-9]*.ipynb"))  # other pages have no code
 
 
+@pytest.fixture(scope="session")
+def runner():
+    runner = LessonRunner()
+    yield runner
+    runner.close()
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_chapter_runs(path, tmp_path):
-    papermill.execute_notebook(
-        str(path),
-        str(tmp_path / path.name),
-        parameters=parameters(path.stem),
-        cwd=str(tmp_path),
-        kernel_name="python3",
-        progress_bar=False,
-    )
+def test_chapter_runs(path, tmp_path, runner, with_fetched_models):
+    log = tmp_path / "log.txt"
+    with mock.patch.dict(os.environ, with_fetched_models, clear=True):
+        code = runner.run(str(path), parameters(path.stem), str(log))
+    assert code == 0, log.read_text(encoding="utf-8")[-20_000:]

@@ -1,5 +1,6 @@
 """`accelerate launch -m ftguide` with two processes on the CPU: the weights of one process.
 
+The launcher itself runs where a worker is killed; elsewhere two forks get what it hands to its workers.
 There is one writer and one message, and a run that is killed goes on. `pytest --long` does all of it for
 every stage: slices (FSDP2) for DPO and distillation, and a killed run for each."""
 
@@ -10,9 +11,13 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+from killed import child, command
 from typer.testing import CliRunner
 
 from ftguide.cli import app
@@ -71,6 +76,27 @@ def finish(process, seconds=300):
     return process.returncode, said
 
 
+def two_ranks(log, *args) -> list[int]:
+    "Exit codes of two processes that accelerate's launcher would start, without its own start and imports."
+    given, _, _ = _validate_launch_command(
+        launch_command_parser().parse_args(
+            ["--config_file", str(ROOT / "configs/data_parallel.yaml"), "--num_processes", "2"]
+            + ["--main_process_port", free_port(), "-m", "ftguide"]
+        )
+    )
+    told = prepare_multi_gpu_env(given)
+    told |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=given.master_port, WORLD_SIZE="2", OMP_NUM_THREADS="1")
+    ranks = [
+        child(command, args, {**told, "RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": "2"}, log)
+        for n in range(2)
+    ]
+    wait([rank.sentinel for rank in ranks], 300)
+    if any(rank.exitcode for rank in ranks):  # the launcher ends the others, too
+        [rank.kill() for rank in ranks]
+    [rank.join(300) for rank in ranks]
+    return [rank.exitcode for rank in ranks]
+
+
 def in_this_process(*args):
     done = CliRunner().invoke(app, [*map(str, args)])
     assert done.exit_code == 0, done.output
@@ -125,9 +151,10 @@ def steps(model):
 
 
 def test_two_processes_end_with_the_weights_of_one(stage, tmp_path):
-    command, one = stage
-    code, said = finish(launch(*command, "--out", tmp_path / "two"))
-    assert code == 0, said
+    words, one = stage
+    codes = two_ranks(tmp_path / "log", *words, "--out", tmp_path / "two")
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert codes == [0, 0], said
     assert steps(one) == steps(tmp_path / "two"), (
         "both took the same number of steps: there were two processes"
     )
@@ -135,14 +162,14 @@ def test_two_processes_end_with_the_weights_of_one(stage, tmp_path):
     assert said.count("parameters, in") == 1 and not (tmp_path / "two.checkpoints").exists()
 
 
-def cut_and_resumed(command, folder, **how):
-    "A run whose second worker is killed after the first checkpoint, and the same command with --resume."
-    run, deadline = launch(*command, "--out", folder / "cut", **how), time.monotonic() + 240
+def cut(words, folder, **how):
+    "A run whose second worker is killed after the first checkpoint."
+    run, deadline = launch(*words, "--out", folder / "cut", **how), time.monotonic() + 240
     while not list(folder.glob("cut.checkpoints/checkpoint-*/whole.json")):
         assert run.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.02)
     workers = subprocess.run(
-        ["pgrep", "-f", f"{command[0]} .*{folder / 'cut'}"], capture_output=True, text=True
+        ["pgrep", "-f", f"{words[0]} .*{folder / 'cut'}"], capture_output=True, text=True
     ).stdout.split()
     ranks = [int(p) for p in workers if b"RANK=1" in Path(f"/proc/{p}/environ").read_bytes().split(b"\0")]
     for pid in ranks:
@@ -152,21 +179,20 @@ def cut_and_resumed(command, folder, **how):
         pytest.skip("the run was over before its worker could be killed")
     assert "SIGKILL" in said or "exitcode:-9" in said.replace(" ", "")
     assert not (folder / "cut").exists()
-    code, said = finish(launch(*command, "--out", folder / "cut", "--resume", **how))
-    assert code == 0, said
-    return folder / "cut"
 
 
-def only_long(request, command, stage):
-    if command[0] != stage and not request.config.getoption("--long"):
+def only_long(request, words, stage):
+    if words[0] != stage and not request.config.getoption("--long"):
         pytest.skip("only with --long")
 
 
 def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path, request):
-    command, one = stage
-    only_long(request, command, "distill")
-    whole = cut_and_resumed(command, tmp_path)
-    assert steps(one) == steps(whole) and difference(one, whole) < 1e-4
+    words, one = stage
+    only_long(request, words, "distill")
+    cut(words, tmp_path)
+    codes = two_ranks(tmp_path / "log", *words, "--out", tmp_path / "cut", "--resume")
+    assert codes == [0, 0], (tmp_path / "log").read_text(encoding="utf-8")
+    assert steps(one) == steps(tmp_path / "cut") and difference(one, tmp_path / "cut") < 1e-4
 
 
 FSDP = dict(config="fsdp2", run=(ROOT / "tests/helpers/fsdp_cpu.py",))
@@ -175,23 +201,25 @@ FSDP = dict(config="fsdp2", run=(ROOT / "tests/helpers/fsdp_cpu.py",))
 @pytest.mark.long  # the run that is cut and goes on ends with the same weights
 def test_slices_end_with_the_weights_of_one(stage, tmp_path):
     "FSDP2: each process holds half of every weight, and what is written is the whole model."
-    command, one = stage
-    code, said = finish(launch(*command, "--out", tmp_path / "two", **FSDP))
+    words, one = stage
+    code, said = finish(launch(*words, "--out", tmp_path / "two", **FSDP))
     assert code == 0, said
     assert steps(one) == steps(tmp_path / "two") and difference(one, tmp_path / "two") < 1e-4
     assert said.count("parameters, in") == 1
 
 
 def test_slices_go_on_after_a_worker_was_killed(stage, tmp_path, request):
-    command, one = stage
-    only_long(request, command, "sft")
-    whole = cut_and_resumed(command, tmp_path, **FSDP)
-    assert steps(one) == steps(whole) and difference(one, whole) < 1e-4
+    words, one = stage
+    only_long(request, words, "sft")
+    cut(words, tmp_path, **FSDP)
+    code, said = finish(launch(*words, "--out", tmp_path / "cut", "--resume", **FSDP))
+    assert code == 0, said
+    assert steps(one) == steps(tmp_path / "cut") and difference(one, tmp_path / "cut") < 1e-4
 
 
 def test_wrong_input_is_said_once(tmp_path):
-    code, said = finish(launch("sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "x"))
-    assert code != 0 and said.count("error: no file") == 1
+    codes = two_ranks(tmp_path / "log", "sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "x")
+    assert 2 in codes and (tmp_path / "log").read_text(encoding="utf-8").count("error: no file") == 1
 
 
 def test_two_processes_share_the_writing_of_a_cache(tmp_path):
@@ -244,7 +272,6 @@ def test_deepspeed_reads_the_zero3_config(accumulated, monkeypatch):
 
     ZeRO-3, nothing against the trainer's own numbers, nothing left open."""
     from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import DeepSpeedPlugin
     from accelerate.utils.deepspeed import HfDeepSpeedConfig
     from accelerate.utils.launch import prepare_deepspeed_cmd_env

@@ -73,17 +73,20 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(saved, tmp_path_factory):
-    "The model, and the address of a server that serves its folder."
-    (lm, folder), port = saved, free_port()
-    server = serve(folder, port, tmp_path_factory.mktemp("log") / "log")
+    "The model, and the address of a server that serves what `current` leads to after a second deployment."
+    (lm, _), port, folder = saved, free_port(), tmp_path_factory.mktemp("served")
+    for model in ("tiny-small", lm):
+        report = evaluate(model, load_tasks("test", 2), metrics=("quality",), max_new_tokens=8)
+        deploy(model, folder / "ads", report, Gate(quality=0.0))
+    server = serve(folder / "ads/current", port, folder / "log")
     try:
-        yield lm, Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), timeout_s=120)
+        yield lm, Endpoint(f"http://127.0.0.1:{port}/v1", str(folder / "ads/current"), timeout_s=120)
     finally:
         server.kill()
         server.wait()
 
 
-def test_served_answers_are_the_replies(served):
+def test_what_current_leads_to_answers_as_reply_does(served):
     lm, there = served
     prompts = [r["prompt"] for r in load_tasks("test", 50, tasks=("summary", "extraction"), seed=3)]
     assert ask(there, prompts, 48) == reply(lm, prompts, 48)
@@ -142,25 +145,3 @@ def test_a_text_teacher_outlives_its_server(saved, tmp_path):
         and teacher.bill["output_tokens"] > 40
         and len(file.read_text(encoding="utf-8").splitlines()) == 40
     )
-
-
-def test_what_current_leads_to_is_served(saved, tmp_path):
-    "The same address before and after a deployment: what was deployed last answers, as `reply` does."
-    lm, _ = saved
-    ads = tmp_path / "ads"
-    rows = load_tasks("test", 50, tasks=("summary", "extraction"), seed=5)
-    for model in ("tiny-small", lm):
-        deploy(
-            model, ads, evaluate(model, rows[:2], metrics=("quality",), max_new_tokens=8), Gate(quality=0.0)
-        )
-    port = free_port()
-    server = serve(ads / "current", port, tmp_path / "log")
-    try:
-        assert ask(
-            Endpoint(f"http://127.0.0.1:{port}/v1", str(ads / "current"), timeout_s=120),
-            [r["prompt"] for r in rows],
-            48,
-        ) == reply(lm, [r["prompt"] for r in rows], 48)
-    finally:
-        server.kill()
-        server.wait()

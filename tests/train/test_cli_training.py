@@ -1,12 +1,13 @@
 "Trainings begun by a command: the whole journey on somebody's files, and Ctrl-C in it."
 
 import json
+import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+from killed import child, command
 from stages import FEW
 from typer.testing import CliRunner
 
@@ -95,32 +96,12 @@ def test_interrupt_keeps_finished_stages(tmp_path):
         "\n".join(json.dumps(dict(prompt=f"{r['prompt']} {i}")) for i in range(40) for r in FEW),
         encoding="utf-8",
     )
-    run = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from ftguide.cli import main; main()",
-            "run",
-            "--base",
-            "tiny-small",
-            "--sft",
-            rows,
-            "--corpus",
-            prompts,
-            "--out",
-            out,
-            "--epochs",
-            "1",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # a background job ignores it
-    deadline = time.time() + 120
-    while not (out / "sft/README.md").exists() and run.poll() is None and time.time() < deadline:
+    words = f"run --base tiny-small --sft {rows} --corpus {prompts} --out {out} --epochs 1".split()
+    run, deadline = child(command, words, {}, tmp_path / "log"), time.time() + 120
+    while not (out / "sft/README.md").exists() and run.is_alive() and time.time() < deadline:
         time.sleep(0.1)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=60)
-    assert run.returncode == 130 and "finished stages are kept" in err and "Traceback" not in err, err
+    os.kill(run.pid, signal.SIGINT)
+    run.join(60)
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert run.exitcode == 130 and "finished stages are kept" in said and "Traceback" not in said, said
     assert isinstance(reply(load(out / "sft"), "Hi"), str) and not (out / "student").exists()

@@ -11,8 +11,8 @@ from ftguide.models import completion_logps, encode, load, reply, save
 from ftguide.packages import read_packages
 from ftguide.sft import finetune_sft
 
-STEPS = dict(epochs=5, batch_size=4)  # ten with eight rows
-PACKAGES = [p for p in read_packages("train") if len(p["synopsis"]) < 40][:8]
+STEPS = dict(epochs=5, batch_size=2)  # ten with four rows
+PACKAGES = [p for p in read_packages("train") if len(p["synopsis"]) < 40][:4]
 ROWS = [dict(prompt=f"Section of {p['name']} ({p['synopsis']})?", completion=p["section"]) for p in PACKAGES]
 PAIRS = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="I do not know.") for r in ROWS]
 QUESTION = "What is the capital of France?"
@@ -71,7 +71,7 @@ def test_dpo(real):
 
 def test_distillation(tuned):
     student = make_student(tuned, 10)
-    lm = distill(tuned, student, ROWS, learning_rate=3e-4, logging_steps=1, epochs=10, batch_size=8)
+    lm = distill(tuned, student, ROWS, learning_rate=3e-4, logging_steps=1, epochs=10, batch_size=4)
     found = losses(lm)
     assert len(found) == 10 and found[-1] < 0.7 * found[0] and nll(lm) < 0.7 * nll(student)
 

@@ -13,6 +13,7 @@ import torch
 
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
+from ftguide.engine.measuring import measure
 from ftguide.models import encode, load, reply, save
 from ftguide.scale import estimate, measure_training, parameter_count
 from ftguide.sft import finetune_sft
@@ -37,59 +38,70 @@ def smollm2(hidden, layers, heads, kv, ffn):
     )
 
 
-SHAPES = {"135M": smollm2(576, 30, 9, 3, 1536), "360M": smollm2(960, 32, 15, 5, 2560)}
-ALL_SHAPES = SHAPES | {"1.7B": smollm2(2048, 24, 32, 32, 8192)}
-CASES = [
-    dict(method="sft", base="135M", size=1, length=64),
-    dict(method="dpo", base="135M", size=1, length=64),
-    dict(method="distill", base="135M", teacher="360M", size=1, length=64),
+SHAPES = {
+    "135M": smollm2(576, 30, 9, 3, 1536),
+    "360M": smollm2(960, 32, 15, 5, 2560),
+    "1.7B": smollm2(2048, 24, 32, 32, 8192),
+}
+CASES = [  # (method, base, teacher, rows, tokens), and how far from the estimate the peak may be
+    (("sft", "135M", None, 2, 96), 0.15),
+    (("lora", "135M", None, 2, 96), 0.15),
+    (("dpo", "135M", None, 1, 64), 0.25),
+    (("distill", "135M", "135M", 1, 64), 0.25),
 ]
 ALL_CASES = [
     *CASES,
-    dict(method="sft", base="360M", size=2, length=256),
-    dict(method="dpo", base="360M", size=2, length=256),
-    dict(method="lora", base="1.7B", size=2, length=256),
-    dict(method="distill", base="360M", teacher="1.7B", size=2, length=256),
+    (("distill", "135M", "360M", 1, 64), 0.25),
+    (("sft", "360M", None, 2, 256), 0.25),
+    (("dpo", "360M", None, 2, 256), 0.25),
+    (("lora", "1.7B", None, 2, 256), 0.25),
+    (("distill", "360M", "1.7B", 2, 256), 0.25),
 ]
+
+
+def told(found: dict, base: str, teacher: str | None) -> int:
+    "Bytes that the estimate tells of a training that was measured."
+    setting = (found[name] for name in ("method", "batch_size", "sequence_length", "tokens"))
+    shape = SHAPES.get(teacher)
+    return estimate(SHAPES[base], *setting, "CPU", scored=found["scored"], teacher=shape).peak_bytes
 
 
 @pytest.mark.skipif(
     sys.platform != "linux", reason="how a C library keeps memory differs; measured with glibc"
 )
 @pytest.mark.parametrize(
-    ("shapes", "cases", "seconds"),
+    ("names", "cases", "seconds"),
     [
-        pytest.param(SHAPES, CASES, 500, id="135M"),
-        pytest.param(ALL_SHAPES, ALL_CASES, 3500, id="1.7B", marks=pytest.mark.long),
+        pytest.param(["135M"], CASES, 500, id="135M"),
+        pytest.param(list(SHAPES), ALL_CASES, 3500, id="1.7B", marks=pytest.mark.long),
     ],
 )
 @pytest.mark.timeout(3600)
-def test_load_train_save_reply(tmp_path, shapes, cases, seconds):
+def test_load_train_save_reply(tmp_path, names, cases, seconds):
+    "The last run is the first with memory left to the C library, which keeps what it likes."
+    jobs = [dict(zip(("method", "base", "teacher", "size", "length"), case)) for case, _ in cases]
     try:
-        made, *seen = measure_training(tmp_path, shapes, cases, seconds)
-        assert {name: parameter_count(tmp_path / name) for name in shapes} == {
-            name: PARAMETERS[name] for name in shapes
+        made, *seen = measure_training(tmp_path, {name: SHAPES[name] for name in names}, jobs, seconds)
+        assert {name: parameter_count(tmp_path / name) for name in names} == {
+            name: PARAMETERS[name] for name in names
         }
         assert not list(tmp_path.glob("after*")), "what was trained is gone"
+        [free] = measure(tmp_path, [dict(jobs[0], train="ftguide.sft:finetune_sft")], exact=False)
     finally:
         shutil.rmtree(tmp_path)
     assert made["vocabulary"] == 49152 and made["bytes"] == pytest.approx(
-        2 * sum(PARAMETERS[name] for name in shapes), rel=1e-3
+        2 * sum(PARAMETERS[name] for name in names), rel=1e-3
     ), "bfloat16, each weight once"
-    for case, m in zip(cases, seen, strict=True):
-        told = estimate(
-            shapes[case["base"]],
-            *(m[k] for k in ("method", "batch_size", "sequence_length", "tokens")),
-            "CPU",
-            scored=m["scored"],
-            teacher=shapes.get(case.get("teacher")),
-        ).peak_bytes
-        print(
-            f"{case['method']} {case['base']}: {m['bytes'] / 1e9:.2f} GB, estimate {told / 1e9:.2f} GB, "
-            f"{m['seconds']:.1f} s a step of {m['batch_size']} x {m['sequence_length']}, loss {m['loss']:.3f}"
-        )
-        assert m["bytes"] < 24e9 and 0.75 < m["bytes"] / told < 1.25, (m, told)
-        assert isinstance(m["answer"], str) and 0 < m["loss"] < 15
+    for (case, far), found in zip(cases, seen, strict=True):
+        bytes_told = told(found, *case[1:3])
+        print(f"{case}: {found['bytes'] / 1e9:.2f} GB, estimate {bytes_told / 1e9:.2f} GB")
+        assert found["bytes"] < 24e9 and abs(found["bytes"] / bytes_told - 1) < far, (found, bytes_told)
+        assert isinstance(found["answer"], str) and 0 < found["loss"] < 15
+    assert 0.85 < free["bytes"] / told(free, "135M", None) < 1.2, free
+
+
+def test_parameters_of_the_published_shapes():
+    assert {name: estimate(shape).parameters for name, shape in SHAPES.items()} == PARAMETERS
 
 
 def test_the_small_profile_starts_no_measurement(tmp_path):

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from killed import limit_file_sizes, started, wait_a_little
+from killed import child, command, limit_file_sizes, started, wait_a_little
 from stages import FEW, FEW_PAIRS, FEW_THUMBS, ROWS, STAGES, Poison, family, weights
 from transformers import TrainerCallback
 from typer.testing import CliRunner
@@ -129,9 +128,9 @@ def test_other_architectures(kind):
 def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
     "Killed in the second epoch, between two checkpoints: 60 steps, a checkpoint every 10th."
     make, rows, knobs = STAGES[stage]
-    child = started(stage, tmp_path, 37)
-    child.kill()
-    child.join()
+    process = started(stage, tmp_path, 37)
+    process.kill()
+    process.join()
     whole = sorted(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}"))
     assert whole and whole[-1] == 30
     resumed, plain = (
@@ -146,10 +145,10 @@ def test_killed_and_resumed_ends_with_the_same_weights(stage, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path):
     log = tmp_path / "log"
-    child = started("sft", tmp_path, 13, wait_a_little, log)
-    os.kill(child.pid, signal.SIGINT)
-    child.join(60)
-    assert child.exitcode != 0 and "resume=True (--resume) goes on from there" in log.read_text()
+    process = started("sft", tmp_path, 13, wait_a_little, log)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode != 0 and "resume=True (--resume) goes on from there" in log.read_text()
     assert max(int(p.parent.name.split("-")[1]) for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")) >= 13
     make, rows, knobs = STAGES["sft"]
     assert (
@@ -198,9 +197,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 def test_full_disk_keeps_the_checkpoint_before(tmp_path):
     "No file may grow past a limit set after the first checkpoint: the second fails as on a full disk."
     log = tmp_path / "log"
-    child = started("sft", tmp_path, 15, limit_file_sizes, log)
-    child.join(60)
-    assert child.exitcode != 0 and "step 20: the checkpoint could not be written" in log.read_text()
+    process = started("sft", tmp_path, 15, limit_file_sizes, log)
+    process.join(60)
+    assert process.exitcode != 0 and "step 20: the checkpoint could not be written" in log.read_text()
     assert [p.parent.name for p in tmp_path.glob(f"checkpoint-*/{WHOLE}")] == ["checkpoint-10"]
 
 
@@ -222,36 +221,23 @@ def test_best_model_is_returned_and_training_stops_early():
 def test_the_command_goes_on_where_it_was_killed(tmp_path):
     data, out = tmp_path / "train.jsonl", tmp_path / "model"
     data.write_text("\n".join(json.dumps(r) for r in ROWS), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-c",
-        "from ftguide.cli import main; main()",
-        "sft",
-        "--base",
-        "tiny-small",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--epochs",
-        "6",
-    ]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = f"sft --base tiny-small --data {data} --out {out} --epochs 3".split()
+    process = child(command, words, {}, tmp_path / "log")
     deadline = time.time() + 120
     while (
         not list(tmp_path.glob(f"model.checkpoints/*/{WHOLE}"))
-        and child.poll() is None
+        and process.is_alive()
         and time.time() < deadline
     ):
-        time.sleep(0.05)
-    child.kill()
-    child.wait()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
     assert not out.exists() and list(tmp_path.glob(f"model.checkpoints/*/{WHOLE}"))
-    again = CliRunner().invoke(app, command[3:])
+    again = CliRunner().invoke(app, words)
     assert again.exit_code == 2 and "--resume" in again.output, again.output
-    done = CliRunner().invoke(app, [*command[3:], "--resume"])
+    done = CliRunner().invoke(app, [*words, "--resume"])
     assert done.exit_code == 0 and not (tmp_path / "model.checkpoints").exists(), done.output
-    assert (weights(load(out)) - weights(finetune_sft("tiny-small", ROWS, epochs=6))).abs().max() <= 1e-6
+    assert (weights(load(out)) - weights(finetune_sft("tiny-small", ROWS, epochs=3))).abs().max() <= 1e-6
 
 
 def test_distillation_stops_early_and_returns_the_best_student():
