@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ os.environ.update(
 )
 
 
+ROOMS = ["lessons", "train", "system", "unit"]
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # the order below, and not lessons last, each of which is one test
+
+
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also the tests that take many minutes")
 
@@ -41,7 +49,9 @@ def pytest_collection_modifyitems(config, items):
     """Each test is marked with its folder, and those marked `long` wait for --long.
 
     With `-n`, a file of tests stays in one process, where its models are made once; lessons are independent
-    of each other."""
+    of each other. What takes long comes first, so that no process works alone at the end."""
+    tests_of = Counter(item.path for item in items)
+    items.sort(key=lambda item: (ROOMS.index(item.path.parent.name), -tests_of[item.path], item.path))
     for item in items:
         room = item.path.parent.name
         item.add_marker(getattr(pytest.mark, room))

@@ -93,11 +93,10 @@ def limit_file_sizes():
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
 
-def command(words: list, environment: dict, log: Path):
+def command(words: list, log: Path):
     "The command line as a process of its own has it; what it says goes into `log`."
     from ftguide.cli import main
 
-    os.environ.update(environment)
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, sys.stdout.fileno())
     os.dup2(said, sys.stderr.fileno())

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from statistics import median
 
 import pytest
+from ports import free_port
 
 pytest.importorskip("gradio")
 import httpx
@@ -35,12 +36,6 @@ except ImportError:
 SCRIPT = "<script>document.title = 'stolen'</script><img src=x onerror=\"document.title='stolen'\">"
 NAME = "<img src=x onerror=alert(1)>${document.title='stolen'}{{x}}"  # a folder may be called so
 LOAD_S = float(os.environ.get("FTGUIDE_LOAD_SECONDS", 8))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait(what, seconds=60):

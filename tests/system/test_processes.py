@@ -7,17 +7,17 @@ every stage: slices (FSDP2) for DPO and distillation, and a killed run for each.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from killed import child, command
+from killed import command, server
+from ports import free_port
+from ranks import two_ranks
 from typer.testing import CliRunner
 
 from ftguide.cli import app
@@ -36,12 +36,6 @@ QUIET = {
 }
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
-
-
 def launch(*args, config="data_parallel", run=("-m", "ftguide"), **how):
     return subprocess.Popen(
         [
@@ -52,7 +46,7 @@ def launch(*args, config="data_parallel", run=("-m", "ftguide"), **how):
             "--num_processes",
             "2",
             "--main_process_port",
-            free_port(),
+            str(free_port()),
             *run,
             *map(str, args),
         ],
@@ -76,25 +70,15 @@ def finish(process, seconds=300):
     return process.returncode, said
 
 
-def two_ranks(log, *args) -> list[int]:
-    "Exit codes of two processes that accelerate's launcher would start, without its own start and imports."
+def command_of_two(log, *words) -> list[int]:
+    "Exit codes of a command in two processes, which get what accelerate's launcher hands to its workers."
     given, _, _ = _validate_launch_command(
         launch_command_parser().parse_args(
             ["--config_file", str(ROOT / "configs/data_parallel.yaml"), "--num_processes", "2"]
-            + ["--main_process_port", free_port(), "-m", "ftguide"]
+            + ["--main_process_port", str(free_port()), "-m", "ftguide"]
         )
     )
-    told = prepare_multi_gpu_env(given)
-    told |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=given.master_port, WORLD_SIZE="2", OMP_NUM_THREADS="1")
-    ranks = [
-        child(command, args, {**told, "RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": "2"}, log)
-        for n in range(2)
-    ]
-    wait([rank.sentinel for rank in ranks], 300)
-    if any(rank.exitcode for rank in ranks):  # the launcher ends the others, too
-        [rank.kill() for rank in ranks]
-    [rank.join(300) for rank in ranks]
-    return [rank.exitcode for rank in ranks]
+    return two_ranks(command, words, log, environment=prepare_multi_gpu_env(given))
 
 
 def in_this_process(*args):
@@ -152,7 +136,7 @@ def steps(model):
 
 def test_two_processes_end_with_the_weights_of_one(stage, tmp_path):
     words, one = stage
-    codes = two_ranks(tmp_path / "log", *words, "--out", tmp_path / "two")
+    codes = command_of_two(tmp_path / "log", *words, "--out", tmp_path / "two")
     said = (tmp_path / "log").read_text(encoding="utf-8")
     assert codes == [0, 0], said
     assert steps(one) == steps(tmp_path / "two"), (
@@ -190,7 +174,7 @@ def test_a_killed_worker_ends_the_run_and_the_run_goes_on(stage, tmp_path, reque
     words, one = stage
     only_long(request, words, "distill")
     cut(words, tmp_path)
-    codes = two_ranks(tmp_path / "log", *words, "--out", tmp_path / "cut", "--resume")
+    codes = command_of_two(tmp_path / "log", *words, "--out", tmp_path / "cut", "--resume")
     assert codes == [0, 0], (tmp_path / "log").read_text(encoding="utf-8")
     assert steps(one) == steps(tmp_path / "cut") and difference(one, tmp_path / "cut") < 1e-4
 
@@ -218,40 +202,29 @@ def test_slices_go_on_after_a_worker_was_killed(stage, tmp_path, request):
 
 
 def test_wrong_input_is_said_once(tmp_path):
-    codes = two_ranks(tmp_path / "log", "sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "x")
+    codes = command_of_two(
+        tmp_path / "log", "sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "x"
+    )
     assert 2 in codes and (tmp_path / "log").read_text(encoding="utf-8").count("error: no file") == 1
+
+
+HOW = dict(max_new_tokens=8, shard_rows=3, k=8, samples=8)
+
+
+def write_and_count(rows, folder, counts):
+    counts.put(len(write_cache("tiny-small", rows, folder, **HOW).rows))
 
 
 def test_two_processes_share_the_writing_of_a_cache(tmp_path):
     rows = [dict(prompt=r["prompt"]) for r in load_tasks("train", 12, tasks=("summary",), seed=5)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    code = (
-        "import sys; from ftguide.engine.cache import write_cache; print(len(write_cache('tiny-small', "
-        "sys.argv[1], sys.argv[2], max_new_tokens=8, shard_rows=3, k=8, samples=8).rows))"
-    )
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path / "rows.jsonl", tmp_path / "cache"],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**QUIET, "RANK": str(r), "WORLD_SIZE": "2"},
-        )
-        for r in (0, 1)
-    ]
-    assert [finish(p)[1].split()[-1] for p in both] == ["12", "12"]
-    whole = write_cache(
-        "tiny-small",
-        tmp_path / "rows.jsonl",
-        tmp_path / "alone",
-        max_new_tokens=8,
-        shard_rows=3,
-        k=8,
-        samples=8,
-    )
-    for shard in (tmp_path / "cache").glob("shard-*"):
+    counts = server().SimpleQueue()
+    assert two_ranks(write_and_count, rows, tmp_path / "cache", counts) == [0, 0]
+    assert [counts.get(), counts.get()] == [12, 12]
+    whole = write_cache("tiny-small", rows, tmp_path / "alone", **HOW)
+    shards = list((tmp_path / "cache").glob("shard-*"))
+    assert len(shards) == 4 and len(whole.rows) == 12
+    for shard in shards:
         assert shard.read_bytes() == (tmp_path / "alone" / shard.name).read_bytes()
-    assert len(whole.rows) == 12
 
 
 def test_configs_are_what_accelerate_reads():

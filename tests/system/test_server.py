@@ -1,7 +1,6 @@
 "`transformers serve` on a model that the guide saved, asked through OpenAI's client."
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -9,6 +8,7 @@ import time
 import urllib.request
 
 import pytest
+from ports import free_port
 
 from ftguide.deployment import Gate, deploy
 from ftguide.engine.model_folders import ModelError
@@ -23,12 +23,6 @@ from ftguide.sft import finetune_sft
 pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def serve(folder, port, log):

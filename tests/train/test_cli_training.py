@@ -97,7 +97,7 @@ def test_interrupt_keeps_finished_stages(tmp_path):
         encoding="utf-8",
     )
     words = f"run --base tiny-small --sft {rows} --corpus {prompts} --out {out} --epochs 1".split()
-    run, deadline = child(command, words, {}, tmp_path / "log"), time.time() + 120
+    run, deadline = child(command, words, tmp_path / "log"), time.time() + 120
     while not (out / "sft/README.md").exists() and run.is_alive() and time.time() < deadline:
         time.sleep(0.1)
     os.kill(run.pid, signal.SIGINT)
@@ -105,3 +105,60 @@ def test_interrupt_keeps_finished_stages(tmp_path):
     said = (tmp_path / "log").read_text(encoding="utf-8")
     assert run.exitcode == 130 and "finished stages are kept" in said and "Traceback" not in said, said
     assert isinstance(reply(load(out / "sft"), "Hi"), str) and not (out / "student").exists()
+
+
+def test_a_folder_beside_the_model_is_not_swept_away(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps(dict(prompt=f"Q{i}", completion="A")) + "\n" for i in range(16)), encoding="utf-8"
+    )
+    beside = tmp_path / "m.checkpoints"
+    beside.mkdir()
+    (beside / "notes.txt").write_text("mine")
+    train = lambda: CliRunner().invoke(
+        app,
+        ["sft", "--base", "tiny-small", "--data", str(rows), "--out", str(tmp_path / "m"), "--epochs", "1"],
+    )
+    done = train()
+    assert (
+        done.exit_code == 2
+        and "m.checkpoints holds notes.txt, which no training wrote" in done.output
+        and (beside / "notes.txt").read_text() == "mine"
+    )
+    (beside / "notes.txt").unlink()
+    done = train()
+    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not beside.exists(), done.output
+
+
+def test_dpo_sweeps_its_own_files_and_goes_on_with_them(tmp_path):
+    "Beside the checkpoints lie the reference's log-probabilities."
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(
+        "".join(json.dumps(dict(prompt=f"Q{i}", chosen="good", rejected="evil")) + "\n" for i in range(16)),
+        encoding="utf-8",
+    )
+    train = lambda *more: CliRunner().invoke(
+        app,
+        [
+            "dpo",
+            "--base",
+            "tiny-small",
+            "--data",
+            str(pairs),
+            "--out",
+            str(tmp_path / "m"),
+            "--epochs",
+            "1",
+            *more,
+        ],
+    )
+    with pytest.MonkeyPatch.context() as m:  # stopped before the model is saved
+        m.setattr("ftguide.models.save", lambda *a, **k: 1 / 0)
+        done = train()
+    assert isinstance(done.exception, ZeroDivisionError) and list(
+        (tmp_path / "m.checkpoints").glob("reference-*.json")
+    )
+    done = train("--resume")
+    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not (tmp_path / "m.checkpoints").exists(), (
+        done.output
+    )

@@ -1,15 +1,13 @@
 "Students of all kinds of teachers: what they learn, what a row keeps, what is refused."
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from endpoints import QUESTIONS, Server
 from formulas import plain_distillation_loss
+from ranks import two_ranks
+from stages import weights
 
 from ftguide.distillation import DistillationPipeline, distill, make_student
 from ftguide.engine.cache import CachedTeacher, write_cache
@@ -18,10 +16,6 @@ from ftguide.engine.teachers import TextTeacher
 from ftguide.models import collate, encode, load, reply, save, scored_logits
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
-
-
-def weights(lm):
-    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3", "phi3", "gpt2", "gemma2", "gemma3_text"])
@@ -168,31 +162,16 @@ def test_accumulated_batches_weigh_tokens_equally():
         assert soft + hard == pytest.approx(loss, rel=1e-4)
 
 
+def averaged_and_not(folder):
+    rows = [dict(prompt=f"How much is {i} + 2?", completion="yes " * (i % 5 + 1)) for i in range(8)]
+    pace = dict(max_steps=3, logging_steps=3, batch_size=2, gradient_accumulation_steps=2)
+    for average in (True, False):
+        how = dict(average_tokens_across_devices=average, output_dir=f"{folder}/{average}")
+        distill("tiny", "tiny-small", rows, **how, **pace)
+
+
 def test_several_processes_log_terms_that_add_up(tmp_path):
-    (tmp_path / "run.py").write_text("""import sys; from ftguide.distillation import distill
-rows = [dict(prompt=f"How much is {i} + 2?", completion="yes " * (i % 5 + 1)) for i in range(8)]
-pace = dict(max_steps=3, logging_steps=3, batch_size=2, gradient_accumulation_steps=2)
-for average in (True, False):
-    folder = f"{sys.argv[1]}/{average}"
-    distill("tiny", "tiny-small", rows, average_tokens_across_devices=average, output_dir=folder, **pace)""")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            f"--master-port={port}",
-            tmp_path / "run.py",
-            tmp_path / "two",
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    assert two_ranks(averaged_and_not, str(tmp_path / "two")) == [0, 0]
     together, apart = (
         [
             h

@@ -1,23 +1,12 @@
-"""The journey: a rule for going on, stages one at a time.
-
-And a run in a folder, which was killed and goes on to the same models.
-"""
+"The journey: a rule for going on, what a test asks, stages one at a time, and examples in the prompt."
 
 import json
 import random
-import shutil
-import subprocess
-import sys
 import warnings
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import torch
-from killed import child, journey_killed_at
-from typer.testing import CliRunner
 
-from ftguide.cli import app
 from ftguide.engine.formats import DataError
 from ftguide.evaluation import Report, with_examples
 from ftguide.journey import (
@@ -27,25 +16,14 @@ from ftguide.journey import (
     journey,
     load_material,
     packages_material,
-    results_table,
     stages_of,
     verdict,
 )
-from ftguide.models import load, save
-from ftguide.report.run_folder import run, settings
-
-SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
-KNOBS = dict(
-    base="tiny-small", student="tiny-small", lang="pt", seed=1, size=SIZE, speed=False, distill_epochs=1
-)
+from ftguide.models import load
 
 
 def report(name, **rows):
     return Report(name, 1, {m: [(x, 1) for x in xs] for m, xs in rows.items()}, test="same")
-
-
-def weights(lm):
-    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 
 
 # the rule
@@ -222,119 +200,6 @@ def test_the_teachers_reference_is_not_learnt():
     assert len(held) == 2 and not asked(held) & asked(m.corpus[:-1]) and len(m.corpus) == 55
 
 
-def test_conversations_through_the_whole_journey(tmp_path):
-    "Rows of messages: trained, judged, and shown in the report."
-    talk = lambda i: [
-        dict(role="system", content="Be <brief>."),
-        dict(role="user", content=f"How much is {i} + {i}?"),
-        dict(role="assistant", content=str(2 * i)),
-    ]
-    run(
-        tmp_path / "run",
-        "tiny-small",
-        sft=[dict(messages=talk(i)) for i in range(40)],
-        speed=False,
-        say=lambda line: None,
-    )
-    shown = (tmp_path / "run/report.html").read_text(encoding="utf-8")
-    assert "Be &lt;brief&gt;." in shown and "How much is" in shown
-
-
-@pytest.mark.parametrize(
-    "knobs, says",
-    [
-        (dict(seed=-1), "seed must be between 0"),
-        (dict(usd_per_hour=-1), "usd_per_hour must be 0 or more"),
-        (dict(usd_per_hour=float("nan")), "usd_per_hour must be 0 or more"),
-    ],
-)
-def test_settings_are_refused_before_anything_is_written(tmp_path, knobs, says):
-    with pytest.raises(ValueError, match=says):
-        run(tmp_path / "run", **{**KNOBS, **knobs})
-    assert not (tmp_path / "run").exists()
-
-
-# what the command leaves alone
-
-
-def test_a_folder_beside_the_model_is_not_swept_away(tmp_path):
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(
-        "".join(json.dumps(dict(prompt=f"Q{i}", completion="A")) + "\n" for i in range(16)), encoding="utf-8"
-    )
-    beside = tmp_path / "m.checkpoints"
-    beside.mkdir()
-    (beside / "notes.txt").write_text("mine")
-    train = lambda: CliRunner().invoke(
-        app,
-        ["sft", "--base", "tiny-small", "--data", str(rows), "--out", str(tmp_path / "m"), "--epochs", "1"],
-    )
-    done = train()
-    assert (
-        done.exit_code == 2
-        and "m.checkpoints holds notes.txt, which no training wrote" in done.output
-        and (beside / "notes.txt").read_text() == "mine"
-    )
-    (beside / "notes.txt").unlink()
-    done = train()
-    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not beside.exists(), done.output
-
-
-def test_dpo_sweeps_its_own_files_and_goes_on_with_them(tmp_path):
-    "Beside the checkpoints lie the reference's log-probabilities."
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(
-        "".join(json.dumps(dict(prompt=f"Q{i}", chosen="good", rejected="evil")) + "\n" for i in range(16)),
-        encoding="utf-8",
-    )
-    train = lambda *more: CliRunner().invoke(
-        app,
-        [
-            "dpo",
-            "--base",
-            "tiny-small",
-            "--data",
-            str(pairs),
-            "--out",
-            str(tmp_path / "m"),
-            "--epochs",
-            "1",
-            *more,
-        ],
-    )
-    with pytest.MonkeyPatch.context() as m:  # stopped before the model is saved
-        m.setattr("ftguide.models.save", lambda *a, **k: 1 / 0)
-        done = train()
-    assert isinstance(done.exception, ZeroDivisionError) and list(
-        (tmp_path / "m.checkpoints").glob("reference-*.json")
-    )
-    done = train("--resume")
-    assert done.exit_code == 0 and (tmp_path / "m").is_dir() and not (tmp_path / "m.checkpoints").exists(), (
-        done.output
-    )
-
-
-@pytest.mark.parametrize(
-    "args, says",
-    [
-        (["votes", "v.db", "--pairs", "x.jsonl", "--thumbs", "x.jsonl"], "x.jsonl is named twice"),
-        (["check", "rows.jsonl", "--max-length", "5"], "--max-length counts tokens, so it needs --model"),
-        (
-            ["check", "rows.jsonl", "--model", "tiny-small", "--max-length", "0"],
-            "--max-length must be 1 or more, not 0",
-        ),
-    ],
-)
-def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
-    from ftguide.serving.votes import Feedback
-
-    monkeypatch.chdir(tmp_path)
-    Feedback("v.db")
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n')
-    done = CliRunner().invoke(app, args)
-    assert done.exit_code == 2 and says in done.output and not (tmp_path / "x.jsonl").exists(), done.output
-
-
 # stages, one at a time
 
 
@@ -386,76 +251,10 @@ def test_stages_follow_the_material():
     assert stages_of(load_material(corpus=[dict(prompt="Hi")])) == ["distilled"]
 
 
-# a run that is killed, and the same run left alone, in Portuguese
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"
-    said = []
-    return out, run(out, **KNOBS, say=said.append), said
-
-
-def test_portuguese_runs_the_same_journey(whole):
-    out, stages, said = whole
-    assert [s.name for s in stages] == ["base", "SFT", "DPO", "distilled"]
-    assert all("anúncio" in r["prompt"] for s in stages for r in s.report.answers[::4])
-    assert {"truth", "conversion", "extraction", "sentiment", "summary"} <= set(stages[1].report.rows)
-    table = results_table(stages).splitlines()
-    assert (
-        len(table) == 6 and table[0].startswith("| stage | truth |") and table[-1].startswith("| distilled |")
-    )
-    assert (
-        sum("o on" in line or "Wait" in line for line in said) == 3
-    )  # a verdict after each stage but the base
-    assert (
-        stages[2].pairs
-        and stages[2].held_pairs
-        and sorted(p.name for p in out.iterdir()) == ["dpo", "report.html", "report.json", "sft", "student"]
-    )
-
-
 # Debian's packages
 
 
 FEW = dict(n_train=24, n_valid=6, n_sheets=64, n_corpus=12, n_test=9)
-SMALL = dict(example="packages", base="tiny-small", student=2, seed=4, size=FEW, speed=False)
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory):
-    out = tmp_path_factory.mktemp("packages") / "run"
-    return out, run(out, **SMALL, say=lambda line: None)
-
-
-def test_packages_go_from_a_prompt_to_a_student_of_the_models_own_layers(packages):
-    out, stages = packages
-    assert [s.name for s in stages] == ["base", "prompt", "SFT", "DPO", "distilled"]
-    assert all(
-        set(s.report.rows) >= {"section", "ROUGE-L", "no fault", "chrF"} and s.report.test for s in stages
-    )
-    assert len({s.report.test for s in stages}) == 1  # a prompted model answered the same questions
-    base, prompt, _, dpo, student = stages
-    assert torch.equal(weights(base.lm), weights(prompt.lm))
-    assert student.lm.model.config.num_hidden_layers == 2 < dpo.lm.model.config.num_hidden_layers
-    assert set(student.report.against) | set(student.report.no_ratio) >= {"ROUGE-L", "chrF"}
-    about = json.loads((out / "report.json").read_text(encoding="utf-8"))["about"]
-    assert (about["example"], about["student"]) == ("packages", "2 of its own layers")
-    assert about["knobs"]["learning_rate"] == 1e-4 and about["rows"]["test"] == 9
-    page = (out / "report.html").read_text(encoding="utf-8")
-    assert "Pairs that DPO learned from" in page and "<dt>no fault</dt>" in page
-
-
-def test_a_stopped_run_of_packages_goes_on_with_its_prompt(packages, tmp_path, monkeypatch):
-    out, stages = packages
-    mine = tmp_path / "run"
-    shutil.copytree(out, mine)
-    shutil.rmtree(mine / "student")
-    for done in ("finetune_sft", "align_dpo", "_best_examples"):
-        monkeypatch.setattr(f"ftguide.journey.{done}", lambda *a, **k: pytest.fail("done again"))
-    again = run(mine, **SMALL, resume=True, say=lambda line: None)
-    assert [s.name for s in again] == [s.name for s in stages]
-    assert torch.equal(weights(again[-1].lm), weights(stages[-1].lm))
 
 
 def test_the_number_of_examples_is_chosen_for_each_task(monkeypatch):
@@ -490,130 +289,3 @@ def test_no_package_is_in_two_parts_of_the_material():
         "section",
         "translation",
     }
-
-
-@pytest.mark.parametrize(
-    "example, asked, student",
-    [
-        ("market", {}, "tiny-small"),
-        ("market", dict(base="tiny-small", student=2), 2),
-        ("packages", {}, 20),
-        ("packages", dict(student=None), 20),
-        ("packages", dict(base="tiny"), "tiny-small"),
-        (None, {}, "tiny-small"),
-    ],
-)
-def test_a_student_suits_the_base(example, asked, student):
-    assert settings(example, asked)["student"] == student
-
-
-def test_any_other_base_gets_a_student_of_its_own_layers(tmp_path):
-    save(load("tiny"), tmp_path / "mine")
-    assert settings(None, dict(base=tmp_path / "mine"))["student"] == 4
-
-
-@pytest.mark.parametrize(
-    "knobs, says",
-    [
-        (dict(example="market", sft=[dict(prompt="Q", completion="A")]), "give files or the example market"),
-        (dict(example="shop"), "example must be market or packages, not 'shop'"),
-        (dict(example="packages", lang="pt"), "lang is the marketplace's language"),
-        (dict(student=9, base="tiny-small"), "layers must be a number from 1 to 3"),
-        (dict(learning_rate=-1.0), "learning_rate must be above 0"),
-    ],
-)
-def test_examples_that_cannot_be_run_are_refused(tmp_path, knobs, says):
-    with pytest.raises(ValueError, match=says):
-        run(tmp_path / "run", **knobs)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_is_condensed_for_the_lessons(packages, tmp_path):
-    out, stages = packages
-    tool = Path(__file__).resolve().parents[2] / "tools/real.py"
-    target = tmp_path / "real/seed-4.json"
-    subprocess.run([sys.executable, tool, out, "--out", target], check=True)
-    found = json.loads(target.read_text(encoding="utf-8"))
-    assert [s["name"] for s in found["stages"]] == [s.name for s in stages]
-    score = stages[2].report.score("ROUGE-L")
-    assert found["stages"][2]["scores"]["ROUGE-L"]["value"] == pytest.approx(score.value, abs=1e-4)
-    assert "BLEU" in found["stages"][0]["scores"] and found["about"]["seed"] == 4
-    both = [(c["after"], c["before"]) for c in found["compared"]]
-    assert ("DPO", "prompt") in both and ("distilled", "DPO") in both
-    assert set(found["samples"][0]["answers"]) == {s.name for s in stages} and found["pairs"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("after", ["SFT", "DPO"])
-def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after):
-    out, stages, _ = whole
-    mine = tmp_path / "run"
-    first = child(journey_killed_at, str(mine), KNOBS, f"{after} |")
-    first.join(120)
-    assert first.exitcode == -9
-    assert [s["name"] for s in json.loads((mine / "report.json").read_text(encoding="utf-8"))["stages"]] == [
-        "base",
-        "SFT",
-        "DPO",
-    ][: 2 if after == "SFT" else 3]
-    (mine / ".student-half").mkdir()
-    (mine / ".report.json").write_text("{")  # what a kill in the middle of writing leaves
-    if after == "SFT":
-        shutil.copytree(mine / "sft", mine / "dpo")  # a model that report.json does not name is not finished
-    with pytest.raises(FileExistsError, match="exists and is not empty.*--resume"):
-        run(mine, **KNOBS)
-    monkeypatch.setattr("ftguide.journey.finetune_sft", lambda *a, **k: pytest.fail("SFT is trained again"))
-    if after == "DPO":
-        monkeypatch.setattr("ftguide.journey.align_dpo", lambda *a, **k: pytest.fail("DPO is trained again"))
-    said = []
-    again = run(mine, **KNOBS, resume=True, say=said.append)
-    assert sum("from the stopped run" in line for line in said) == (2 if after == "SFT" else 3)
-    assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in out.iterdir())
-    for a, b in zip(stages, again):
-        assert a.name == b.name and torch.equal(weights(a.lm), weights(b.lm))
-    for folder in ("sft", "dpo", "student"):
-        assert torch.equal(weights(load(out / folder)), weights(load(mine / folder)))
-    one, two = (json.loads((p / "report.json").read_text(encoding="utf-8"))["stages"] for p in (out, mine))
-    for a, b in zip(one, two):
-        assert {k: a[k] for k in ("name", "report", "pairs", "held_pairs")} == {
-            k: b[k] for k in ("name", "report", "pairs", "held_pairs")
-        }
-
-
-def test_a_finished_run_is_loaded(whole, tmp_path, monkeypatch):
-    mine = tmp_path / "run"
-    shutil.copytree(whole[0], mine)
-    (mine / "report.html").unlink()
-    for stage in ("finetune_sft", "align_dpo", "distill"):
-        monkeypatch.setattr(f"ftguide.journey.{stage}", lambda *a, **k: pytest.fail("trained again"))
-    assert [s.name for s in run(mine, **KNOBS, resume=True, say=lambda _: None)] == [
-        "base",
-        "SFT",
-        "DPO",
-        "distilled",
-    ] and (mine / "report.html").exists()
-
-
-def test_what_is_not_this_run_is_refused(whole, tmp_path):
-    mine = tmp_path / "run"
-    shutil.copytree(whole[0], mine)
-    before = sorted(p.name for p in mine.rglob("*"))
-    for change, says in (
-        (dict(seed=2), "seed was 1, and is 2"),
-        (dict(distill_epochs=2), "knobs was"),
-        (dict(lang="en"), "lang was pt, and is en"),
-    ):
-        with pytest.raises(ValueError, match=f"belongs to another run: {says}"):
-            run(mine, **{**KNOBS, **change}, resume=True)
-    assert sorted(p.name for p in mine.rglob("*")) == before
-
-    def fails(*args):
-        done = CliRunner().invoke(app, ["run", *map(str, args)])
-        assert done.exit_code == 2 and done.output.count("\n") == 1, done.output
-        return done.output
-
-    assert "belongs to another run" in fails("--out", mine, "--resume")
-    (mine / "report.json").write_text("{half")
-    assert "is not a run's report" in fails("--out", mine, "--resume")
-    (mine / "report.json").unlink()
-    assert "holds no report.json" in fails("--out", mine, "--resume")

@@ -102,6 +102,33 @@ def test_contributing_draws_the_house():
     assert drawn == there, f"not drawn: {sorted(there - drawn)}; not there: {sorted(drawn - there)}"
 
 
+TESTS = ROOT / "tests"
+TESTED_IN = {  # modules without a test file of their own
+    "engine.callbacks": "train/test_run.py",
+    "engine.scoring": "unit/test_models.py",
+    "engine.trainers": "train/test_run.py",
+    "serving.errors": "unit/test_votes.py",
+    "serving.load_test": "system/test_page.py",
+    "serving.months": "train/test_improvement.py",
+    "tiny": "lessons/test_notebooks.py",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_each_module_has_a_test_file_of_its_name(path):
+    "test_x.py, or test_folder_x.py where two modules are called x, in one of the folders of tests."
+    name = dotted(path)
+    mirrored = {f"test_{path.stem}.py", f"test_{name.replace('.', '_')}.py"}
+    found = [p for p in TESTS.glob("*/test_*.py") if p.name in mirrored]
+    assert found or (TESTS / TESTED_IN[name]).is_file(), name
+
+
+def test_no_two_test_files_have_one_name():
+    "pytest imports them by name."
+    names = [path.stem for path in TESTS.glob("*/*.py")]
+    assert len(names) == len(set(names))
+
+
 def test_module_docstrings_are_short():
     "nbdev lists modules with longer ones in ftguide/__init__.py, and replaces what stands there."
     for path in MODULES:

@@ -261,6 +261,27 @@ def test_the_command_line_loads_nothing_heavy():
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["votes", "v.db", "--pairs", "x.jsonl", "--thumbs", "x.jsonl"], "x.jsonl is named twice"),
+        (["check", "rows.jsonl", "--max-length", "5"], "--max-length counts tokens, so it needs --model"),
+        (
+            ["check", "rows.jsonl", "--model", "tiny-small", "--max-length", "0"],
+            "--max-length must be 1 or more, not 0",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_together(tmp_path, monkeypatch, args, says):
+    from ftguide.serving.votes import Feedback
+
+    monkeypatch.chdir(tmp_path)
+    Feedback("v.db")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n')
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 2 and says in done.output and not (tmp_path / "x.jsonl").exists(), done.output
+
+
 def test_version_and_help():
     assert (
         cli("--version") == (0, f"ftguide {__import__('ftguide').__version__}")

@@ -1,11 +1,14 @@
-"Comments beside parameters, read from the source."
+"Comments beside parameters, read from the source; and what the four stages say of the same parameters."
 
+import ast
 import sys
+from pathlib import Path
 
 import pytest
 
 from ftguide.engine.docments import ModuleSource, docments, fields, parameters, returns_comment
 
+PACKAGE = Path(__file__).resolve().parents[2] / "ftguide"
 SOURCE = """
 from os import path
 A, B = 1, 2  # two values
@@ -74,3 +77,41 @@ def test_a_module_is_read_and_not_imported(tmp_path, monkeypatch):
     with pytest.raises(LookupError, match="imports_it has no nothing"):
         docments("imports_it", "nothing")
     assert not {"defines_it", "imports_it"} & set(sys.modules)
+
+
+# ---- what the four stages of training share
+
+STAGES = {
+    "finetune_sft": "sft",
+    "align_dpo": "dpo",
+    "align_kto": "dpo",
+    "distill": "distillation",
+}
+SAME_IN_ALL = ["learning_rate", "patience", "lora", "output_dir", "resume", "seed", "callbacks", "force"]
+THEIR_OWN = {"model", "data", "eval_data"}  # rows, pairs or thumbs; a corpus is no labelled row
+
+
+def head(function: str) -> dict:
+    "Annotation, default and comment of each parameter of a stage."
+    source = ModuleSource((PACKAGE / f"{STAGES[function]}.py").read_text(encoding="utf-8"))
+    shown = lambda node: node and ast.unparse(node)
+    found = parameters(source, source.of(function))
+    return {p.name: (shown(p.annotation), shown(p.default), p.comment) for p in found}
+
+
+def test_parameters_that_the_stages_share_are_the_same():
+    "Each stage writes its head out, so that it can be read; this keeps the four from drifting apart."
+    heads = [head(function) for function in STAGES]
+    for name in SAME_IN_ALL:
+        assert len({found[name] for found in heads}) == 1, name
+    order = [[name for name in found if name in SAME_IN_ALL] for found in heads]
+    assert order == [SAME_IN_ALL] * len(heads)
+
+
+def test_a_parameter_of_several_stages_has_one_type():
+    "Its default and its comment may differ: a pair is no row."
+    types = {}
+    for function in STAGES:
+        for name, (annotation, _, _) in head(function).items():
+            types.setdefault(name, set()).add(annotation)
+    assert not {name for name, found in types.items() if len(found) > 1} - THEIR_OWN
