@@ -237,7 +237,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ftguide.improvement._line': ('improve.html#_line', 'ftguide/improvement.py'),
                                      'ftguide.improvement._month': ('improve.html#_month', 'ftguide/improvement.py'),
                                      'ftguide.improvement._new_pairs': ('improve.html#_new_pairs', 'ftguide/improvement.py'),
-                                     'ftguide.improvement._opened': ('improve.html#_opened', 'ftguide/improvement.py'),
                                      'ftguide.improvement._signed': ('improve.html#_signed', 'ftguide/improvement.py'),
                                      'ftguide.improvement._tried': ('improve.html#_tried', 'ftguide/improvement.py'),
                                      'ftguide.improvement._waiting': ('improve.html#_waiting', 'ftguide/improvement.py'),

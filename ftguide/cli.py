@@ -829,12 +829,10 @@ def votes_command(
     Pairs, thumbs, exports and backups of a store.
     """
     from ftguide.feedback import pairs_from, thumbs_from
-    from ftguide.serving.votes import Feedback
+    from ftguide.serving.votes import existing_store
 
-    if not store.is_file():
-        raise FileNotFoundError(f"no store {store}")
+    votes = existing_store(store)
     check_new_files(pairs, thumbs, export)
-    votes = Feedback(store)
     if forget:
         typer.echo(f"deleted {votes.forget(forget)} rows of {forget}")
     show_votes(votes.numbers())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .serving.errors import FeedbackError
-from .serving.votes import SIDES, Feedback
+from .serving.votes import SIDES, Feedback, existing_store
 
 # %% auto #0
 __all__ = ['PRIOR', 'VoteSource', 'Opinions', 'rater_weights', 'rater_accuracy', 'thumbs_from', 'Preference', 'pairs_from']
@@ -106,13 +106,7 @@ def _log_odds(p: float) -> float:  # 0 for chance or worse
 
 
 def _rows(store: VoteSource) -> list[dict]:
-    if isinstance(store, list):
-        return store
-    if isinstance(store, Feedback):
-        return store.rows()
-    if not Path(store).exists():
-        raise FeedbackError(f"no store {store}; a page, or Feedback({str(store)!r}), makes one")
-    return Feedback(store).rows()
+    return store if isinstance(store, list) else existing_store(store).rows()
 
 
 def _weight_of(rows: list[dict], weighted: bool) -> Callable[[str], float]:

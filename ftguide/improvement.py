@@ -20,7 +20,7 @@ from .feedback import pairs_from
 from .models import LM, load
 from .serving.months import LoopState, MonthFolder, one_at_a_time
 from .serving.versions import current
-from .serving.votes import Feedback
+from .serving.votes import Feedback, existing_store
 
 # %% auto #0
 __all__ = ['NO_LIMITS', 'FEW_ROWS', 'HARDLY', 'NonInferiorityGate', 'ImproveResult', 'improve']
@@ -108,7 +108,7 @@ def _new_pairs(
     store: Feedback | str | Path, used: dict, holdout: list[dict], min_votes: int, weighted: bool
 ) -> tuple[list[dict], dict[str, int], dict]:  # pairs; dropped by reason; the last vote seen
     "Pairs from the votes that no month has used; a prompt of the hold-out is not trained on."
-    rows = _opened(store).rows()
+    rows = existing_store(store).rows()
     fresh = [row for row in rows if row["id"] > used["id"] or row["time"] > used["time"]]
     pairs, dropped = pairs_from(fresh, min_votes=min_votes, weighted=weighted)
     held = set().union(*map(question_spellings, holdout))
@@ -116,14 +116,6 @@ def _new_pairs(
     if len(kept) < len(pairs):
         dropped = {**dropped, "prompt of the hold-out": len(pairs) - len(kept)}
     return kept, dropped, {key: max([used[key], *(row[key] for row in fresh)]) for key in used}
-
-
-def _opened(store: Feedback | str | Path) -> Feedback:
-    if isinstance(store, Feedback):
-        return store
-    if not Path(store).is_file():
-        raise FileNotFoundError(f"no store of votes at {store}")
-    return Feedback(store)
 
 # %% ../nbs/08c_improve.ipynb #improve-month
 @dataclass

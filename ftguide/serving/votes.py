@@ -272,6 +272,17 @@ class Feedback:
                 return _sent_again(_as_dict(None, *row), _as_dict(*kept))
 
 
+def existing_store(
+    store: Feedback | str | Path,
+) -> Feedback:
+    "A store that is there already; FeedbackError where there is none."
+    if isinstance(store, Feedback):
+        return store
+    if not Path(store).is_file():
+        raise FeedbackError(f"no store of votes at {store}; a page, or Feedback({str(store)!r}), makes one")
+    return Feedback(store)
+
+
 def restore(
     path: str | Path,  # of a damaged store that nobody has open
     backup: str | Path | None = None,  # by default the newest that can be read

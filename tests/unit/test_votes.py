@@ -423,10 +423,9 @@ def test_votes_command(store, tmp_path):
         2,
         f"error: {tmp_path / 'all.jsonl'} exists; choose another file",
     )
-    assert (
-        cli("votes", tmp_path / "none.db") == (2, f"error: no store {tmp_path / 'none.db'}")
-        and not (tmp_path / "none.db").exists()
-    )
+    code, said = cli("votes", tmp_path / "none.db")
+    assert code == 2 and said.startswith(f"error: no store of votes at {tmp_path / 'none.db'}; ")
+    assert "\n" not in said and not (tmp_path / "none.db").exists()
     store.close()
     store.path.write_bytes(b"no database at all" * 100)
     code, said = cli("votes", store.path)
