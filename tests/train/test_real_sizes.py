@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import gpu
 import nbformat
 import pytest
 import torch
@@ -20,29 +21,7 @@ from ftguide.sft import finetune_sft
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = {"135M": 134_515_008, "360M": 361_821_120, "1.7B": 1_711_376_384}
-
-
-def smollm2(hidden, layers, heads, kv, ffn):
-    return dict(
-        model_type="llama",
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        intermediate_size=ffn,
-        vocab_size=49152,
-        tie_word_embeddings=True,
-        max_position_embeddings=8192,
-        rope_theta=100000.0,
-        rms_norm_eps=1e-5,
-    )
-
-
-SHAPES = {
-    "135M": smollm2(576, 30, 9, 3, 1536),
-    "360M": smollm2(960, 32, 15, 5, 2560),
-    "1.7B": smollm2(2048, 24, 32, 32, 8192),
-}
+SHAPES = {name: shape for name, shape in gpu.SHAPES.items() if name != "micro"}
 CASES = [  # (method, base, teacher, rows, tokens), and how far from the estimate the peak may be
     (("sft", "135M", None, 2, 96), 0.15),
     (("lora", "135M", None, 2, 96), 0.15),

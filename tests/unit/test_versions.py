@@ -10,15 +10,12 @@ import pytest
 from commands import cli
 
 from ftguide.deployment import Gate, deploy
-from ftguide.evaluation import Report, evaluate
-from ftguide.market import load_tasks
+from ftguide.evaluation import Report
 from ftguide.models import load
 from ftguide.serving.versions import current, rollback, versions
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and signals")
-
-
-OPEN = Gate(quality=0.0)
+OPEN = Gate(quality=None)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def report(lm):
-    return evaluate(lm, load_tasks("test", 3, tasks=("ad",)), metrics=("quality",), max_new_tokens=8)
+    return Report(lm.name, lm.parameters)  # of which nothing is asked
 
 
 def test_current_is_a_relative_link_that_survives_a_move(lm, report, tmp_path):
@@ -117,12 +114,12 @@ def test_the_way_back_from_a_version_that_is_broken(lm, report, tmp_path):
     assert cli("rollback", tmp_path, "--to", "v1") == (0, f"in service: {tmp_path / 'v1'}")
 
 
-def test_versions_are_numbered(tmp_path, report):
-    from ftguide.deployment import Gate, deploy
+def test_versions_are_numbered(lm, report, tmp_path):
+    from ftguide.deployment import deploy
     from ftguide.serving.versions import current, rollback
 
     for n in range(3):
-        made = deploy("tiny-small", tmp_path / "shop", Report.read(report), Gate(quality=0))
+        made = deploy(lm, tmp_path / "shop", report, OPEN)
         for file in (made, *made.iterdir()):
             os.utime(file, (time.time() - 3600 * n,) * 2)
     assert (
