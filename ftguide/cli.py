@@ -12,6 +12,8 @@ import re
 import shutil
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from itertools import takewhile
@@ -43,6 +45,8 @@ app = typer.Typer(
 
 def main():
     "The `ftguide` command."
+    warnings.filterwarnings("default", category=UserWarning, module=r"ftguide\b")
+    warnings.showwarning = say_warning(warnings.showwarning)
     options = {o for c in get_command(app).commands.values() for p in c.params for o in p.opts}
     for word in takewhile(lambda word: word != "--", sys.argv[1:]):  # what follows is text, whatever it is
         if f"-{word}" in options and len(word) > 2:
@@ -56,6 +60,19 @@ def main():
             sys.stderr.flush()
             os._exit(130)
         raise
+
+
+def say_warning(otherwise: Callable) -> Callable:
+    "What shows a warning of this package in one line, and others as Python does."
+    here = str(Path(ftguide.__file__).parent)
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if category is UserWarning and filename.startswith(here):
+            typer.echo("warning: " + " ".join(str(message).splitlines()), err=True)
+        else:
+            otherwise(message, category, filename, lineno, file, line)
+
+    return show
 
 
 # ---- help
@@ -190,7 +207,11 @@ def check_paths(out: Path, *files: Path | None):
     "Errors that are said at once, before torch is imported: a folder that is taken, a missing file."
     check_new_folder(out)
     for file in filter(None, files):
-        if not file.is_file():
+        if file.is_file():
+            continue
+        from ftguide.engine.formats import files_of  # a pattern, a folder or an address
+
+        if not all(path.exists() for path in files_of(file)):
             raise FileNotFoundError(f"no file {file}")
 
 

@@ -322,14 +322,15 @@ def _loss_settings(teacher, on_policy, cross_tokenizer, cache, temperature, alph
 
 def _checked_rows(run, teacher, corpus, data, eval_data, force) -> tuple[list, list]:
     "Rows to train on and rows to validate on, after `preflight`."
+    eval_rows = [] if eval_data is None else read(eval_data, "corpus")
     settings = dict(run.pace, teacher=teacher.lm, alpha=run.decides["alpha"], config=run.config, force=force)
     train = []
     for source, method in ((corpus, "distill"), (data, "sft")):
         if source is not None:
             rows = read_for_training(source, method, run.config)
-            preflight(run.start, rows, method, **settings)
+            preflight(run.start, rows, method, **settings, eval_rows=eval_rows)
             train += rows if method == "distill" else [_labelled(row) for row in rows]
-    return train, [] if eval_data is None else read(eval_data, "corpus")
+    return train, eval_rows
 
 
 def _labelled(row: dict) -> dict:  # prompt, completion

@@ -20,9 +20,10 @@ from trl import DPOConfig, KTOConfig
 from trl.trainer.utils import hash_module
 
 from .engine.formats import Source
-from .engine.preflight import check_thumbs, preflight, read_for_training
+from .engine.preflight import preflight, read_for_training, with_thumbs
 from .engine.rows import read
 from .engine.run import Run, check_positive
+from .engine.texts import is_blank, same_text
 from .engine.tokens import TokenisedRow, tokenised
 from .engine.trainers import DPOTrainer, KTOTrainer
 from .engine.training_data import dataset, fitting, is_streamed, prepare, train_dataset
@@ -63,7 +64,9 @@ def make_pairs(
     for i, row in enumerate(rows):
         own = answers[i * samples : (i + 1) * samples]
         for a, b in zip(own[::2], own[1::2]):
-            side = prefer(row, a, b, len(pairs)) if a.strip() and b.strip() and a != b else 0
+            if is_blank(a) or is_blank(b) or same_text(a, b):
+                continue
+            side = prefer(row, a, b, len(pairs))
             if not side:
                 continue
             chosen, rejected = (a, b) if side > 0 else (b, a)
@@ -119,13 +122,15 @@ def align_dpo(
     )
     _check_smoothing(dpo_config)
     rows = read_for_training(data, "dpo", run.config)
+    eval_rows = None if eval_data is None else read(eval_data, "pairs")
     tokens = tokenised(run.start.tokenizer, rows, "pairs")
-    preflight(run.start, rows, "dpo", **run.pace, lora=lora, config=dpo_config, force=force, tokens=tokens)
+    checked = dict(lora=lora, config=dpo_config, force=force, tokens=tokens, eval_rows=eval_rows)
+    preflight(run.start, rows, "dpo", **run.pace, **checked)
     _warn_of_length(rows)
     if output_dir:
         run.decides["reference"] = hash_module(run.start.model)[:16]
     train_data = train_dataset(run.start, data, tokens, "pairs", run.config)
-    valid = prepare(run.start, eval_data, "pairs", run.config)
+    valid = prepare(run.start, eval_rows, "pairs", run.config)
     return run.train(DPOTrainer, DPOConfig, train_data, valid, rows=rows, cache=cache or output_dir)
 
 # %% ../nbs/06_dpo.ipynb #dpo-align-checks
@@ -246,12 +251,14 @@ def align_kto(
             "KTO compares an answer with the others of its batch"
         )
     rows = read_for_training(list(data) if is_streamed(data) else data, "kto")
+    eval_rows = None if eval_data is None else with_thumbs(read(eval_data))
     tokens = tokenised(run.start.tokenizer, rows)
-    preflight(run.start, rows, "kto", **run.pace, config=kto_config, force=force, tokens=tokens)
+    checked = dict(config=kto_config, force=force, tokens=tokens, eval_rows=eval_rows)
+    preflight(run.start, rows, "kto", **run.pace, **checked)
     shuffled = random.Random(seed).sample(list(zip(rows, tokens)), len(rows))  # TRL reads them in this order
     rows, tokens = map(list, zip(*shuffled))
     run.config = _kto_settings(rows, beta, batch_size) | kto_config
-    valid = _validation_thumbs(run.start, eval_data, run.config)
+    valid = _validation_thumbs(run.start, eval_rows, run.config)
     return run.train(KTOTrainer, KTOConfig, _with_labels(tokens, rows), valid, rows=rows)
 
 # %% ../nbs/06_dpo.ipynb #dpo-kto-rows
@@ -269,13 +276,9 @@ def _kto_settings(rows: list[dict], beta: float, batch_size: int) -> dict:
     )
 
 
-def _validation_thumbs(lm: LM, data, config: dict) -> Dataset | None:
-    "DataError when a row is no thumb or does not fit the context."
-    if data is None:
-        return None
-    rows = read(data, "sft")
-    check_thumbs(rows)
-    return _with_labels(fitting(lm, rows, config=config), rows)
+def _validation_thumbs(lm: LM, rows: list[dict] | None, config: dict) -> Dataset | None:
+    "DataError when a row does not fit the context."
+    return None if rows is None else _with_labels(fitting(lm, rows, config=config), rows)
 
 
 def _with_labels(tokens: list[TokenisedRow], rows: list[dict]) -> Dataset:

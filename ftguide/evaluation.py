@@ -25,6 +25,7 @@ from .engine.rows import Row, as_messages, conversation_text, question_key, read
 from .engine.scoring import check_scores_after, require_finite, weights_fingerprint
 from .engine.statistics import Score, interval, quantile
 from .engine.tables import SPEED, markdown, plot_reports, readable
+from .engine.texts import normalised_text, same_text
 from .engine.tokens import context_length
 from .market import FIELDS, Product, purchase_probability, score_ad
 from .models import LM, completion_logps, load, reply, tokens_per_second
@@ -41,14 +42,13 @@ __all__ = ['Counts', 'Scorer', 'CountScorer', 'exact_match', 'rouge_l', 'rouge_n
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-exact
 def exact_match(answer: str, reference: str) -> float:
-    "1 when two texts are equal up to case and spaces, else 0."
-    plain = lambda t: " ".join(t.lower().split())
-    return float(plain(answer) == plain(reference))
+    "1 when two texts are equal up to case, white space and what nobody sees, else 0."
+    return float(same_text(answer, reference))
 
 # %% ../nbs/04_evaluate.ipynb #evaluate-rouge
 def _words(text: str) -> list[str]:
     "Words in lower case, with their accents."
-    return re.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", normalised_text(text))
 
 
 def _f1(common: int, answered: int, referred: int) -> float:  # counts of words or n-grams
@@ -123,7 +123,7 @@ def distinct(
     n: int = 2,  # words
 ) -> float:  # 0..1; 1 when there is nothing to repeat
     "Share of different n-grams among all n-grams inside the answers (Li et al. 2016), the mean over answers."
-    return sum(_distinct_share(text.lower().split(), n) for text in texts) / max(len(texts), 1)
+    return sum(_distinct_share(normalised_text(text).split(), n) for text in texts) / max(len(texts), 1)
 
 
 def _distinct_share(words: list[str], n: int) -> float:
@@ -425,7 +425,7 @@ def degeneration_metrics(
     "How far answers degenerate: repetition, answers that never end, the same answer to everything."
     lengths = [len(lm.tokenizer(answer, add_special_tokens=False).input_ids) for answer in answers]
     truncated = sum(length >= max_new_tokens - 1 for length in lengths)
-    most_common = max(Counter(answers).values(), default=0)
+    most_common = max(Counter(map(normalised_text, answers)).values(), default=0)
     return {
         "distinct_2": distinct(answers),
         "truncated_share": truncated / max(len(answers), 1),

@@ -16,6 +16,7 @@ from pathlib import Path
 from .engine.formats import DataError
 from .engine.rows import Row, conversation_text, read, request_key
 from .engine.statistics import Score, wilson, win_rate
+from .engine.texts import same_text
 from .evaluation import Report
 from .market import Product, purchase_probability
 from .models import LM
@@ -48,7 +49,7 @@ def human_sheet(
     items = [
         _shuffled_sides(prompt, pair, list(named), rng)
         for prompt, *pair in zip(prompts, *answers)
-        if pair[0] != pair[1]
+        if not same_text(*pair)
     ]
     if not items:
         raise ValueError(
@@ -218,7 +219,7 @@ def judge(
     pairs = [
         dict(prompt=prompt, chosen=pair[verdict < 0], rejected=pair[verdict > 0])
         for prompt, verdict, *pair in zip(prompts, verdicts, *answers)
-        if verdict
+        if verdict and not same_text(*pair)
     ]
     names = tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b")))
     given = [verdict for verdict in verdicts if verdict is not None]

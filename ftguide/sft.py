@@ -15,6 +15,7 @@ from trl import SFTConfig
 
 from .engine.formats import Source
 from .engine.preflight import preflight, read_for_training
+from .engine.rows import read
 from .engine.run import Run
 from .engine.tokens import tokenised
 from .engine.trainers import SFTTrainer
@@ -79,10 +80,12 @@ def finetune_sft(
     )
     prompts_too = score_prompts(run.config)
     rows = read_for_training(data, "sft", run.config)
+    eval_rows = None if eval_data is None else read(eval_data)
     tokens = tokenised(run.start.tokenizer, rows, prompts_too=prompts_too)
-    preflight(run.start, rows, "sft", **run.pace, config=run.config, force=force, tokens=tokens)
+    checked = dict(config=run.config, force=force, tokens=tokens, eval_rows=eval_rows)
+    preflight(run.start, rows, "sft", **run.pace, **checked)
     train_data = train_dataset(run.start, data, tokens, config=run.config, prompts_too=prompts_too)
-    valid = prepare(run.start, eval_data, config=run.config, prompts_too=prompts_too)
+    valid = prepare(run.start, eval_rows, config=run.config, prompts_too=prompts_too)
     return run.train(SFTTrainer, SFTConfig, train_data, valid, rows=rows, loss=completion_loss)
 
 # %% ../nbs/05_sft.ipynb #sft-history

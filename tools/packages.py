@@ -23,7 +23,7 @@ import pyarrow.parquet
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the script's own copy of the package
 from ftguide.engine.duplicates import near_duplicates
 from ftguide.engine.personal_data import personal_data
-from ftguide.engine.rows import normalised_text
+from ftguide.engine.texts import normalised_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "ftguide/examples/packages.parquet"

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftguide.engine.duplicates import COMPARED, WORD, near_duplicates
 from ftguide.engine.environment import progress_bar
 from ftguide.engine.formats import DataError, Source, addressed_rows
+from ftguide.engine.languages import SMALL_WORDS, language
+from ftguide.engine.pair_scores import contradicting
 from ftguide.engine.personal_data import personal_data, without_personal_data
-from ftguide.engine.rows import Row, no_rows, normalised_text, question_key
+from ftguide.engine.rows import Row, no_rows, question_key
+from ftguide.engine.text_faults import ends_like_a_sentence, ends_with_ellipsis, mojibake, placeholder
+from ftguide.engine.texts import normalised_text
 from ftguide.engine.tokens import FAULTS, NOTES, TokenisedRow, tokenised
 
 if TYPE_CHECKING:
@@ -145,6 +150,7 @@ class Sheet:
     unusable: list[tuple[int, str, DataError]] = field(default_factory=list)
     tokens: list[TokenisedRow] = field(default_factory=list)
     seen: int = 0  # rows in the source
+    files: set[str] = field(default_factory=set)  # that they come from
     progress: Callable[[int], None] | None = None
 
     def read(self, data: Source):
@@ -159,6 +165,7 @@ class Sheet:
     def take(self, where: str, given: dict | DataError):
         number = self.seen
         self.seen += 1
+        self.files.add(where.rpartition(", ")[0])
         try:
             row = Row.read(given, self.kind, where)
         except DataError as e:
@@ -194,9 +201,20 @@ class Sheet:
         rows = sorted(set(rows))
         if not rows:
             return []
-        where = first_places([self.where[i] for i in rows]) + (" …" if len(rows) > 3 else "")
+        places = first_places([self.where[i] for i in rows], len(self.files) > 1)
+        where = places + (" …" if len(rows) > 3 else "")
         example = example or shorten(self.whole[rows[0]])
         return [Finding(name, severity, [self.numbers[i] for i in rows], where, example, do)]
+
+    def finding_of_texts(
+        self,
+        name: str,
+        look: Callable[[str], str],  # what is wrong in a text, as it stands; empty when nothing is
+        do: str,
+    ) -> list[Finding]:
+        "A warning about the rows in which something is wrong, with the first of it as the example."
+        found = [(i, wrong) for i, row in enumerate(self.rows) if (wrong := look(row.whole_text))]
+        return self.finding(name, "warning", [i for i, _ in found], do, found[0][1] if found else "")
 
     def by_task(self) -> list[list[int]]:
         "Numbers of the rows of each task; one group where rows have none."
@@ -206,9 +224,17 @@ class Sheet:
         return list(groups.values())
 
 
-def first_places(where: list[str]) -> str:
-    "Addresses of the first three rows, without the file."
-    return ", ".join(address.rsplit(", ", 1)[-1] for address in where[:3])
+def first_places(
+    where: list[str],  # addresses of rows
+    several: bool = False,  # do they come from several files?
+) -> str:
+    "Addresses of the first three rows, with the file's name where there are several."
+    return ", ".join(_short_address(address, several) for address in where[:3])
+
+
+def _short_address(address: str, several: bool) -> str:
+    file, _, row = address.rpartition(", ")
+    return f"{Path(file).name} {row}" if several else row
 
 
 def shorten(text: str, most: int = 70) -> str:
@@ -224,9 +250,10 @@ def _alike(a: str, b: str, score: float) -> str:
 def unusable_rows(sheet: Sheet) -> Iterator[Finding]:
     if sheet.unusable:
         numbers, where, errors = zip(*sheet.unusable)
+        places = first_places(list(where), len(sheet.files) > 1)
         do = "mend or remove them; training refuses the file"
         example = str(errors[0])[:200]
-        yield Finding("unusable rows", "error", list(numbers), first_places(list(where)), example, do)
+        yield Finding("unusable rows", "error", list(numbers), places, example, do)
 
 
 def exact_and_near_duplicates(sheet: Sheet) -> Iterator[Finding]:
@@ -312,20 +339,6 @@ POINTERS = r"""
 """
 # orders, and words that point at something which is not there
 EMPTY_WORD = re.compile("|".join((ORDERS + POINTERS).split()))
-PLACEHOLDER = re.compile(
-    "|".join(
-        (
-            r"\[(?:\.{3}|…|[^\[\]\n]{1,60}(?:\.{3}|…))\]",  # [your text ...]
-            r"\[(?:[^\W\d_]+ ){1,6}(?:\d+ )?[^\W\d_]+\]",  # [full text of 200 words]
-            r"\{\{ ?\w+ ?\}\}",
-            r"<(?:insert|your|seu|sua|texto?)\b[^<>\n]{0,40}>",
-            r"\blorem ipsum\b",
-        )
-    ),
-    re.I,
-)
-ELLIPSIS = re.compile(r"(?:\.{3}|…)\s*$")
-FULL_STOP = re.compile(r"[.!?…:;)\]}\"'»”’|`]\s*$")
 
 
 def vague_prompts(sheet: Sheet) -> Iterator[Finding]:
@@ -343,22 +356,27 @@ def _is_vague(asked: str) -> bool:
 
 
 def unfilled_templates(sheet: Sheet) -> Iterator[Finding]:
-    gaps = [(i, match[0]) for i, text in enumerate(sheet.whole) if (match := PLACEHOLDER.search(text))]
-    yield from sheet.finding(
-        "unfilled templates",
-        "warning",
-        [i for i, _ in gaps],
-        "put the real text where the placeholder stands",
-        gaps[0][1] if gaps else "",
+    yield from sheet.finding_of_texts(
+        "unfilled templates", placeholder, "put the real text where the placeholder stands"
+    )
+
+
+def wrong_encoding(sheet: Sheet) -> Iterator[Finding]:
+    yield from sheet.finding_of_texts(
+        "wrong encoding",
+        mojibake,
+        "the text was read in another encoding than it was written in; read its source again as UTF-8",
     )
 
 
 def truncated_answers(sheet: Sheet) -> Iterator[Finding]:
-    "Answers that end with an ellipsis, or without a full stop where nine in ten of that task have one."
-    cut = [i for i, said in enumerate(sheet.answers) if any(ELLIPSIS.search(text) for text in said)]
+    """Answers that end with an ellipsis, or without a full stop where nine in ten of that task have one.
+
+    A closing quote, a bracket and an emoji are full stops too."""
+    cut = [i for i, said in enumerate(sheet.answers) if any(map(ends_with_ellipsis, said))]
     for rows in sheet.by_task() if sheet.kind != "corpus" else ():
         long = [i for i in rows if len(sheet.answers[i][0].split()) >= 8]
-        open_end = [i for i in long if not FULL_STOP.search(sheet.answers[i][0])]
+        open_end = [i for i in long if not ends_like_a_sentence(sheet.answers[i][0])]
         if len(long) >= 20 and len(open_end) <= 0.1 * len(long):
             cut += open_end
     yield from sheet.finding(
@@ -366,6 +384,51 @@ def truncated_answers(sheet: Sheet) -> Iterator[Finding]:
         "warning",
         cut,
         "finish the answer or remove the row; the model learns to stop there",
+    )
+
+
+TRANSLATE = re.compile(r"translat|tradu[zc]|tradução|" + "|".join(SMALL_WORDS), re.I)
+
+
+def mixed_languages(sheet: Sheet) -> Iterator[Finding]:
+    "Answers in another language than their prompt, where nine in ten of that task answer in the same."
+    found: list[int] = []
+    example = ""
+    for rows in sheet.by_task() if sheet.kind != "corpus" else ():
+        languages = [(i, language(sheet.asked[i]), language(sheet.answers[i][0])) for i in rows]
+        known = [(i, asked, said) for i, asked, said in languages if asked and said]
+        other = [(i, asked, said) for i, asked, said in known if asked != said]
+        if len(known) < 20 or len(other) > 0.1 * len(known):
+            continue
+        other = [row for row in other if not TRANSLATE.search(sheet.asked[row[0]])]
+        found += [i for i, *_ in other]
+        if other and not example:
+            i, asked, said = other[0]
+            example = f"asked in {asked}, answered in {said}: {shorten(sheet.whole[i])}"
+    do = "answer in the language of the prompt, or name the other one in it"
+    yield from sheet.finding("mixed languages", "warning", found, do, example)
+
+
+SYSTEM_PROMPT = re.compile(
+    r"<<sys>>|\[inst\]|<\|?(?:im_start|system|sys)\|?>|#{2,3} ?(?:instruction|system|instrução)\b|system: "
+    r"|(?:you are|act as) an? (?:[\w-]+,? ){0,4}(?:assistant|ai|chatbot|language model)\b"
+    r"(?! (?:manager|professor|director|coach|editor|teacher))"
+    r"|você é um[a]? (?:[\w-]+,? ){0,4}(?:assistente|ia|chatbot|modelo de linguagem)\b"
+)
+
+
+def system_prompts_in_answers(sheet: Sheet) -> Iterator[Finding]:
+    "Answers that begin as a system prompt does, or that repeat their row's."
+    found = []
+    for i, (row, said) in enumerate(zip(sheet.rows, sheet.answers)):
+        own = [text for text in map(normalised_text, row.system_texts) if len(text) >= 20]
+        if any(SYSTEM_PROMPT.match(text) or any(part in text for part in own) for text in said):
+            found.append(i)
+    yield from sheet.finding(
+        "system prompt in answers",
+        "warning",
+        found,
+        "take it out of the answer; the model would recite it",
     )
 
 
@@ -398,7 +461,7 @@ def _above_chance(most: int, n: int, labels: int) -> bool:
 def rows_with_personal_data(sheet: Sheet) -> Iterator[Finding]:
     kinds, rows = Counter(), []
     for i, row in enumerate(sheet.rows):
-        found = personal_data("\n".join(text for _, text in row.turns), sheet.regions)
+        found = personal_data(row.whole_text, sheet.regions)
         kinds.update(what for what, _ in found)
         if found:
             rows.append(i)
@@ -419,6 +482,14 @@ def pairs_without_preference(sheet: Sheet) -> Iterator[Finding]:
             [i for i, (chosen, rejected) in enumerate(sheet.answers) if chosen == rejected],
             "they differ in case or spaces only; remove the pair",
         )
+
+
+def contradicting_scores(sheet: Sheet) -> Iterator[Finding]:
+    "Pairs whose own scores, such as score_chosen and score_rejected, do not prefer the chosen answer."
+    if sheet.kind == "pairs":
+        rows, says = contradicting([row.columns for row in sheet.rows])
+        do = "turn these pairs round, or leave them out; training prefers the chosen answer all the same"
+        yield from sheet.finding("scores say otherwise", "warning", rows, do, says)
 
 
 def circular_preferences(sheet: Sheet) -> Iterator[Finding]:
@@ -579,10 +650,14 @@ CHECKS = (
     leaks,
     vague_prompts,
     unfilled_templates,
+    wrong_encoding,
     truncated_answers,
+    mixed_languages,
+    system_prompts_in_answers,
     unbalanced_labels,
     rows_with_personal_data,
     pairs_without_preference,
+    contradicting_scores,
     circular_preferences,
     length_bias,
     template_faults,

@@ -6,8 +6,10 @@ import csv
 import json
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from glob import glob
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -24,10 +26,14 @@ ALIASES = {"instruction": "prompt", "input": "prompt", "output": "completion"}  
 COLUMN_NAMES = {name for shapes in KINDS.values() for shape in shapes for name in shape} | ALIASES.keys()
 
 HOW_TO_SAVE = "in a spreadsheet choose Save as, CSV UTF-8"
+AS_JSON_LINES = 'one {"text": ...} a line makes it a corpus, named .jsonl'
 OTHER_FORMATS = {  # suffix that cannot be read -> what to do
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), HOW_TO_SAVE),
-    **dict.fromkeys((".gz", ".zip", ".bz2", ".zst"), "unpack it first"),
-    ".txt": "a table is named .csv, with commas, semicolons or tabs",
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".zst", ".xz", ".tar", ".tgz"), "unpack it first"),
+    ".txt": f"{AS_JSON_LINES}; a table is named .csv, with commas, semicolons or tabs",
+    **dict.fromkeys((".md", ".html", ".xml", ".pdf", ".docx", ".doc"), AS_JSON_LINES),
+    **dict.fromkeys((".gguf", ".safetensors", ".bin", ".pt"), "it holds a model, and rows are asked for"),
+    ".arrow": "give the folder that save_to_disk wrote",
 }
 
 
@@ -95,7 +101,9 @@ def _object(pairs: list[tuple]) -> dict:
 
 
 def read_csv(path: Path) -> Iterator[Addressed]:
-    "A table as a spreadsheet writes it, with commas, semicolons, tabs or bars, in UTF-8 or UTF-16."
+    """A table as a spreadsheet writes it, with commas, semicolons, tabs or bars, in UTF-8 or UTF-16.
+
+    A first column without a name that numbers the rows, as pandas and R write it, is left out with a word."""
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding=_encoding(path), newline="") as f:
         header = f.readline()
@@ -106,7 +114,7 @@ def read_csv(path: Path) -> Iterator[Addressed]:
         records = csv.reader(chain((header,), f), delimiter=separator, strict=True)
         names = [_column_name(written) for written in next(records, [])]
         _refuse_repeated(path, filter(None, names))
-        n = 0
+        n, numbered = 0, False
         for fields in _records(records):
             if not fields:
                 continue
@@ -115,6 +123,10 @@ def read_csv(path: Path) -> Iterator[Addressed]:
             if isinstance(fields, csv.Error):
                 yield where, _unmatched_quotes(where, fields)
             elif any(map(str.strip, fields)):  # a spreadsheet writes empty rows as separators
+                if _is_numbered(names, fields):
+                    if not numbered:
+                        _warn_of_index(path)
+                    numbered, fields = True, ["", *fields[1:]]
                 yield where, _record(where, names, fields)
 
 
@@ -151,14 +163,31 @@ def _unmatched_quotes(where: str, error: csv.Error) -> DataError:
     )
 
 
+def _is_numbered(names: list[str], fields: list[str]) -> bool:
+    "Is the first column an index: no name above it, a number in it?"
+    return len(names) > 1 and not names[0] and fields[0].strip().isdecimal()
+
+
+def _warn_of_index(path: Path):
+    warnings.warn(
+        f"{path}: the first column has no name and numbers the rows (pandas writes none with "
+        "to_csv(index=False)); it is left out",
+        stacklevel=2,
+    )
+
+
 def _record(where: str, names: list[str], fields: list[str]) -> dict | DataError:
     "Fields by their columns; columns without a name are left out when nothing stands in them."
-    pairs = list(zip_longest(names, fields, fillvalue=""))
-    if any(field.strip() for name, field in pairs if not name):
+    if any(map(str.strip, fields[len(names) :])):
         return DataError(
             f"{where}: more fields than the header has columns; "
             "quote text that holds the separator, and name every column"
         )
+    for n, (name, field) in enumerate(zip(names, fields), 1):
+        if not name and field.strip():
+            return DataError(
+                f"{where}: column {n} has no name and holds {field.strip()[:40]!r}; name it, or remove it"
+            )
     return {name: field for name, field in zip_longest(names, fields[: len(names)]) if name}
 
 
@@ -180,6 +209,7 @@ def read_parquet(path: Path) -> Iterator[Addressed]:
 
 READERS: dict[str, Callable[[Path], Iterator[Addressed]]] = {
     ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
     ".json": read_json,
     ".csv": read_csv,
     ".tsv": read_csv,
@@ -219,7 +249,11 @@ def addressed_rows(
 ) -> Iterator[Addressed]:
     "Every row with its address; a row that cannot be read is a DataError."
     if isinstance(source, (str, Path)):
-        yield from read_hub(source) if _is_hub_name(source) else read_file(Path(source))
+        if _is_hub_name(source):
+            yield from read_hub(source)
+            return
+        for path in files_of(source):
+            yield from read_folder(path) if path.is_dir() else read_file(path)
         return
     if isinstance(source, dict):
         what = f"a {type(source).__name__}; pass one split, such as data['train'], or a list of objects"
@@ -245,6 +279,71 @@ def _is(path: Path, test: Callable[[Path], bool]) -> bool:
         return test(path)
     except (OSError, ValueError):
         return False  # a name too long, or with a zero byte
+
+
+def files_of(
+    source: str | Path,  # a file, a pattern such as data/*.jsonl, or a folder that `save_to_disk` wrote
+) -> list[Path]:  # of a pattern its files in the order of their names; the folder itself
+    "What a name stands for; DataError where it is an address, another folder, or nothing."
+    path, name = Path(source), str(source)
+    if address := re.match(r"([a-z][a-z0-9+.-]+):/+", name, re.I):
+        said = f"{address[1]}://{name[address.end() :]}"[:200]
+        raise DataError(f"{said} is an address; download it, and give the file's name")
+    if _is(path, Path.is_dir):
+        if not (path / SAVED).is_file():
+            raise _is_a_folder(path)
+    elif not _is(path, Path.is_file) and re.search(r"[*?[]", name):
+        found = _matching(name)
+        if not found:
+            raise DataError(f"no file matches {name[:200]}")
+        return found
+    return [path]
+
+
+def _matching(pattern: str) -> list[Path]:
+    "Files in the order of their names, part 2 before part 10."
+    try:
+        found = [path for path in glob(pattern, recursive=True) if Path(path).is_file()]
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return []
+    parts = lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    return list(map(Path, sorted(found, key=parts)))
+
+
+SAVED = "dataset_info.json"  # what `save_to_disk` of a Dataset writes beside its rows
+SPLITS = "dataset_dict.json"  # of a DatasetDict
+
+
+def _is_a_folder(path: Path) -> DataError:
+    "What to give instead: a split, a file, or all files of a kind."
+    if (path / SPLITS).is_file():
+        splits = sorted(saved.parent.name for saved in path.glob(f"*/{SAVED}"))
+        return DataError(f"{path} holds {len(splits)} splits; give one of them: {_some(path, splits)}")
+    try:
+        files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in READERS)
+    except OSError as e:
+        return DataError(f"{path} is a folder, and cannot be looked into: {first_line(e)}")
+    if not files:
+        return DataError(f"{path} is a folder without a file of rows ({', '.join(READERS)})")
+    pattern = path / f"*{Path(files[0]).suffix}"
+    return DataError(f"{path} is a folder; give a file, {_some(path, files)}, or a pattern, '{pattern}'")
+
+
+def _some(folder: Path, names: list[str]) -> str:
+    return ", ".join(str(folder / name) for name in names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def read_folder(path: Path) -> Iterator[Addressed]:
+    "What `save_to_disk` of a datasets.Dataset wrote."
+    import datasets  # half a second that no file needs
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except Exception as e:
+        raise DataError(f"{path}: cannot be read as what save_to_disk writes: {first_line(e)}") from e
+    _refuse_repeated(path, data.column_names)
+    for n, row in enumerate(data, 1):
+        yield f"{path}, row {n}", row
 
 
 def read_file(path: Path) -> Iterator[Addressed]:

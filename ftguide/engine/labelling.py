@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ftguide.engine.rows import as_messages
+from ftguide.engine.texts import is_blank
 
 # ---- the format of an answer
 
@@ -21,7 +22,7 @@ def validated(
 ) -> str:  # the answer, without a code fence around JSON
     "An answer that keeps the format; ValueError says what is wrong with it."
     text = text.strip()
-    if not text:
+    if is_blank(text):
         raise ValueError("it is empty")
     if isinstance(output_format, str) and not re.fullmatch(output_format, text, re.S):
         raise ValueError(f"it does not match {output_format}")

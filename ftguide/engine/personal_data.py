@@ -1,33 +1,60 @@
 """Personal data in a text, found by libraries: checksums where there are some, numbering plans for phones
 
-python-stdnum and phonenumbers come with `ftguide[check]`, so they are imported where they are needed.
+Names, postal addresses, dates of birth, identity cards, passports, number plates and accounts without an IBAN
+are not looked for. python-stdnum and phonenumbers come with `ftguide[check]` and are imported where needed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 E_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,4}[a-z]{2,24}\b", re.I)
 DIGITS = re.compile(r"(?<![\w.,+(-])[+(]?\d[\d ().-]{6,22}\d(?![\w]|[.,-]\d)")
 CPF = re.compile(r"\d{3}\.\d{3}\.\d{3}-\d\d|\d{11}")
+CNPJ = re.compile(
+    r"(?<![\w.,/-])[A-Z\d]{2}\.[A-Z\d]{3}\.[A-Z\d]{3}/[A-Z\d]{4}-\d\d(?!\w)"
+    r"|(?<![\w.,/-])\d{8}00\d{4}(?!\w)"  # bare digits of one of the first hundred branches, no date and time
+    r"|(?<=CNPJ )[A-Z\d]{12}\d\d(?!\w)|(?<=CNPJ: )[A-Z\d]{12}\d\d(?!\w)"
+)
+IBAN = re.compile(r"(?<![\w.,/-])[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,4})?(?!\w)")
 CARD = re.compile(r"3[47]\d{13}|4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|6(?:011|5\d\d)\d{12}")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
+# what stands before bare digits that are a phone number, and before those that are not
+CALLED = re.compile(
+    r"\b(?:tel|telefone|fone|cel|celular|whats|whatsapp|zap|contato|ligue|phone|mobile|call)\b\W{0,4}$|"
+    r"\b(?:telefone|celular|whatsapp|phone|mobile)\b[^\d\n]{0,12}$",
+    re.I,
+)
+NUMBERED = re.compile(
+    r"(?:#|n[.º°o]|\b(?:pedido|order|protocolo|id|c[óo]d(?:igo)?|code|isbn|ean|sku|nf|nota|invoice|fatura|ref|serial|"
+    r"s[ée]rie|processo|conta|account|ticket|number|n[úu]mero))\W{0,4}$",
+    re.I,
+)
+MOST = 100  # numbers of a text that are looked at
 
 
 def personal_data(
     text: str,
     regions: tuple[str, ...] = ("BR", "US"),  # whose phone numbers are known without a country code
 ) -> list[tuple[str, str]]:  # (what, the characters)
-    "E-mail addresses, CPF and card numbers with a right checksum, phone numbers that a numbering plan knows."
+    """E-mail addresses, phone numbers of a numbering plan; CPF, CNPJ, IBAN and cards with right check digits.
+
+    Bare digits are a phone number where BR is among the regions and they are one of a Brazilian mobile phone,
+    or of any phone behind a word such as telefone."""
     found = [("e-mail", match[0]) for match in E_MAIL.finditer(text)] if "@" in text else []
+    accounts = [*_valid(text, CNPJ, "CNPJ"), *_valid(text, IBAN, "IBAN")]
+    numbers = [(start, what, written) for start, what, written in accounts]
     for n, match in enumerate(DIGITS.finditer(text)):
-        if n == 100:
+        if n == MOST:
             break
         written = match[0].strip()
-        what = _kind_of_number(written, regions)
+        if any(start <= match.start() < start + len(account) for start, _, account in accounts):
+            continue
+        what = _kind_of_number(written, text[max(match.start() - 24, 0) : match.start()], regions)
         if what:
-            found.append((what, written))
-    return found
+            numbers.append((match.start(), what, written))
+    return found + [(what, written) for _, what, written in sorted(numbers)]
 
 
 def without_personal_data(
@@ -40,7 +67,31 @@ def without_personal_data(
     return text
 
 
-def _kind_of_number(written: str, regions: tuple[str, ...]) -> str | None:
+def _valid(text: str, pattern: re.Pattern, what: str) -> list[tuple[int, str, str]]:
+    "Where an account of a company or at a bank stands whose check digits are right."
+    written = [(match.start(), what, match[0]) for match in pattern.finditer(text)]
+    if not written:
+        return []
+    from stdnum import iban
+    from stdnum.br import cnpj
+
+    is_valid = cnpj.is_valid if what == "CNPJ" else iban.is_valid
+    return [
+        (start, what, known)
+        for start, what, said in written[:MOST]
+        if (known := next(filter(is_valid, _without_last_words(said)), ""))
+    ]
+
+
+def _without_last_words(written: str) -> Iterator[str]:
+    "A number in groups, and then without the last of them: a word in capitals may follow it."
+    yield written
+    while " " in written:
+        written = written.rpartition(" ")[0]
+        yield written
+
+
+def _kind_of_number(written: str, before: str, regions: tuple[str, ...]) -> str | None:
     from stdnum import luhn
     from stdnum.br import cpf
 
@@ -49,9 +100,22 @@ def _kind_of_number(written: str, regions: tuple[str, ...]) -> str | None:
         return "CPF"
     if CARD.fullmatch(digits) and luhn.is_valid(digits):
         return "card number"
-    if digits == written or not 8 <= len(digits) <= 15 or DATE.match(written):
-        return None  # a plain number, or a date
-    return "phone number" if any(_is_phone_number(written, region) for region in regions) else None
+    if digits == written:
+        is_phone = "BR" in regions and _is_bare_phone_number(digits, before)
+    elif not 8 <= len(digits) <= 15 or DATE.match(written):
+        return None  # too short, too long, or a date
+    else:
+        is_phone = any(_is_phone_number(written, region) for region in regions)
+    return "phone number" if is_phone else None
+
+
+def _is_bare_phone_number(digits: str, before: str) -> bool:
+    "Brazilian: the two digits of an area and nine of a mobile phone, with 55 before them or without."
+    national = digits[2:] if len(digits) in (12, 13) and digits.startswith("55") else digits
+    if len(national) not in (10, 11) or NUMBERED.search(before):
+        return False
+    mobile = len(national) == 11 and national[2] == "9"
+    return (mobile or bool(CALLED.search(before))) and _is_phone_number(national, "BR")
 
 
 def _is_phone_number(written: str, region: str) -> bool:

@@ -12,7 +12,9 @@ import torch
 
 from ftguide.engine.formats import DataError, Source
 from ftguide.engine.model_folders import ModelError
-from ftguide.engine.rows import read
+from ftguide.engine.pair_scores import scores_against
+from ftguide.engine.rows import question_key, read
+from ftguide.engine.texts import normalised_text
 from ftguide.engine.tokens import (
     FAULTS,
     NOTES,
@@ -41,27 +43,38 @@ def read_for_training(
     "The rows of a training; of a stream, the first thousand. DataError names the first bad one."
     kind = _kind(method)
     rows = peek(data, kind, config or {}) if is_streamed(data) else read(data, kind)
-    if method == "kto":
-        check_thumbs(rows)
-    return rows
+    return with_thumbs(rows) if method == "kto" else rows
 
 
-def check_thumbs(rows: list[dict]):
-    "DataError unless each row has one answer and a thumb, and there are thumbs of both kinds."
+THUMBS = {  # as a table holds them, in any case -> up or down
+    **dict.fromkeys(("true", "1", "1.0", "yes"), True),
+    **dict.fromkeys(("false", "0", "0.0", "no"), False),
+}
+
+
+def with_thumbs(
+    rows: list[dict],
+) -> list[dict]:  # the same with a label of True or False
+    "Labels as True and False; DataError unless each row has one answer, and there are both thumbs."
     for n, row in enumerate(rows, 1):
         if "messages" in row:
             raise DataError(
                 f"row {n} has messages, and a thumb judges one answer: give prompt (text, or the messages "
                 "before the answer), completion and label instead"
             )
-    for n, row in enumerate(rows, 1):
-        label = row.get("label")
-        if label not in (True, False, 0, 1):
-            raise DataError(f"row {n}: label must be true (thumb up) or false (thumb down), not {label!r}")
-    up = sum(bool(row["label"]) for row in rows)
-    down = len(rows) - up
-    if not up or not down:
-        raise DataError(f"{up} thumbs up and {down} down: without both there is nothing to compare")
+    labels = [THUMBS.get(normalised_text(str(row.get("label")))) for row in rows]
+    if None in labels:
+        n = labels.index(None)
+        raise DataError(
+            f"row {n + 1}: label must be true (thumb up) or false (thumb down), "
+            f"not {rows[n].get('label')!r}; 1 and 0, yes and no are understood as well"
+        )
+    if not any(labels) or all(labels):
+        up = sum(labels)
+        raise DataError(
+            f"{up} thumbs up and {len(labels) - up} down: without both there is nothing to compare"
+        )
+    return [{**row, "label": label} for row, label in zip(rows, labels)]
 
 
 def _kind(method: str) -> str:
@@ -86,6 +99,7 @@ def preflight(
     config: dict | None = None,  # what goes to TRL's config
     force: bool = False,  # warn instead of refusing
     tokens: list[TokenisedRow] | None = None,  # the rows tokenised, where they are already
+    eval_rows: list[dict] | None = None,  # those that choose the best model
 ):
     "Refuse what would fail silently: ValueError (DataError when rows are at fault) says how to mend it."
     kind = _kind(method)
@@ -113,6 +127,20 @@ def preflight(
         raise (ValueError if problems else DataError)("; ".join(problems + of_rows))
     for problem in problems + of_rows:
         warnings.warn(f"training all the same: {problem}", stacklevel=2)
+    for notice in (*asked_in_both(rows, eval_rows or []), *scores_against(rows)):
+        warnings.warn(notice, stacklevel=2)
+
+
+def asked_in_both(rows: list[dict], eval_rows: list[dict]) -> Iterator[str]:
+    "What to say about validation rows that ask what training rows ask: memory answers them."
+    asked = set(map(question_key, rows)) if eval_rows else set()
+    known = [n for n, row in enumerate(eval_rows, 1) if question_key(row) in asked]
+    if known:
+        yield (
+            f"{len(known)} of {len(eval_rows)} validation rows (the first is row {known[0]}) ask what "
+            "training rows ask: memory answers them, and they choose the best model; "
+            "take rows that are not trained on"
+        )
 
 
 def updatable_share(

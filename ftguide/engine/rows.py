@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ftguide.engine.conversations import Conversation, answered, as_messages, is_learnt, learnt
 from ftguide.engine.formats import ALIASES, KINDS, DataError, Source, addressed_rows
+from ftguide.engine.texts import is_blank, normalised_text
 
 Messages = list[dict]  # role and content each
 
@@ -89,6 +90,19 @@ class Row:
         if self.is_conversation:
             return [(is_learnt(m), m["content"]) for m in self.columns["messages"]]
         return [(False, self.question), *((True, answer) for answer in self.answers)]
+
+    @property
+    def whole_text(self) -> str:
+        "All that the row says, as it stands."
+        return "\n".join(text for _, text in self.turns)
+
+    @property
+    def system_texts(self) -> list[str]:
+        "What the system says in it."
+        messages = self.columns.get("messages", self.columns.get("prompt"))
+        if not isinstance(messages, list):
+            return []
+        return [m["content"] for m in messages if m["role"] in ("system", "developer")]
 
     @property
     def conversations(self) -> list[Conversation]:
@@ -207,11 +221,6 @@ def conversation_text(
     return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
-def normalised_text(text: str) -> str:
-    "A text without differences of case and whitespace."
-    return " ".join(text.casefold().split())
-
-
 def as_text(
     value: str | Messages,
 ) -> str:
@@ -254,9 +263,9 @@ def _renamed(row: dict) -> tuple[dict, dict]:  # the row, {name of `KINDS`: the 
     asked, about = row.get("instruction"), row.get("input")
     if "prompt" not in row and isinstance(asked, str) and (about is None or isinstance(about, str)):
         row.pop("input", None)
-        if not asked.strip():
+        if is_blank(asked):
             row["instruction"] = about
-        elif about and about.strip():
+        elif about and not is_blank(about):
             row["instruction"] = f"{asked}\n\n{about}"
     for old, new in ALIASES.items():
         if old in row and new not in row:
@@ -285,10 +294,10 @@ def _check_values(where: str, columns: dict, shape: tuple[str, ...], kind: str, 
 def _check_answers(where: str, messages: Messages):
     "DataError unless there is an answer to learn, and each of them says something."
     answers = learnt(messages)
-    if not any(messages[k]["content"].strip() for k in answers):
+    if all(is_blank(messages[k]["content"]) for k in answers):
         raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
     for k in answers:
-        if not messages[k]["content"].strip():
+        if is_blank(messages[k]["content"]):
             raise DataError(
                 f"{where}: message {k + 1}, of the assistant, is empty, "
                 "and the model would learn to say nothing; fill it, or remove the row"
@@ -322,7 +331,7 @@ def _check_value(where: str, column: str, value):
         shapes = {"text": "text", "messages": "a list of messages"}
         shape = shapes.get(column, "text or a list of messages")
         raise DataError(f"{where}: column {column!r} must be {shape}, found {type(value).__name__}")
-    if not any(text.strip() for text in said):
+    if all(map(is_blank, said)):
         raise DataError(f"{where}: column {column!r} is empty; fill it or remove the row")
     for text in texts:
         _check_characters(where, column, text)

@@ -30,6 +30,7 @@ from ftguide.engine.labelling import (
 )
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, read, request_key
+from ftguide.engine.texts import is_blank
 from ftguide.engine.tokens import check_written, context_length, tokenised
 from ftguide.engine.training_data import stream_rows
 from ftguide.models import LM, load, plain_head, prompt_text, reply, scored_states
@@ -129,7 +130,7 @@ def _is_open(row: dict) -> bool:
 
 
 def _says_something(completion: str | list) -> bool:
-    return not isinstance(completion, str) or bool(completion.strip())
+    return not isinstance(completion, str) or not is_blank(completion)
 
 
 def encoded(tokenizer, rows: list[dict]) -> list[tuple[list, list]]:  # (ids, labels) of each

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ftguide.engine.loading import SHIPPED, shipped_folder
+from ftguide.engine.texts import is_blank
 from ftguide.models import load
 from ftguide.serving.errors import PageError
 from ftguide.serving.limits import Limits, RateLimiter
@@ -193,7 +194,7 @@ class PageActions:
                 raise PageError(f"the {name} holds half a character, which no file can hold")
             if len(text or "") > limit:
                 raise PageError(f"the {name} has {len(text):,} characters; the page takes {limit:,}")
-        if "prompt" in texts and not (texts["prompt"] or "").strip():
+        if "prompt" in texts and is_blank(texts["prompt"] or ""):
             raise PageError("write a question first")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from ftguide.engine.files import write_atomic
 from ftguide.engine.statistics import Score, wilson, win_rate
+from ftguide.engine.texts import is_blank
 from ftguide.serving.backups import SIDE_FILES, BackupFolder, is_readable
 from ftguide.serving.errors import FeedbackError
 from ftguide.serving.export import export_votes
@@ -217,7 +218,7 @@ class Feedback:
 
         FeedbackError names files where that was not possible."""
         _check_text("rater", rater)
-        if not rater.strip():
+        if is_blank(rater):
             raise FeedbackError("rater is empty; rows without a rater belong to nobody who could ask")
         deleted = len(self._execute("DELETE FROM feedback WHERE rater = ? RETURNING id", (rater,)))
         self._empty_log()
@@ -261,7 +262,7 @@ class Feedback:
         texts["key"] = "" if key is None else key
         for name, value in texts.items():
             _check_text(name, value)
-        if not prompt.strip():
+        if is_blank(prompt):
             raise FeedbackError("prompt is empty: nobody asked anything")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = kind, prompt, answer, version, other, other_version, says, rater, note, key or None, now

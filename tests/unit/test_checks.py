@@ -653,6 +653,13 @@ def clean():
             ),
         ),
         ("unusable rows", lambda r: dict(r, completion=None)),
+        ("unusable rows", lambda r: dict(r, completion="\u200b\ufeff")),
+        ("unfilled templates", lambda r: dict(prompt="Rewrite [TEXT] politely.", completion="Done.")),
+        ("wrong encoding", lambda r: dict(prompt="Quem Ã© Zed?", completion="Um homem.")),
+        (
+            "system prompt in answers",
+            lambda r: dict(prompt="Who is Zed?", completion="You are a helpful assistant. Zed is a man."),
+        ),
         ("personal data", lambda r: dict(prompt="Whose number is it?", completion="529.982.247-25")),
         ("cut answers", lambda r: dict(prompt="Is it wide?", completion="very " * 600)),
         ("no trained token", lambda r: dict(prompt="very " * 600, completion="Yes.")),
@@ -797,3 +804,29 @@ def test_findings_can_be_walked():
     "A loop ends: a name that was not found is no finding of the loop."
     found = check(sft(("hi", "a long enough answer."), ("hi", "another answer here.")))
     assert [finding.name for finding in found] == [finding.name for finding in found.found]
+
+
+def test_system_prompts_in_answers():
+    system = "Answer in one short line, and never name a price."
+    talk = lambda answer: dict(messages=said(("system", system), ("user", "Where?"), ("assistant", answer)))
+    rows = [
+        talk("On the shelf."),
+        talk(f"Sure. {system.upper()}  On the shelf."),
+        dict(prompt=said(("system", system), ("user", "When?")), completion=f"{system} Now."),
+        dict(prompt="Who?", completion="<<SYS>> Be kind. <</SYS>> Zed."),
+        dict(prompt="Quem é Zed?", completion="Você é um assistente prestativo. Zed é um homem."),
+        dict(prompt="What do I do at Zed?", completion="You are an assistant manager there."),
+        dict(prompt="Is Zed a kind of system?", completion="System requirements are low for Zed."),
+        dict(
+            messages=said(("system", "Be kind."), ("user", "How?"), ("assistant", "Be kind."))
+        ),  # too short to tell
+    ]
+    found = check(rows)["system prompt in answers"]
+    assert found.rows == [1, 2, 3, 4] and found.severity == "warning"
+
+
+def test_control_and_unknown_tokens_are_found_with_a_model(small):
+    rows = [dict(prompt=f"Where is mug {i}?", completion=f"On shelf {i}.") for i in range(6)]
+    end = small.tokenizer.eos_token
+    rows[2]["completion"] += f" {end} And more."
+    assert check(rows, small)["control tokens"].rows == [2] and "control tokens" not in check(rows)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from made_rows import FUZZ, error
 
 from ftguide.data import split
-from ftguide.engine.rows import normalised_text
+from ftguide.engine.texts import normalised_text
 
 
 def test_split_keeps_prompts_together_and_tasks_in_proportion():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,7 +132,8 @@ def folder(tmp_path_factory):
             "a.txt",
             "a",
             (
-                "FILE: unknown format '.txt'; there are .jsonl, .json, .csv, .tsv, .parquet; "
+                "FILE: unknown format '.txt'; there are .jsonl, .ndjson, .json, .csv, .tsv, .parquet; "
+                'one {"text": ...} a line makes it a corpus, named .jsonl; '
                 "a table is named .csv, with commas, semicolons or tabs"
             ),
         ),
@@ -201,7 +203,7 @@ def test_what_is_no_source(tmp_path, monkeypatch):
     (tmp_path / "owner").mkdir()
     assert error(read, "owner/name") == "no file owner/name" and len(asked) == 2
     (tmp_path / "folder.csv").mkdir()
-    assert error(read, "folder.csv") == "no file folder.csv"
+    assert error(read, "folder.csv").startswith("folder.csv is a folder without a file of rows (.jsonl, ")
     assert (
         error(read, dict(train=[]))
         == "expected rows, found a dict; pass one split, such as data['train'], or a list of objects"
@@ -433,3 +435,98 @@ def test_upper_case_suffix_bom_and_crlf(tmp_path):
         b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n\r\n" + json.dumps(ROW).encode()
     )
     assert read(tmp_path / "A.JSONL") == [ROW, ROW]
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_ndjson_is_jsonl(tmp_path):
+    (tmp_path / "a.ndjson").write_text(lines(ROW, ROW))
+    assert read(tmp_path / "a.ndjson") == [ROW, ROW]
+
+
+def test_a_pattern_is_read_part_after_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/more").mkdir(parents=True)
+    rows = [dict(prompt=f"Question {i}?", completion=f"Answer {i}") for i in range(6)]
+    (tmp_path / "data/part-2.jsonl").write_text(lines(*rows[2:4]))
+    (tmp_path / "data/part-10.jsonl").write_text(lines(rows[4]) + "nonsense\n" + lines(rows[5]))
+    (tmp_path / "data/part-1.jsonl").write_text(lines(*rows[:2]))
+    (tmp_path / "data/more/part-3.csv").write_text("prompt,completion\nso,yes\n")
+    assert read("data/part-[12].jsonl") == rows[:4] and len(read("data/**/*.csv")) == 1
+    assert "data/part-10.jsonl, line 2: not valid JSON" in error(read, "data/*.jsonl")
+    found = check("data/part-*.jsonl")
+    assert found.n == 7 and found["unusable rows"].rows == [5]
+    assert found["unusable rows"].where == "part-10.jsonl line 2"
+    assert check(Path("data/*1.jsonl")).n == 2
+    for pattern in ("data/*.parquet", "nowhere/*", "[", "*" * 5000, "a\0*", "\ud800*"):
+        assert error(read, pattern).startswith("no file matches ")
+    (tmp_path / "odd[1].jsonl").write_text(lines(ROW))
+    assert read("odd[1].jsonl") == [ROW]  # a file's own name comes first
+
+
+def test_folders(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = [dict(prompt=f"Question {i}?", completion=f"Answer {i}") for i in range(3)]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    assert read(tmp_path / "saved") == rows == read(str(tmp_path / "saved"))
+    DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows)).save_to_disk(tmp_path / "both")
+    assert f"give one of them: {tmp_path / 'both/test'}, {tmp_path / 'both/train'}" in error(
+        read, tmp_path / "both"
+    )
+    assert read(tmp_path / "both/train") == rows
+    (tmp_path / "saved/state.json").write_text("{")
+    assert error(read, tmp_path / "saved").startswith(
+        f"{tmp_path / 'saved'}: cannot be read as what save_to_disk"
+    )
+    (tmp_path / "parts").mkdir()
+    assert "without a file of rows" in error(read, tmp_path / "parts")
+    for name in ("b.jsonl", "a.jsonl", "notes.txt"):
+        (tmp_path / "parts" / name).write_text(lines(ROW))
+    says = error(read, tmp_path / "parts")
+    assert f"{tmp_path / 'parts/a.jsonl'}, {tmp_path / 'parts/b.jsonl'}" in says and "*.jsonl" in says
+    assert "notes" not in says
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("https://example.com/train.jsonl", "https://example.com/train.jsonl"),
+        (Path("https://example.com/train.jsonl"), "https://example.com/train.jsonl"),
+        ("s3://bucket/rows.parquet", "s3://bucket/rows.parquet"),
+        ("hf://datasets/owner/name", "hf://datasets/owner/name"),
+    ],
+)
+def test_addresses_are_not_fetched(name, shown):
+    assert error(read, name) == f"{shown} is an address; download it, and give the file's name"
+
+
+@pytest.mark.parametrize("suffix", [".gguf", ".safetensors", ".arrow", ".pdf", ".md", ".gz", ".xlsx"])
+def test_other_files_say_what_to_do(suffix, tmp_path):
+    (tmp_path / f"a{suffix}").write_bytes(b"x")
+    assert error(read, tmp_path / f"a{suffix}").count("; ") == 2
+
+
+def test_an_index_without_a_name_is_left_out_with_a_word(tmp_path):
+    import pandas as pd
+
+    rows = [dict(prompt=f"Question {i}?", completion=f"Answer {i}") for i in range(4)]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv")
+    frame.iloc[[3, 1]].to_csv(tmp_path / "some.csv", sep=";")
+    frame.to_csv(tmp_path / "none.csv", index=False)
+    for name, expected in (("a.csv", rows), ("some.csv", [rows[3], rows[1]])):
+        with pytest.warns(
+            UserWarning, match=f"{name}: the first column has no name and numbers the rows"
+        ) as seen:
+            assert read(tmp_path / name) == expected
+        assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path / "none.csv") == rows
+    frame.set_index(pd.Index(list("wxyz"))).to_csv(tmp_path / "named.csv")
+    assert "row 1: column 1 has no name and holds 'w'" in error(read, tmp_path / "named.csv")
+    (tmp_path / "last.csv").write_text("prompt,completion,\nq,a,7\n")
+    assert "row 1: column 3 has no name and holds '7'" in error(read, tmp_path / "last.csv")

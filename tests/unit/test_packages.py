@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 import ftguide
-from ftguide.engine.rows import normalised_text
+from ftguide.engine.texts import normalised_text
 from ftguide.packages import (
     SECTIONS,
     SPLITS,

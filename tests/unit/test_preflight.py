@@ -16,10 +16,12 @@ from ftguide.engine.preflight import (
     _rounding_problems,
     _step_problems,
     _template_problems,
+    asked_in_both,
     different_tokens,
     planned_steps,
     read_for_training,
     updatable_share,
+    with_thumbs,
 )
 from ftguide.engine.tokens import tokenised
 from ftguide.models import load
@@ -501,10 +503,61 @@ def test_thumbs_are_read_with_their_labels():
     assert error(read_for_training, [up, talk], "kto").startswith(
         "row 2 has messages, and a thumb judges one"
     )
-    says = "row 2: label must be true (thumb up) or false (thumb down), not None"
-    assert error(read_for_training, [up, ROW], "kto") == says
+    says = "row 2: label must be true (thumb up) or false (thumb down), not None;"
+    assert error(read_for_training, [up, ROW], "kto").startswith(says)
     says = "2 thumbs up and 0 down: without both there is nothing to compare"
     assert error(read_for_training, [up, up], "kto") == says
+
+
+@pytest.mark.parametrize(
+    "up, down",
+    [(True, False), (1, 0), (1.0, 0.0), ("true", "false"), ("TRUE ", "False"), ("1", "0"), ("yes", "No")],
+)
+def test_labels_of_a_table(up, down, tmp_path):
+    rows = read_for_training([dict(ROW, label=up), dict(ROW, label=down)], "kto")
+    assert [row["label"] for row in rows] == [True, False]
+    assert all(type(row["label"]) is bool for row in rows)
+    (tmp_path / "thumbs.csv").write_text(f"prompt,completion,label\nHi,yo,{up}\nHi,no,{down}\n")
+    assert [row["label"] for row in read_for_training(tmp_path / "thumbs.csv", "kto")] == [True, False]
+
+
+@pytest.mark.parametrize("label", ["", "maybe", 2, -1, 0.5, None, [], "truefalse", "nan"])
+def test_what_is_no_label(label):
+    assert error(with_thumbs, [dict(ROW, label=True), dict(ROW, label=label)]).startswith(
+        "row 2: label must be"
+    )
+
+
+def test_validation_rows_that_are_trained_on():
+    asked = lambda n: f"Where is mug number {n}?"
+    rows = [dict(prompt=asked(n), completion="Here.") for n in range(8)]
+    others = [dict(prompt=asked(n), completion="There.") for n in range(8, 12)]
+    again = dict(
+        messages=[
+            dict(role="user", content=f"\u200b{asked(3).upper()} "),
+            dict(role="assistant", content="x"),
+        ]
+    )
+    assert list(asked_in_both(rows, others)) == list(asked_in_both(rows, [])) == []
+    (says,) = asked_in_both(rows, [*others, again, *rows[:2]])
+    assert says.startswith("3 of 7 validation rows (the first is row 5)")
+    with pytest.warns(UserWarning, match="8 of 8 validation rows") as seen:
+        preflight("tiny-small", rows, eval_rows=rows)
+    assert len(seen) == 1
+    texts = [dict(text=asked(n)) for n in range(4)]
+    assert "4 of 4" in next(asked_in_both(texts, texts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preflight("tiny-small", rows, eval_rows=others)
+
+
+def test_pairs_whose_scores_prefer_the_other():
+    rows = [
+        pair | dict(score_chosen=2, score_rejected=n)
+        for n, pair in enumerate(pairs(*(("q", f"a{i}", "b") for i in range(8))))
+    ]
+    with pytest.warns(UserWarning, match="in 5 of 8 rows score_chosen is below score_rejected.*row 3"):
+        preflight("tiny-small", rows, "dpo")
 
 
 def test_preflight_returns_nothing():
