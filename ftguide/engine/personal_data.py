@@ -1,7 +1,6 @@
-"""Personal data in a text, found by libraries: checksums where there are some, numbering plans for phones
+"""Personal data in a text, found by libraries: check digits where there are some, numbering plans for phones
 
-Names, postal addresses, dates of birth, identity cards, passports, number plates and accounts without an IBAN
-are not looked for. python-stdnum and phonenumbers come with `ftguide[check]` and are imported where needed.
+python-stdnum and phonenumbers come with `ftguide[check]`, so they are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ CNPJ = re.compile(
 IBAN = re.compile(r"(?<![\w.,/-])[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,4})?(?!\w)")
 CARD = re.compile(r"3[47]\d{13}|4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|6(?:011|5\d\d)\d{12}")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
+# Not looked for: names, postal addresses, dates of birth, identity cards, passports, accounts without an IBAN.
+
 # what stands before bare digits that are a phone number, and before those that are not
 CALLED = re.compile(
     r"\b(?:tel|telefone|fone|cel|celular|whats|whatsapp|zap|contato|ligue|phone|mobile|call)\b\W{0,4}$|"
