@@ -208,7 +208,7 @@ class KLCallback(TrainerCallback):
 # %% ../nbs/06_dpo.ipynb #dpo-kto
 def align_kto(
     model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
-    data: Source,  # rows (or a file) with prompt, completion, label: True for a thumb up
+    data: Source,  # rows (or a file) with prompt, completion, label: True (or 1, yes) is a thumb up
     *,
     beta: float = 0.1,  # pull towards the reference
     epochs: float = 1,  # passes over the rows

@@ -19,7 +19,7 @@ CNPJ = re.compile(
 IBAN = re.compile(r"(?<![\w.,/-])[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,4})?(?!\w)")
 CARD = re.compile(r"3[47]\d{13}|4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|6(?:011|5\d\d)\d{12}")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
-# Not looked for: names, postal addresses, dates of birth, identity cards, passports, accounts without an IBAN.
+# Not looked for: names, postal addresses, dates of birth, identity cards, accounts without an IBAN.
 
 # what stands before bare digits that are a phone number, and before those that are not
 CALLED = re.compile(

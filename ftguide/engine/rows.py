@@ -135,7 +135,7 @@ class Row:
 
 
 def stream(
-    source: Source,  # a file, a list of dicts, a datasets.Dataset; owner/name or owner/name:split on the hub
+    source: Source,  # a file, several by a pattern, a list of dicts, a Dataset; owner/name:split of the hub
     kind: str = "sft",  # "sft", "pairs" or "corpus"
 ) -> Iterator[dict]:  # rows with the kind's columns, others kept
     "Checked rows one by one, so a file may exceed memory (a .json may not); DataError at the first bad row."

@@ -52,7 +52,32 @@ def pairs(*rows):
     return [dict(prompt=q, chosen=c, rejected=r) for q, c, r in rows]
 
 
-any_text = st.text(st.characters(), max_size=40)  # lone surrogates and control characters included
+ODD = [  # texts that look like others, like nothing, or like what somebody forgot
+    *(
+        "\u200b",
+        "\ufeff \u00ad",
+        "\u3164",
+        "Cafe\u0301",
+        "caf\u00e9 ",
+        "[NAME]",
+        "{name}",
+        "TODO:",
+        "NinguÃ©m",
+        "\ufffd",
+    ),
+    *(
+        "You are a helpful assistant.",
+        "true",
+        "0",
+        "2.5",
+        "11912345678",
+        "GB29 NWBK 6016 1331 9268 19",
+        "👍🏽",
+        "है।",
+    ),
+]
+
+any_text = st.text(st.characters(), max_size=40) | st.sampled_from(ODD)  # lone surrogates, controls included
 
 
 names = (
@@ -68,6 +93,9 @@ names = (
             "input",
             "output",
             "task",
+            "label",
+            "score_chosen",
+            "score_rejected",
             "",
         ]
     )
