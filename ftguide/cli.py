@@ -675,7 +675,7 @@ def check_command(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Rows to check: .jsonl, .json, .csv, .parquet, a "pattern", or owner/name on the hub.",
+            help="Rows to check: .jsonl, .json, .csv, .parquet, a 'pattern', or owner/name on the hub.",
         ),
     ],
     kind: Annotated[str, described("What the rows are for: sft, pairs or corpus.")] = "sft",

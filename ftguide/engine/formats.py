@@ -253,7 +253,7 @@ def addressed_rows(
             yield from read_hub(source)
             return
         for path in files_of(source):
-            yield from read_folder(path) if path.is_dir() else read_file(path)
+            yield from read_folder(path) if _is(path, Path.is_dir) else read_file(path)
         return
     if isinstance(source, dict):
         what = f"a {type(source).__name__}; pass one split, such as data['train'], or a list of objects"

@@ -10,6 +10,8 @@ from functools import partial
 
 import regex  # knows the properties of Unicode's characters
 
+from ftguide.engine.texts import INVISIBLE
+
 # ---- placeholders
 
 ANY_GAP = re.compile(r"[\[{<%]|\$\{|TODO|TBD|FIXME|X{3}|x/x|lorem", re.I)
@@ -264,6 +266,7 @@ ENDING = regex.compile(
     regex.V1,
 )
 EMPHASIS = "*_~ "  # behind the last sign, as Markdown writes it
+LAST = 40  # characters that are looked at
 
 
 def ends_with_ellipsis(text: str) -> bool:
@@ -274,7 +277,7 @@ def ends_like_a_sentence(
     text: str,
 ) -> bool:
     "Does it end with a full stop of any script, a closing quote or bracket, or an emoji?"
-    end = text.rstrip(EMPHASIS)[-1:]
+    end = INVISIBLE.sub("", text[-LAST:]).rstrip(EMPHASIS)[-1:]
     return bool(end and ENDING.match(end))
 
 

@@ -218,7 +218,7 @@ class Feedback:
 
         FeedbackError names files where that was not possible."""
         _check_text("rater", rater)
-        if is_blank(rater):
+        if not rater.strip():
             raise FeedbackError("rater is empty; rows without a rater belong to nobody who could ask")
         deleted = len(self._execute("DELETE FROM feedback WHERE rater = ? RETURNING id", (rater,)))
         self._empty_log()

@@ -10,7 +10,7 @@ from ftguide.packages import read_packages
 
 GAPS = (
     """
-{name}|{user_name}|{first name}|{produto}|{{ name }}|{{ user.name }}|{{name|upper}}|${name}|${user.name}
+{name}|{user_name}|{first name}|{produto}|{{ name }}|{{ user.name }}|${name}|${user.name}
 [NAME]|[Name]|[Your Name]|[your company]|[COMPANY_NAME]|[Recipient's Name]|[insert text here]|[product]
 [nome do cliente]|[Seu nome]|[DATA]|[endereço]|[your text here ...]|[full text of 200 words]
 [texto completo 200 palavras]|<NAME>|<YOUR NAME>|<insert address here>|<PRODUCT_NAME>|<seu nome>
@@ -162,7 +162,7 @@ def test_answers_in_other_scripts_are_whole():
 WORDS = [
     *("é", "maçã", "pão de açúcar", "São Paulo", "À vista", "Ônibus", "naïve café", "it’s", "“so”", "a – b"),
     *("50 °C", "€ 5", "niño", "größer", "Привет мир", "مرحبا بك", "שלום עולם", "नमस्ते दुनिया", "你好世界"),
-    *("こんにちは", "한국어로", "😀 great", "\ufeffstart", "Œuvre", "→ so", "5 × 3"),
+    *("こんにちは", "한국어로", "😀 great", "\ufeffstart", "Œuvre", "→ so"),
 ]
 
 

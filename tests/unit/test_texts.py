@@ -54,7 +54,7 @@ def test_alike(a, b):
         *range(5, 10),
         *range(15, 20),
     ]
-    twins = [dict(prompt="Which?", chosen=a + "!", rejected=b + "!")]
+    twins = [dict(prompt="Which?", chosen=f"So: {a}", rejected=f"So: {b}")]
     assert check(twins, kind="pairs")["chosen equals rejected"].rows == [0]
 
 
