@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .engine.texts import normalised_text
 from .serving.errors import FeedbackError
 from .serving.votes import SIDES, Feedback, existing_store
 
@@ -49,7 +50,7 @@ def _opinions(rows: list[dict], lost: dict[int, str]) -> tuple[dict, dict]:
     for row in rows:
         is_vote = row["kind"] == "vote"
         texts = (row["answer"],) if is_vote else (row["a"], row["b"])
-        if not all(text.strip() for text in texts):
+        if not all(map(normalised_text, texts)):
             lost[row["id"]] = "empty answer"
             continue
         if not is_vote and texts[0] == texts[1]:
@@ -106,7 +107,22 @@ def _log_odds(p: float) -> float:  # 0 for chance or worse
 
 
 def _rows(store: VoteSource) -> list[dict]:
-    return store if isinstance(store, list) else existing_store(store).rows()
+    rows = store if isinstance(store, list) else existing_store(store).rows()
+    return _in_one_spelling(rows)
+
+
+def _in_one_spelling(rows: list[dict]) -> list[dict]:
+    "Prompts that differ in nothing a reader sees, and so answers to one prompt, as the first of them stands."
+    prompts, answers = {}, {}
+    return [_spelt_as_before(row, prompts, answers) for row in rows]
+
+
+def _spelt_as_before(row: dict, prompts: dict[str, str], answers: dict[tuple, str]) -> dict:
+    asked = normalised_text(row["prompt"])
+    spelt = {"prompt": prompts.setdefault(asked, row["prompt"])}
+    for name in {"answer", "a", "b"} & row.keys():
+        spelt[name] = answers.setdefault((asked, normalised_text(row[name])), row[name])
+    return row | spelt
 
 
 def _weight_of(rows: list[dict], weighted: bool) -> Callable[[str], float]:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from voters import writer, written
 
 from ftguide.engine.rows import read
+from ftguide.engine.texts import is_blank
 from ftguide.feedback import pairs_from, thumbs_from
 from ftguide.serving import votes
 from ftguide.serving.errors import FeedbackError
