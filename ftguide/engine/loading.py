@@ -57,6 +57,11 @@ def shipped_folder(name: str) -> Path:
     return package_folder() / "checkpoints" / name
 
 
+def is_own_name(name: str | Path) -> bool:
+    "Does the guide give this name to a model, shipped or fetched?"
+    return str(name) in SHIPPED or str(name) in PRETRAINED
+
+
 def known_folder(name: str | Path) -> str | None:
     "Where a model with a name of the guide's is: its folder, or a hub name; None for another name."
     if str(name) in SHIPPED:

@@ -15,7 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ftguide.engine.loading import SHIPPED, shipped_folder
+from ftguide.engine.loading import SHIPPED, is_own_name, resolve
+from ftguide.engine.pretrained import PRETRAINED
 from ftguide.engine.texts import is_blank
 from ftguide.models import load
 from ftguide.serving.errors import PageError
@@ -77,16 +78,16 @@ class ServedModel:
 
     def __init__(
         self,
-        folder: str | Path,  # of a model, of versions, or the name of a model that ships with the guide
+        folder: str | Path,  # of a model, of versions, or tiny, tiny-small, smollm2-135m
         beside: str | Path | None = None,  # folder whose own versions go by their short name
         **writer: Any,  # of `Writer`
     ):
-        shipped = str(folder) in SHIPPED
-        self.folder = shipped_folder(str(folder)) if shipped else _folder_of_versions(Path(folder))
+        self.own_name = str(folder) if is_own_name(folder) else None
+        self.folder = Path(resolve(folder).path) if self.own_name else _folder_of_versions(Path(folder))
         if not self.folder.is_dir():
             raise PageError(
                 f"no folder {str(folder)!r}; give a model folder, "
-                f"a folder that `deploy` wrote, or {' or '.join(SHIPPED)}"
+                f"a folder that `deploy` wrote, or one of {', '.join([*SHIPPED, *PRETRAINED])}"
             )
         self.beside = beside
         self.writer_options = writer
@@ -122,8 +123,9 @@ class ServedModel:
         return (current(self.folder) if deployed else self.folder).resolve()
 
     def _version(self, place: Path) -> str:
-        shipped = shipped_folder(SHIPPED[0]).resolve().parent
-        short = self.beside is None or place.parent in (Path(self.beside).resolve(), shipped)
+        if self.own_name:
+            return self.own_name
+        short = self.beside is None or place.parent == Path(self.beside).resolve()
         return place.name if short else f"{place.parent.name}/{place.name}"
 
 

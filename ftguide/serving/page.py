@@ -19,7 +19,7 @@ import gradio as gr
 from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
 
-from ftguide.engine.loading import SHIPPED
+from ftguide.engine.loading import is_own_name
 from ftguide.serving.actions import WRITING, PageActions, ServedModel
 from ftguide.serving.connections import PageServer, listen
 from ftguide.serving.errors import PageError
@@ -49,7 +49,7 @@ NOTHING_ELSE = dict(
 
 
 def page(
-    folder: str | Path,  # of a model, or what `deploy` wrote
+    folder: str | Path,  # of a model, what `deploy` wrote, or tiny, tiny-small, smollm2-135m
     against: str | Path | None = None,  # another one, to compare with
     store: str | Path | None = None,  # file of the votes; FOLDER/feedback.db
     limits: Limits = DEFAULT_LIMITS,
@@ -59,9 +59,9 @@ def page(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     if not temperature >= 0:
         raise PageError(f"temperature must be 0 or more, not {temperature}")
-    if store is None and str(folder) in SHIPPED:
+    if store is None and is_own_name(folder):
         raise PageError(
-            f"{folder} ships with the guide and is no place for votes; "
+            f"{folder} is one of the guide's models, whose folder is no place for votes; "
             "say where to keep them: --store votes.db"
         )
     writer = dict(
@@ -237,7 +237,7 @@ def _reason(e: Exception, store: Feedback) -> str:
 
 
 def serve(
-    folder: str | Path,  # of a model, or what `deploy` wrote
+    folder: str | Path,  # of a model, what `deploy` wrote, or tiny, tiny-small, smollm2-135m
     against: str | Path | None = None,  # another one, to compare with
     store: str | Path | None = None,  # file of the votes; FOLDER/feedback.db
     host: str = "127.0.0.1",  # who may reach the page; beyond this machine only with a password

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from deployed import put
 
-from ftguide.models import load
+from ftguide.models import load, save
 from ftguide.serving.actions import PageActions, PendingVotes, ServedModel
 from ftguide.serving.errors import PageError
 from ftguide.serving.limits import Limits
@@ -125,6 +125,21 @@ def test_names_of_versions(tmp_path):
         for at in ("ads", "ads/v1", "other", "other/v1")
     ]
     assert names == ["v2", "v1", "other/v1", "other/v1"]
+
+
+def test_a_model_with_a_name_of_the_guides_is_served_by_it(tmp_path, monkeypatch):
+    "The fetched one, too: from the cache, where its folder may be called anything."
+    monkeypatch.setenv("FTGUIDE_CACHE", str(tmp_path))
+    save(load("tiny-small"), tmp_path / "smollm2-135m")
+    for name in ("tiny", "smollm2-135m"):
+        served = ServedModel(name, beside=tmp_path / "ads")
+        assert served.now()[1] == name and (served.folder / "config.json").is_file()
+    pytest.importorskip("gradio")
+    from ftguide.serving.page import page
+
+    with pytest.raises(PageError, match="--store"):
+        page("smollm2-135m")
+    page("smollm2-135m", "tiny", tmp_path / "votes.db")
 
 
 class FullDisk:
