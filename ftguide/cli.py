@@ -132,6 +132,12 @@ FourBits = Annotated[
         "--load-in-4bit",
     ),
 ]
+Bfloat16 = Annotated[
+    bool,
+    described(
+        "Weights in bfloat16 under the adapter: half the memory for them. Needs --lora.", "--load-in-bf16"
+    ),
+]
 Lora = Annotated[bool, described("Train an adapter and merge it.")]
 LearningRate = Annotated[float | None, described("Top of the schedule; by default from the model's size.")]
 Seed = Annotated[int, described("Of all chance.")]
@@ -261,20 +267,22 @@ def load_model(name: str):
     return load(name)
 
 
-def model_to_train(name, load_in_4bit: bool, lora: bool):
-    "The name, or the model loaded with 4-bit weights."
-    if not load_in_4bit:
+def model_to_train(name, lora: bool, load_in_4bit: bool, load_in_bf16: bool):
+    "The name, or the model loaded with weights of fewer bits, which stay as they are."
+    if not (load_in_4bit or load_in_bf16):
         return name
+    if load_in_4bit and load_in_bf16:
+        raise ValueError("give --load-in-4bit or --load-in-bf16, not both")
+    flag, weights = ("--load-in-4bit", "4 bits") if load_in_4bit else ("--load-in-bf16", "bfloat16")
     if not isinstance(name, str):
-        raise ValueError("--load-in-4bit reads a model's files: name one with --student")
+        raise ValueError(f"{flag} reads a model's files: name one with --student")
     if not lora:
         raise ValueError(
-            "--load-in-4bit needs --lora: weights of 4 bits stay as they are, "
-            "and an adapter is trained on them"
+            f"{flag} needs --lora: weights of {weights} stay as they are, and an adapter is trained on them"
         )
     from ftguide.models import load
 
-    return load(name, load_in_4bit=True)
+    return load(name, load_in_4bit=True) if load_in_4bit else load(name, dtype="bfloat16")
 
 
 def read_report(path: Path):
@@ -400,6 +408,7 @@ def sft_command(
     eval_data: Annotated[Path | None, option("sft:finetune_sft", "eval_data")] = None,
     lora: Lora = False,
     load_in_4bit: FourBits = False,
+    load_in_bf16: Bfloat16 = False,
     packing: Annotated[bool, option("sft:finetune_sft", "packing")] = False,
     resume: Resume = False,
     seed: Seed = 0,
@@ -411,7 +420,7 @@ def sft_command(
 
     base = base_for([data], base, typer.echo)
     model = finetune_sft(
-        model_to_train(base, load_in_4bit, lora),
+        model_to_train(base, lora, load_in_4bit, load_in_bf16),
         data,
         epochs=epochs,
         learning_rate=learning_rate,
@@ -439,6 +448,7 @@ def dpo_command(
     eval_data: Annotated[Path | None, option("dpo:align_dpo", "eval_data")] = None,
     lora: Lora = False,
     load_in_4bit: FourBits = False,
+    load_in_bf16: Bfloat16 = False,
     resume: Resume = False,
     seed: Seed = 0,
 ):
@@ -449,7 +459,7 @@ def dpo_command(
 
     base = base_for([data], base, typer.echo)
     model = align_dpo(
-        model_to_train(base, load_in_4bit, lora),
+        model_to_train(base, lora, load_in_4bit, load_in_bf16),
         data,
         beta=beta,
         epochs=epochs,
@@ -527,6 +537,7 @@ def distill_command(
     eval_data: Annotated[Path | None, option("distillation:distill", "eval_data")] = None,
     lora: Lora = False,
     load_in_4bit: FourBits = False,
+    load_in_bf16: Bfloat16 = False,
     resume: Resume = False,
     seed: Seed = 0,
 ):
@@ -540,7 +551,7 @@ def distill_command(
         raise ValueError("give --student or --student-layers, not both")
     model = distill(
         teacher,
-        model_to_train(student, load_in_4bit, lora),
+        model_to_train(student, lora, load_in_4bit, load_in_bf16),
         data,
         temperature=temperature,
         alpha=alpha,
@@ -792,7 +803,7 @@ def serve_command(
         str,
         typer.Argument(
             metavar="FOLDER",
-            help="Of a model, or of deployed versions; tiny and tiny-small with --store.",
+            help="Of a model, or of deployed versions; tiny, tiny-small or smollm2-135m with --store.",
         ),
     ],
     against: Annotated[str | None, described("Another model, for a blind comparison.")] = None,

@@ -12,11 +12,11 @@ def adapter(lora: bool | LoraConfig | None) -> LoraConfig | None:
 
 
 def merged(model: PeftModel):  # -> the model with its adapter inside
-    """Base and adapter added up.
+    """Base and adapter added up, in float32.
 
-    Weights of 4 bits become float32 first: rounded to 4 bits again, most of what was learnt would be lost."""
+    Weights of fewer bits become float32 first: rounded again, most of what was learnt would be lost."""
     if not getattr(model, "is_quantized", False):
-        return model.merge_and_unload()
+        return model.float().merge_and_unload()
     learnt = {
         name.removeprefix("base_model.model."): module.get_delta_weight("default").float()
         for name, module in model.named_modules()

@@ -31,7 +31,13 @@ def bfloat16_by_default(parameters: int) -> bool:  # of the model that is traine
     return fast_bfloat16() and is_large(parameters)
 
 
-def say_precision(name: str, parameters: int, bf16: bool, asked: bool) -> None:
+def say_precision(
+    name: str,
+    parameters: int,
+    bf16: bool,  # is it what products are computed in?
+    asked: bool,  # by the caller
+    frozen: bool = False,  # weights in bfloat16, under an adapter
+) -> None:
     "One line, for a large model on a CPU: which precision, and why."
     if torch.cuda.is_available() or not is_large(parameters) or processes()[0] > 0:
         return
@@ -42,4 +48,7 @@ def say_precision(name: str, parameters: int, bf16: bool, asked: bool) -> None:
     else:
         why = "this processor has no bfloat16 products"
     kind = "bfloat16, weights and loss in float32" if bf16 else "float32"
+    if frozen:
+        kind, why = "bfloat16, adapter and loss in float32", "as the weights were loaded"
+        why += "" if fast_bfloat16() else ", though this processor has no bfloat16 products"
     print(f"{name} computes in {kind}: {why}", file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.precision import bfloat16_by_default, say_precision
+from ftguide.engine.threads import free_threads
 from ftguide.engine.tokens import row_limit
 from ftguide.models import LM, complete_tokenizer, load
 
@@ -92,7 +93,8 @@ class Run:
         if "max_length" not in {f.name for f in fields(config_class)}:
             settings.pop("max_length")
         asked = bool(self.config.keys() & {"bf16", "fp16"})
-        say_precision(self.name, self.start.parameters, settings["bf16"], asked)
+        frozen = self.start.model.dtype == torch.bfloat16
+        say_precision(self.name, self.start.parameters, settings["bf16"], asked, frozen)
         return config_class(**settings)
 
     def train(
@@ -111,7 +113,11 @@ class Run:
         checkpoint = last_checkpoint(self.output_dir, self.resume, record)
         validate = eval_data is not None
         watching = [ProgressCallback(self.name), *early_stopping(validate, self.patience), *self.callbacks]
-        with tempfile.TemporaryDirectory() as scratch, original_forward(self.start.model):
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            original_forward(self.start.model),
+            free_threads(self.name, self.start.parameters),
+        ):
             folder = self.output_dir or scratch
             trainer = trainer_class(
                 model=self.start.model,
@@ -188,7 +194,7 @@ def copy_for_training(
     name: str,  # of the result
     lora: bool | LoraConfig | None = None,  # an adapter? Weights of 4 bits allow nothing else: ModelError
 ) -> LM:
-    "A copy to train, in float32."
+    "A copy to train, in float32; under an adapter, weights that were loaded in fewer bits stay as they are."
     lm = load(model)
     quantized = getattr(lm.model, "is_quantized", False)
     if quantized and not lora:
@@ -197,7 +203,7 @@ def copy_for_training(
             "lora=True (--lora) trains an adapter on them"
         )
     lm = lm.copy(name)
-    if not quantized:
+    if not (quantized or (lora and lm.model.dtype == torch.bfloat16)):
         lm.model.float()
     return lm
 

@@ -174,9 +174,13 @@ def test_the_command_says_it_in_one_line(stage, tmp_path):
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({**r, **p}) + "\n" for r, p in zip(ROWS, PAIRS)), encoding="utf-8"
     )
-    common = (*stage, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out", "--load-in-4bit")
-    done = command(*common)
-    assert done.exit_code == 2 and "error: --load-in-4bit needs --lora" in done.output
+    common = (*stage, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
+    for flag in ("--load-in-4bit", "--load-in-bf16"):
+        done = command(*common, flag)
+        assert done.exit_code == 2 and f"error: {flag} needs --lora" in done.output
+    common = (*common, "--load-in-4bit")
+    done = command(*common, "--load-in-bf16", "--lora")
+    assert done.exit_code == 2 and "not both" in done.output
     if torch.cuda.is_available():
         return
     done = command(*common, "--lora")
@@ -185,6 +189,37 @@ def test_the_command_says_it_in_one_line(stage, tmp_path):
         and "error: load_in_4bit needs a CUDA GPU" in done.output
         and done.output.count("\n") == 1
     ), done.output
+
+
+class Types(TrainerCallback):
+    "The types of frozen and of trained weights while a step is made."
+
+    def on_step_end(self, args, state, control, model=None, **kw):
+        self.frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+        self.trained = {p.dtype for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_frozen_weights_stay_in_bfloat16_and_the_adapter_learns_in_float32(stage):
+    seen, losses = Types(), []
+    how = dict(lora=ADAPTER, learning_rate=1e-3, batch_size=4, logging_steps=1, bf16=False)
+    for dtype in ("float32", "bfloat16"):
+        lm = load("tiny-small", dtype=dtype)
+        after = STAGES[stage](lm, callbacks=(seen,), **how)
+        losses.append([entry["loss"] for entry in after.history if "loss" in entry])
+        assert seen.frozen == {getattr(torch, dtype)} and seen.trained == {torch.float32}
+        assert after.model.dtype == torch.float32 and not torch.equal(
+            weights(after.model)["model.layers.0.mlp.up_proj.weight"],
+            weights(lm.model)["model.layers.0.mlp.up_proj.weight"].float(),
+        ), "an ordinary model, with what was learnt inside"
+    exact, rounded = map(sum, losses)
+    assert losses[0] != losses[1] and rounded == pytest.approx(exact, rel=0.03)
+
+
+def test_without_an_adapter_weights_are_trained_in_float32():
+    seen = Types()
+    after = finetune_sft(load("tiny-small", dtype="bfloat16"), ROWS, epochs=1, callbacks=(seen,))
+    assert seen.trained == {torch.float32} and after.model.dtype == torch.float32
 
 
 class FewBits(LlamaForCausalLM):

@@ -112,5 +112,7 @@ def test_one_line_for_a_large_model_and_none_for_a_small_one(processor, capsys):
     for asked in (True, False):
         say_precision("SFT", precision.LARGE, bool(processor), asked)
         assert capsys.readouterr().err.count("\n") == 1
+    say_precision("SFT", precision.LARGE, False, False, frozen=True)
+    assert capsys.readouterr().err.startswith("SFT computes in bfloat16")
     say_precision("SFT", precision.LARGE - 1, False, False)
     assert not capsys.readouterr().err
