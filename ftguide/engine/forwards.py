@@ -49,7 +49,7 @@ def _scoring(model, theirs: Callable) -> Callable:
         if args:
             states = model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state
         else:
-            states = last_states(model, {k: v for k, v in inputs.items() if k != "use_cache"})
+            states = last_states(model, {k: v for k, v in inputs.items() if k != "use_cache"}, in_pairs=True)
         return _scores(states[:, :-1], labels[:, 1:], model.lm_head)
 
     return forward

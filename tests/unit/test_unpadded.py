@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ftguide.engine import precision
+from ftguide.engine import precision, unpadded
 from ftguide.engine.unpadded import can_be_unpadded, last_states
 
 IDS = dict(vocab_size=97, pad_token_id=0, bos_token_id=None, eos_token_id=1)
@@ -62,6 +62,28 @@ def test_states_and_gradients_are_those_of_the_padded_batch(kind):
     (a, a_grads), (b, b_grads) = found
     assert torch.allclose(a, b, atol=1e-5)
     assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in zip(a_grads, b_grads, strict=True))
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_what_two_rows_begin_with_is_computed_once(kind, monkeypatch):
+    "Of three pairs one begins alike for 20 tokens, one is the same row twice, one has nothing in common."
+    monkeypatch.setattr(unpadded, "SHARED", 4)
+    model, found, widths = made(kind), [], []
+    inputs = batch((25, 9, 12, 23, 9, 30))
+    inputs["input_ids"][3, :20] = inputs["input_ids"][0, :20]
+    inputs["input_ids"][4] = inputs["input_ids"][1]
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    for in_pairs in (False, True):
+        model.zero_grad()
+        states = last_states(model, inputs, in_pairs)
+        (states * torch.arange(6.0)[:, None, None]).square().sum().backward()
+        found.append((states.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+    (a, a_grads), (b, b_grads) = found
+    assert widths == [108, 108 - 20 - 8], "a row keeps a token of its own"
+    assert torch.allclose(a, b, atol=1e-5)
+    assert all((x - y).norm() <= 1e-4 * x.norm() for x, y in zip(a_grads, b_grads, strict=True))
 
 
 def test_a_row_is_the_same_in_any_company():
