@@ -25,7 +25,7 @@ help:
 	@echo "make mutants  change losses and data checks in many small ways: does a test notice? SHARE=0.2: every fifth"
 	@echo "make lab      JupyterLab on the chapters"
 	@echo "make outputs  run every chapter and store its outputs"
-	@echo "make bench    measure beside other tools again (forty minutes on one core)"
+	@echo "make bench    measure beside other tools again: forty minutes on one core, and as long with the real model"
 	@echo "make readme   what is made from notebooks: README.md, the API page, numbers and pictures of the home pages"
 	@echo "make docs     the site, with Quarto"
 	@echo "make tiny     train the shipped models again (about an hour)"
@@ -89,6 +89,7 @@ outputs: $(READY)
 bench: $(READY)
 	@mkdir -p runs && cd nbs && HF_HUB_OFFLINE=1 ../$(BIN)/papermill 12_benchmarks.ipynb \
 	    ../runs/12_benchmarks.ipynb --log-output -p measure True
+	@HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python tools/cpu.py
 	@$(STORE) nbs/12_benchmarks.ipynb && $(BIN)/nbdev-clean --fname nbs/12_benchmarks.ipynb
 
 readme: $(READY)
