@@ -1,7 +1,7 @@
 """Training and answering with a real model on a CPU, beside TRL and a plain loop: `python tools/cpu.py`.
 
 Every line of the CSV is a process of its own, and the contenders take turns. SFT, DPO and distillation make
-the same steps on the same real rows from the same weights; the first step warms up, and the others are timed.
+the same steps on the same real rows from the same weights; the first step warms up, the others are timed.
 What DPO reads of its reference counts as well. Peaks are those of the whole call, over what the process held
 before it. `flops` is the work that cannot be avoided: real tokens without their padding, each needed product
 once, and the output layer at scored positions alone. A measurement that was cut off goes on where it was."""
@@ -47,7 +47,7 @@ with warnings.catch_warnings():
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = {"SFT": 8, "LoRA": 8, "DPO": 4, "distillation": 4, "threads": 8}  # rows or pairs of a step
-STEPS = 3  # the first one warms up
+STEPS = 2  # the first one warms up
 RATE = 1e-5
 SAME = dict(
     learning_rate=RATE,
