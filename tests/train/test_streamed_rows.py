@@ -178,22 +178,22 @@ def peaks_mb(stage, *files, batch_size=100, seconds=400, early=0):
 @pytest.mark.skipif(sys.platform == "win32", reason="resource")
 @pytest.mark.parametrize("stage", TRAIN)
 def test_memory_does_not_grow_with_the_file(stage, tmp_path):
-    "1,000 rows of 200 KB: 200 MB, of which a stream holds a batch."
+    "2,000 rows of 100 KB: a stream holds a batch, and the first thousand while they are checked."
     row = dict(
         sft=dict(prompt="Hi", completion="yes"),
         dpo=dict(prompt="Hi", chosen="yes", rejected="no"),
         distill=dict(prompt="Hi", completion="yes"),
     )[stage]
-    note = "x" * 200_000  # a column nobody asked for
+    note = "x" * 100_000  # a column nobody asked for
     file = tmp_path / "large.jsonl"
     with file.open("w", encoding="utf-8") as f:
-        for n in range(1000):
+        for n in range(2000):
             f.write(json.dumps({**row, "note": note + str(n)}) + "\n")
     with (tmp_path / "small.jsonl").open("w", encoding="utf-8") as f:
-        f.writelines(islice(file.open(encoding="utf-8"), 250))
+        f.writelines(islice(file.open(encoding="utf-8"), 1000))
     assert file.stat().st_size > 2e8
-    small, large = peaks_mb(stage, (tmp_path / "small.jsonl", 250), (file, 1000), batch_size=50)
-    assert large < small + 60
+    small, large = peaks_mb(stage, (tmp_path / "small.jsonl", 1000), (file, 2000))
+    assert large < small + 40
 
 
 ROWS = int(os.environ.get("FTGUIDE_ROWS", 1_000_000))

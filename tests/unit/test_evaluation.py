@@ -432,16 +432,14 @@ def test_rouge_is_rouge_scores_on_random_texts():
 def test_a_report_does_not_depend_on_the_number_of_threads():
     """Sums are rounded in another order, so a near tie may be answered differently.
 
-    Shares agree within one row in twenty-four, log-probabilities within 1e-4."""
-    from ftguide.market import load_tasks
-
-    lm, test, threads, found = load("tiny-small"), load_tasks("test", 24), torch.get_num_threads(), []
+    Shares agree within one row, log-probabilities within 1e-4."""
+    lm, test, threads, found = load("tiny-small"), load_tasks("test", 12), torch.get_num_threads(), []
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
             found.append(
                 (
-                    evaluate(lm, test, metrics=("quality",), max_new_tokens=12, samples=1),
+                    evaluate(lm, test, metrics=("quality",), max_new_tokens=8, samples=1),
                     completion_logps(lm, [r["prompt"] for r in test], [r["completion"] for r in test])[0],
                 )
             )
@@ -451,5 +449,5 @@ def test_a_report_does_not_depend_on_the_number_of_threads():
     assert one.rows.keys() == two.rows.keys() and (a - b).abs().max() < 1e-4 * a.abs().max()
     for m in one.rows:
         assert one.score(m).value == pytest.approx(
-            two.score(m).value, abs=1 / 24 if one.score(m).value <= 1 else 1e-2
+            two.score(m).value, abs=1 / 12 if one.score(m).value <= 1 else 1e-2
         )
