@@ -22,7 +22,13 @@ from trl import DistillationConfig
 
 from .engine.cache import cached_teacher
 from .engine.layers import layer_influence, layer_list, with_layers
-from .engine.preflight import preflight, read_for_training
+from ftguide.engine.preflight import (
+    check_answered,
+    check_for_trl,
+    check_room,
+    preflight,
+    read_for_training,
+)
 from .engine.rows import Row, as_messages, read
 from .engine.run import Run, check_positive
 from ftguide.engine.teachers import (
@@ -33,7 +39,7 @@ from ftguide.engine.teachers import (
     written_answers,
 )
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
-from .engine.training_data import is_streamed
+from .engine.training_data import is_streamed, one_answer_each
 from .evaluation import Report, evaluate
 from .models import LM, load, prompt_text, save
 
@@ -264,9 +270,9 @@ def distill(
     teacher.check_student(run.start)
     parts = _checked_rows(run, teacher, corpus, data, eval_data, force)
     if on_policy:
-        return _on_policy(run, teacher, parts, max_new_tokens)
+        return _on_policy(run, teacher, parts, max_new_tokens, force)
     if cross_tokenizer:
-        return _gold(run, teacher, parts, max_new_tokens)
+        return _gold(run, teacher, parts, max_new_tokens, force)
     if is_streamed(corpus):
         return _streamed(run, teacher, corpus, parts, max_new_tokens)
     if cache is not None:
@@ -374,9 +380,11 @@ def _pace(run: Run, rows: int) -> dict:
     return dict(weight_decay=0.01, warmup_steps=0.1 if steps >= 10 else 0)
 
 # %% ../nbs/07_distill.ipynb #distill-on-policy-code
-def _on_policy(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:
+def _on_policy(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int, force: bool) -> LM:
     "The student answers, and the teacher scores every token of it (Agarwal et al. 2024)."
-    _check_prompts(parts, "on_policy")
+    check_for_trl(parts[0] + parts[1], "on_policy")
+    limit = run.config.get("max_completion_length", max_new_tokens)
+    check_room([run.start, teacher.lm], parts[0] + parts[1], limit, force)
     if written := sum("completion" in row for rows in parts for row in rows):
         warnings.warn(
             f"on_policy does not read the completions that {written} of the rows have: "
@@ -396,12 +404,6 @@ def _on_policy(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) ->
     )
 
 
-def _check_prompts(parts: tuple, setting: str):
-    "ValueError when a row has only text."
-    if text := sum("prompt" not in row for rows in parts for row in rows):
-        raise ValueError(f"{setting} needs prompts to answer, and {text} of the rows have only text")
-
-
 def _dataset(rows: list[dict]) -> Dataset | None:
     return Dataset.from_list(rows) if rows else None
 
@@ -414,11 +416,12 @@ def _trl_settings(run: Run, max_new_tokens: int) -> dict:
     )
 
 # %% ../nbs/07_distill.ipynb #distill-gold
-def _gold(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:
+def _gold(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int, force: bool) -> LM:
     "The teacher's answers, and its probabilities where the two tokenizers cut the text alike."
-    _check_prompts(parts, "cross_tokenizer")
+    check_for_trl(parts[0] + parts[1], "cross_tokenizer")
     answered = teacher.answers(*parts, max_new_tokens=max_new_tokens)
-    train, valid = (_dataset([_conversation(row) for row in rows]) for rows in answered)
+    check_answered(run.start, answered[0] + answered[1], run.config, force)
+    train, valid = (_dataset([turn for row in rows for turn in one_answer_each(row)]) for rows in answered)
     with tempfile.TemporaryDirectory() as folder:
         teacher.lm.tokenizer.save_pretrained(folder)  # TRL reads it from there
         gold = dict(use_uld_loss=True, teacher_tokenizer_name_or_path=folder, lmbda=0.0)
@@ -432,12 +435,6 @@ def _gold(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int) -> LM:
             count=len(train),
             teacher_model=teacher.lm.model,
         )
-
-
-def _conversation(row: dict) -> dict:  # messages
-    answer = row["completion"]
-    said = [dict(role="assistant", content=answer)] if isinstance(answer, str) else list(answer)
-    return dict(messages=as_messages(row["prompt"]) + said)
 
 # %% ../nbs/07_distill.ipynb #distill-make-student
 def make_student(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .engine.conversations import answered, in_tokens, prompt_settings
+from .engine.conversations import answered, in_tokens, write_prompts
 from .engine.generation import generate
 from .engine.loading import read_model
 from .engine.model_folders import ModelError, first_line, write_model
@@ -112,10 +112,10 @@ def _written(tokenizer, messages: list[dict]) -> str:
     """What the chat template makes of a prompt; ModelError says what it refuses.
 
     It is a program that came with the model, and runs in transformers' sandbox."""
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **prompt_settings(messages))
-    except Exception as e:
-        raise _refused(first_line(e)) from e
+    (text,) = write_prompts(tokenizer, [messages])
+    if isinstance(text, Exception):
+        raise _refused(first_line(text)) from text
+    return text
 
 
 def _refused(why: str) -> ModelError:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from ftguide.engine.duplicates import COMPARED, WORD, near_duplicates
 from ftguide.engine.environment import progress_bar
-from ftguide.engine.formats import DataError, Source, addressed_rows
+from ftguide.engine.formats import KINDS, DataError, Source, addressed_rows
 from ftguide.engine.languages import SMALL_WORDS, language
 from ftguide.engine.pair_scores import contradicting
 from ftguide.engine.personal_data import personal_data, without_personal_data
-from ftguide.engine.rows import Row, no_rows, question_key
+from ftguide.engine.rows import MOST, Row, no_rows, question_key, repeated_prompts
+from ftguide.engine.spellings import not_read
 from ftguide.engine.text_faults import ends_like_a_sentence, ends_with_ellipsis, mojibake, placeholder
 from ftguide.engine.texts import normalised_text
 from ftguide.engine.tokens import FAULTS, NOTES, TokenisedRow, tokenised
@@ -149,6 +150,8 @@ class Sheet:
     whole: list[str] = field(default_factory=list)  # all turns of the row
     unusable: list[tuple[int, str, DataError]] = field(default_factory=list)
     tokens: list[TokenisedRow] = field(default_factory=list)
+    left_out: list[list[str]] = field(default_factory=list)  # of each row, what reading leaves out
+    columns: Counter = field(default_factory=Counter)  # name -> rows that have it
     seen: int = 0  # rows in the source
     files: set[str] = field(default_factory=set)  # that they come from
     progress: Callable[[int], None] | None = None
@@ -174,6 +177,8 @@ class Sheet:
         self.rows.append(row)
         self.numbers.append(number)
         self.where.append(where)
+        self.left_out.append(not_read(given))
+        self.columns.update(list(row.columns))
         self.asked.append(normalised_text(row.question))
         self.answers.append([normalised_text(answer) for answer in row.answers])
         self.whole.append(" → ".join(normalised_text(text) for _, text in row.turns))
@@ -254,6 +259,45 @@ def unusable_rows(sheet: Sheet) -> Iterator[Finding]:
         do = "mend or remove them; training refuses the file"
         example = str(errors[0])[:200]
         yield Finding("unusable rows", "error", list(numbers), places, example, do)
+
+
+def what_is_not_read(sheet: Sheet) -> Iterator[Finding]:
+    "Columns and keys to which other tools give a meaning, and this guide none."
+    counts = Counter(what for found in sheet.left_out for what in found)
+    yield from sheet.finding(
+        "not read",
+        "warning",
+        [i for i, found in enumerate(sheet.left_out) if found],
+        "training does as if it were not there; remove it, or say it in the text",
+        ", ".join(f"{what}: {n}" for what, n in counts.most_common()),
+    )
+
+
+READ_ELSEWHERE = {"task", "lang", "product", "label", "margin", "score_chosen", "score_rejected"}
+
+
+def other_columns(sheet: Sheet) -> Iterator[Finding]:
+    "A note of the columns that stay beside the rows."
+    trained = {name for shape in KINDS[sheet.kind] for name in shape} | {"completion"}
+    others = [
+        (str(name)[:40], n) for name, n in sheet.columns.items() if name not in trained | READ_ELSEWHERE
+    ]
+    if others:
+        some = ", ".join(f"{name}: {n:,}" for name, n in others[:20]) + " …" * (len(others) > 20)
+        what = some.encode("utf-8", "backslashreplace").decode()
+        yield Finding("other columns", "note", [], "", what, "they are kept, and no model sees them")
+
+
+def prompts_repeated(sheet: Sheet) -> Iterator[Finding]:
+    if sheet.kind == "corpus":
+        return
+    found = repeated_prompts(sheet.rows)
+    yield from sheet.finding(
+        "prompt repeated",
+        "error" if len(found) > MOST * len(sheet.rows) else "warning",
+        found,
+        "the answer begins with its own prompt, which would be asked and then taught; take it out",
+    )
 
 
 def exact_and_near_duplicates(sheet: Sheet) -> Iterator[Finding]:
@@ -591,9 +635,7 @@ def template_faults(sheet: Sheet) -> Iterator[Finding]:
 
 def _why(sheet: Sheet, fault: str, rows: list[int]) -> str:
     "What the template or the tokenizer says of the first of these rows."
-    return next(
-        (part.why for i in rows for part in sheet.tokens[i].parts if part.why and fault in part.faults), ""
-    )
+    return next(filter(None, (sheet.tokens[i].reason(fault) for i in rows)), "")
 
 
 def rows_too_long(sheet: Sheet) -> Iterator[Finding]:
@@ -645,6 +687,9 @@ def few_rows(sheet: Sheet) -> Iterator[Finding]:
 
 CHECKS = (
     unusable_rows,
+    what_is_not_read,
+    other_columns,
+    prompts_repeated,
     exact_and_near_duplicates,
     contradictory_answers,
     leaks,

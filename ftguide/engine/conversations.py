@@ -7,10 +7,13 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftguide.engine.formats import first_line
+from ftguide.engine.spellings import MARKS
+from ftguide.engine.texts import is_blank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,14 +24,11 @@ REWRITTEN = "answers change"
 LEFT_OUT = "text left out"
 CONTROL = "control tokens"
 UNKNOWN = "unknown tokens"
+UNREAD = "keys left out"
 
-MARKS = (
-    "weight",
-    "train",
-    "training",
-    "trainable",
-    "loss",
-)  # of a message: 0 or false says, do not learn this
+READ_HERE = {"role", "content", "tools", *MARKS}  # keys of a message that need not stand in the text
+NAMED_BY_CALL = {"name"}  # of a tool's message, whose call has said it
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys under which an answer holds what led to it
 Written = str | Exception  # what a template makes of messages; what it raises where it refuses them
 
 
@@ -56,6 +56,42 @@ def learnt(
     return tuple(k for k, message in enumerate(messages) if k >= since and is_learnt(message))
 
 
+def says(
+    message: dict,
+) -> str:
+    "The text of a message, and its calls of tools as JSON."
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    return "\n".join([message["content"], *calls] if message["content"] else calls)
+
+
+def says_something(
+    message: dict,
+) -> bool:
+    "Is there text in it, or a call of a tool?"
+    return not is_blank(message["content"]) or bool(message.get("tool_calls"))
+
+
+def tools_of(
+    messages: list[dict],
+) -> list[dict]:  # as transformers' templates take them
+    "The tools that a conversation may call: the key `tools` of any of its messages, each once."
+    found = [tool for m in messages if "tools" in m for tool in m["tools"]]
+    return [tool for n, tool in enumerate(found) if tool not in found[:n]]
+
+
+def without_tools(
+    messages: list[dict],
+) -> list[dict]:
+    "The messages alone."
+    return _without_key(messages, "tools")
+
+
+def _without_key(messages: list[dict], key: str) -> list[dict]:
+    if not any(key in m for m in messages):
+        return messages
+    return [{name: value for name, value in m.items() if name != key} for m in messages]
+
+
 def as_messages(
     prompt: str | list[dict],  # text, or messages already
 ) -> list[dict]:  # messages with role and content
@@ -72,9 +108,10 @@ def answered(
     said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
     if not asked or asked[-1]["role"] != "assistant" or said[0]["role"] != "assistant":
         return Conversation([*asked, *said], learnt([*asked, *said], len(asked)))
-    begun = asked.pop()["content"]
-    begun = begun if begun.strip() else ""
-    said[0] = {**said[0], "content": begun + said[0]["content"]}
+    first = asked.pop()
+    begun = "" if is_blank(first["content"]) else first["content"]
+    tools = {"tools": first["tools"]} if "tools" in first else {}
+    said[0] = {**said[0], **tools, "content": begun + said[0]["content"]}
     return Conversation([*asked, *said], learnt([*asked, *said], len(asked)), begun)
 
 
@@ -89,6 +126,13 @@ class Tokens(NamedTuple):
     changed: int = 0  # tokens at a prompt's end that are others once the answer follows; the worst prompt's
     faults: tuple[str, ...] = ()  # what is wrong, by the names above
     why: str = ""  # what the template said when it refused, or what the tokenizer cannot write
+    left_out: str = ""  # what a message says and the text does not
+    unread: str = ""  # keys of messages that the template does not write
+
+    def reason(self, fault: str) -> str:
+        "What exactly is wrong, where that is known."
+        known = {REFUSED: self.why, UNKNOWN: self.why, LEFT_OUT: self.left_out, UNREAD: self.unread}
+        return known.get(fault, "") if fault in self.faults else ""
 
     @property
     def start(self) -> int:
@@ -135,9 +179,10 @@ def in_tokens(
     texts: list[list] = [[] for _ in conversations]
     for (n, _), before, after in zip(turns, asked, said):
         texts[n].append((before, after))
+    left_out = [_left_out(tokenizer, c, text, how) for c, text in zip(conversations, whole)]
     return [
-        _tokens(tokenizer, conversation, text, of_turns, ids, control)
-        for conversation, text, of_turns in zip(conversations, whole, texts)
+        _tokens(tokenizer, conversation, text, of_turns, ids, control, missing)
+        for conversation, text, of_turns, missing in zip(conversations, whole, texts, left_out)
     ]
 
 
@@ -146,22 +191,73 @@ def write(
     conversations: list[list[dict]],
     **how,  # of `apply_chat_template`
 ) -> list[Written]:
-    "Each conversation as text."
+    "Each conversation as text, with the tools it may call."
+    tools = list(map(tools_of, conversations))
+    if not any(tools):
+        return _write(tokenizer, conversations, **how)
+    written: list[Written] = [""] * len(conversations)
+    for some in [one for n, one in enumerate(tools) if one not in tools[:n]]:
+        numbers = [n for n, one in enumerate(tools) if one == some]
+        given = {"tools": some} if some else {}
+        texts = _write(tokenizer, [without_tools(conversations[n]) for n in numbers], **given, **how)
+        for n, text in zip(numbers, texts):
+            written[n] = text
+    return written
+
+
+def _write(tokenizer, conversations: list[list[dict]], **how) -> list[Written]:
     if not conversations:
         return []
     try:
         return tokenizer.apply_chat_template(conversations, tokenize=False, **how)
     except Exception as e:
-        if len(conversations) == 1:
-            return [e]
-        return [write(tokenizer, [one], **how)[0] for one in conversations]
+        if len(conversations) > 1:
+            return [_write(tokenizer, [one], **how)[0] for one in conversations]
+        as_text = with_text_arguments(conversations[0])
+        return [e] if as_text == conversations[0] else _write(tokenizer, [as_text], **how)
+
+
+def with_text_arguments(
+    messages: list[dict],
+) -> list[dict]:
+    "Arguments of calls as JSON, which OpenAI's API and some templates take."
+    return [
+        {**m, "tool_calls": list(map(_with_text_arguments, m["tool_calls"]))} if "tool_calls" in m else m
+        for m in messages
+    ]
+
+
+def _with_text_arguments(call: dict) -> dict:
+    function = call["function"]
+    if isinstance(function["arguments"], str):
+        return call
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def write_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[dict]],
+) -> list[Written]:
+    "Each prompt as the model is asked it; a ValueError where the template leaves tools or calls out."
+    texts: list[Written] = [""] * len(prompts)
+    for begun in (False, True):
+        numbers = [n for n, prompt in enumerate(prompts) if _begins_answer(prompt) == begun]
+        some = [prompts[n] for n in numbers]
+        for n, text in zip(numbers, write(tokenizer, some, **prompt_settings(begun))):
+            missing = _calls_left_out(tokenizer, prompts[n], text, prompt_settings(begun))
+            texts[n] = ValueError(f"it leaves out {missing}") if missing else text
+    return texts
+
+
+def _begins_answer(prompt: list[dict]) -> bool:
+    return bool(prompt) and prompt[-1]["role"] == "assistant"
 
 
 def prompt_settings(
-    messages: list[dict],
+    begun: bool,  # does the prompt begin the answer?
 ) -> dict:  # of `apply_chat_template`
     "How a prompt is written: a new answer is asked for, or one that the prompt begins is gone on with."
-    begun = bool(messages) and messages[-1]["role"] == "assistant"
     return {"continue_final_message": True} if begun else {"add_generation_prompt": True}
 
 
@@ -179,16 +275,18 @@ def _asked(tokenizer, conversations, turns, said, how) -> list[Written]:
     found: list[Written] = list(said)
     questions: dict[bool, list] = {False: [], True: []}
     for i, (n, k) in enumerate(turns):
-        before, begun = conversations[n].messages[:k], _begun(conversations[n], k)
+        before, answer = conversations[n].messages[:k], conversations[n].messages[k]
+        begun = _begun(conversations[n], k)
         if begun:
-            before = [*before, {"role": "assistant", "content": begun}]
+            tools = {"tools": answer["tools"]} if "tools" in answer else {}
+            before = [*before, {"role": "assistant", "content": begun, **tools}]
         elif not any(m["role"] == "user" for m in before):
-            found[i] = _before_words(said[i], conversations[n].messages[k]["content"])
+            found[i] = _before_words(said[i], answer)
             continue
         questions[bool(begun)].append((i, before))
-    for some in filter(None, questions.values()):
-        numbers, prompts = zip(*some)
-        texts = write(tokenizer, list(prompts), **prompt_settings(prompts[0]), **how)
+    for is_begun, some in questions.items():
+        numbers, prompts = zip(*some) if some else ((), ())
+        texts = write(tokenizer, list(prompts), **prompt_settings(is_begun), **how)
         for i, text in zip(numbers, texts):
             found[i] = text
     return found
@@ -198,9 +296,11 @@ def _begun(conversation: Conversation, k: int) -> str:
     return conversation.begun if k == conversation.answers[0] else ""
 
 
-def _before_words(text: Written, words: str) -> Written:
+def _before_words(text: Written, greeting: dict) -> Written:
     "Nobody asks for a greeting, and no template writes a prompt of nothing: its words say where it begins."
-    return text if isinstance(text, Exception) else text[: max(text.rfind(words.strip()), 0)]
+    calls = greeting.get("tool_calls") or [{"function": {"name": ""}}]
+    words = greeting["content"].strip() or calls[0]["function"]["name"]
+    return text if isinstance(text, Exception) else text[: max(text.rfind(words), 0)]
 
 
 def _ids(tokenizer, texts: Iterable[Written]) -> dict[str, list[int]]:
@@ -219,6 +319,7 @@ def _tokens(
     turns: list[tuple[Written, Written]],  # of each answer: what stands before it, and all up to its end
     ids: dict[str, list[int]],  # of every text
     control: re.Pattern | None,
+    left_out: tuple[str, str],  # what the text does not say; keys that are not written
 ) -> Tokens:
     refusals = [one for one in (text, *(one for turn in turns for one in turn)) if isinstance(one, Exception)]
     if refusals:
@@ -232,12 +333,13 @@ def _tokens(
     unknown = _not_written(tokenizer, text, [whole[start:end] for start, end in answers])
     wrong = {
         REWRITTEN: not all(text.startswith(said) for _, said in turns),
-        LEFT_OUT: not _all_written(conversation, text),
-        CONTROL: control and any(control.search(m["content"]) for m in conversation.messages),
+        LEFT_OUT: left_out[0],
+        CONTROL: control and any(map(control.search, map(says, conversation.messages))),
         UNKNOWN: unknown,
+        UNREAD: left_out[1],
     }
     faults = tuple(name for name, is_so in wrong.items() if is_so)
-    return Tokens(array("i", whole), tuple(answers), changed, faults, unknown)
+    return Tokens(array("i", whole), tuple(answers), changed, faults, unknown, *left_out)
 
 
 def _not_written(tokenizer, text: str, answers: list[list[int]]) -> str:
@@ -258,22 +360,69 @@ def _in_common(head: list[int], ids: list[int]) -> int:
     return next((n for n, (a, b) in enumerate(zip(head, ids)) if a != b), min(len(head), len(ids)))
 
 
-def _all_written(conversation: Conversation, text: str) -> bool:
-    "Does the text say what the messages say? An earlier answer that is not scored may be shortened."
-    must = (
-        m
-        for k, m in enumerate(conversation.messages)
-        if m["role"] != "assistant" or k in conversation.answers
-    )
-    missing = [m for m in must if m["content"] not in text]
-    if not missing:
-        return True
+def _left_out(tokenizer, conversation: Conversation, text: Written, how: dict) -> tuple[str, str]:
+    "What a message says and the text does not; keys of messages that the template does not write."
+    if isinstance(text, Exception):
+        return "", ""
+    messages, answers = conversation.messages, conversation.answers
+    missing = _text_left_out(conversation, text) or _calls_left_out(tokenizer, messages, text, how)
+    keys = {key for m in messages for key in (m.keys() - NAMED_BY_CALL if m["role"] == "tool" else m)}
+    keys -= READ_HERE | {"tool_calls", "tool_call_id"}
+    written = {key: write(tokenizer, [_without_key(messages, key)], **how) for key in sorted(keys)}
+    unread = [key for key, texts in written.items() if texts == [text]]
+    lost = [key for key in unread if key in THOUGHTS and any(messages[k].get(key) for k in answers)]
+    return missing or ", ".join(lost), ", ".join(key for key in unread if key not in lost)
+
+
+def _text_left_out(conversation: Conversation, text: str) -> str:
+    "The first message whose text is missing; an earlier answer that is not scored may be shortened."
+    must = [
+        (n, m)
+        for n, m in enumerate(conversation.messages)
+        if m["role"] != "assistant" or n in conversation.answers
+    ]
+    missing = [(n, m) for n, m in must if m["content"] not in text]
+    squeezed = _squeezed(text) if missing else ""
+    for n, m in missing:
+        spellings = _spellings(m["content"]) if m["role"] == "tool" else [m["content"]]
+        if not any(_is_in(one, squeezed) for one in spellings):
+            return f"message {n + 1}, of the {m['role']}: {' '.join(m['content'].split())[:40]!r}"
+    return ""
+
+
+def _calls_left_out(tokenizer, messages: list[dict], text: Written, how: dict) -> str:
+    "The first tool, call or argument that the text does not hold; a name is counted with and without it."
+    tools, calls = tools_of(messages), [call for m in messages for call in m.get("tool_calls") or ()]
+    if isinstance(text, Exception) or not tools + calls:
+        return ""
+    for what, some, key in (("the tool", tools, "tools"), ("the call of", calls, "tool_calls")):
+        (bare,) = write(tokenizer, [_without_key(messages, key)], **how) if some else ("",)
+        before = "" if isinstance(bare, Exception) else bare
+        for name, times in Counter(one["function"]["name"] for one in some).items():
+            if text.count(name) < before.count(name) + times:
+                return f"{what} {name}"
     squeezed = _squeezed(text)
-    return all(
-        _squeezed(m["content"]) in squeezed
-        or (m["role"] == "tool" and _squeezed(json.dumps(m["content"], ensure_ascii=False)[1:-1]) in squeezed)
-        for m in missing
-    )
+    said = (value for call in calls for value in _texts_in(call["function"]["arguments"]))
+    missing = [value for value in said if not any(_is_in(one, squeezed) for one in _spellings(value))]
+    return f"the argument {missing[0][:40]!r} of a call" if missing else ""
+
+
+def _texts_in(value) -> Iterator[str]:
+    "All texts inside nested lists and objects."
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(inner)
+
+
+def _spellings(text: str) -> list[str]:
+    "As it stands, and within JSON."
+    return [text, *(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))]
+
+
+def _is_in(text: str, squeezed: str) -> bool:
+    return _squeezed(text) in squeezed
 
 
 def _squeezed(text: str) -> str:
@@ -287,7 +436,7 @@ def _control_tokens(tokenizer, conversations, texts: list[Written]) -> re.Patter
     )
     if special is None:
         return None
-    contents = [[m["content"] for m in c.messages] for c in conversations]
+    contents = [list(map(says, c.messages)) for c in conversations]
     found = {token for said in contents for content in said for token in special.findall(content)}
     return _any_of(token for token in found if _is_written(token, contents, texts))
 

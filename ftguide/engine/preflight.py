@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ftguide.engine.conversations import as_messages
 from ftguide.engine.formats import DataError, Source
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.pair_scores import scores_against
-from ftguide.engine.rows import question_key, read
+from ftguide.engine.rows import MOST, Row, question_key, read, repeated_prompts
+from ftguide.engine.spellings import MARKS
 from ftguide.engine.texts import normalised_text
 from ftguide.engine.tokens import (
     FAULTS,
@@ -25,6 +27,7 @@ from ftguide.engine.tokens import (
     row_limit,
     tokenised,
     too_long,
+    without_room,
 )
 from ftguide.engine.training_data import is_streamed, peek
 from ftguide.models import LM, load
@@ -121,12 +124,10 @@ def preflight(
     problems += _rounding_problems(lm, learning_rate)
     of_rows = _fault_problems(tokens)
     of_rows += too_long(lm, tokens, row_limit(lm, config))
+    of_rows += _repetition_problems(rows, kind)
     if teacher is not None:
         of_rows += _teacher_problems(teacher, rows, kind)
-    if (problems or of_rows) and not force:
-        raise (ValueError if problems else DataError)("; ".join(problems + of_rows))
-    for problem in problems + of_rows:
-        warnings.warn(f"training all the same: {problem}", stacklevel=2)
+    refuse(problems + of_rows, force, ValueError if problems else DataError)
     for notice in (*asked_in_both(rows, eval_rows or []), *scores_against(rows)):
         warnings.warn(notice, stacklevel=2)
 
@@ -141,6 +142,69 @@ def asked_in_both(rows: list[dict], eval_rows: list[dict]) -> Iterator[str]:
             "training rows ask: memory answers them, and they choose the best model; "
             "take rows that are not trained on"
         )
+
+
+def refuse(
+    problems: list[str],
+    force: bool = False,  # warn instead
+    error: type[ValueError] = DataError,
+):
+    "Raise an error that says what is wrong; nothing where nothing is."
+    if problems and not force:
+        raise error("; ".join(problems))
+    for problem in problems:
+        warnings.warn(f"training all the same: {problem}", stacklevel=3)
+
+
+def check_for_trl(
+    rows: list[dict],  # of a corpus
+    setting: str,  # that hands them to TRL
+):
+    "ValueError when TRL, which writes these rows itself, would write them otherwise than other trainings."
+    asked = [as_messages(row["prompt"]) for row in rows if "prompt" in row]
+    said = [[*prompt, *_messages(row.get("completion"))] for prompt, row in zip(asked, rows)]
+    wrong = {
+        "hold only text, and it asks prompts": len(rows) - len(asked),
+        "hold tools, calls or other keys that it does not read": sum(map(_has_other_keys, said)),
+        "begin the answer in the prompt, or ask nothing": sum(map(_begins_answer, asked)),
+    }
+    for what, count in wrong.items():
+        if count:
+            raise ValueError(f"{setting}: {count} of {len(rows)} rows {what}; take them out")
+
+
+def _messages(answer: str | list[dict] | None) -> list[dict]:
+    return answer if isinstance(answer, list) else []
+
+
+def _has_other_keys(messages: list[dict]) -> bool:
+    return any(m.keys() - {"role", "content", *MARKS} for m in messages)
+
+
+def _begins_answer(prompt: list[dict]) -> bool:
+    return not prompt or prompt[-1]["role"] == "assistant"
+
+
+def check_room(
+    models: list[LM],  # that read the answers
+    rows: list[dict],  # with a prompt
+    new_tokens: int | None,  # of an answer; None has no limit
+    force: bool = False,  # warn instead of refusing
+):
+    "DataError when an answer that is still to be written may not fit behind its prompt."
+    prompts = [dict(prompt=row["prompt"]) for row in rows]
+    found = [(lm, tokenised(lm.tokenizer, prompts, "corpus")) for lm in models]
+    refuse([said for lm, some in found for said in without_room(lm, some, new_tokens or 0)], force)
+
+
+def check_answered(
+    lm: LM,
+    rows: list[dict],  # a corpus, answered
+    config: dict,  # what goes to TRL's config
+    force: bool = False,  # warn instead of refusing
+):
+    "DataError when answered rows are longer than what training keeps."
+    refuse(too_long(lm, tokenised(lm.tokenizer, rows, "corpus"), row_limit(lm, config)), force)
 
 
 def updatable_share(
@@ -256,6 +320,21 @@ def _fault_problems(rows: list[TokenisedRow]) -> list[str]:
         else:
             problems.append(said)
     return problems
+
+
+def _repetition_problems(rows: list[dict], kind: str) -> list[str]:
+    "Do the answers begin with their prompts? A few may have reason to, and are only counted."
+    repeated = [] if kind == "corpus" else repeated_prompts([Row(row, kind) for row in rows])
+    if not repeated:
+        return []
+    said = (
+        f"{len(repeated)} of {len(rows)} rows, the first is row {repeated[0] + 1}: the answer begins with "
+        "its own prompt, so the model would learn to repeat what it is asked; take the prompt out of it"
+    )
+    if len(repeated) > MOST * len(rows):
+        return [said]
+    warnings.warn(said, stacklevel=3)
+    return []
 
 
 def _teacher_problems(teacher: LM, rows: list[dict], kind: str) -> list[str]:

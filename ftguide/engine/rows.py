@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftguide.engine.conversations import Conversation, answered, as_messages, is_learnt, learnt
-from ftguide.engine.formats import ALIASES, KINDS, DataError, Source, addressed_rows
+from ftguide.engine.conversations import (
+    Conversation,
+    answered,
+    as_messages,
+    is_learnt,
+    learnt,
+    says,
+    says_something,
+    tools_of,
+    without_tools,
+)
+from ftguide.engine.formats import KINDS, DataError, Source, addressed_rows
+from ftguide.engine.spellings import in_our_columns, not_read
 from ftguide.engine.texts import is_blank, normalised_text
 
 Messages = list[dict]  # role and content each
@@ -28,7 +41,7 @@ class Row:
             raise given
         if not isinstance(given, dict):
             raise DataError(f"{where}: expected an object with columns, found {type(given).__name__}")
-        columns, names = _renamed(given)
+        columns, names = in_our_columns(given, kind, where)
         shape = next((shape for shape in KINDS[kind] if all(name in columns for name in shape)), None)
         if shape is None:
             found = ", ".join(str(name)[:40] for name in list(given)[:20]) or "none"
@@ -82,13 +95,13 @@ class Row:
             return [as_text(self.columns["chosen"]), as_text(self.columns["rejected"])]
         if "completion" in self.columns:
             return [as_text(self.columns["completion"])]
-        return [m["content"] for m in self.columns["messages"] if is_learnt(m)]
+        return [says(m) for m in self.columns["messages"] if is_learnt(m)]
 
     @property
     def turns(self) -> list[tuple[bool, str]]:
         "All that the row says, in order: (is it an answer?, text)."
         if self.is_conversation:
-            return [(is_learnt(m), m["content"]) for m in self.columns["messages"]]
+            return [(is_learnt(m), says(m)) for m in self.columns["messages"]]
         return [(False, self.question), *((True, answer) for answer in self.answers)]
 
     @property
@@ -126,12 +139,10 @@ class Row:
     def for_trl(self) -> dict:
         "Only what TRL reads, as messages."
         if self.is_conversation:
-            return {"messages": self.columns["messages"]}
+            return _for_trl({"messages": self.columns["messages"]})
         answers = ("completion",) if self.kind == "sft" else ("chosen", "rejected")
-        return {
-            "prompt": _turn(self.columns["prompt"], "user"),
-            **{name: _turn(self.columns[name], "assistant") for name in answers},
-        }
+        turns = {name: _turn(self.columns[name], "assistant") for name in answers}
+        return _for_trl({"prompt": _turn(self.columns["prompt"], "user"), **turns})
 
 
 def stream(
@@ -145,12 +156,16 @@ def stream(
 
 
 def _checked_rows(source: Source, kind: str) -> Iterator[dict]:
-    empty = True
+    n, left_out = 0, Counter()
     for where, row in addressed_rows(source):
         yield Row.read(row, kind, where).columns
-        empty = False
-    if empty:
+        n += 1
+        left_out.update(not_read(row))
+    if not n:
         raise no_rows(source)
+    if left_out:
+        some = ", ".join(f"{what} ({count} of {n} rows)" for what, count in left_out.items())
+        warnings.warn(f"what the rows hold is not all read; left out: {some}", stacklevel=2)
 
 
 def no_rows(source: Source) -> DataError:
@@ -203,7 +218,7 @@ def request_key(
     prompt: str | Messages,
 ) -> str:
     "Equal for prompts that a model reads alike: every message counts, a text is one message of the user."
-    if isinstance(prompt, list) and [m["role"] for m in prompt] == ["user"]:
+    if isinstance(prompt, list) and [m["role"] for m in prompt] == ["user"] and not tools_of(prompt):
         prompt = prompt[0]["content"]
     if isinstance(prompt, list):
         prompt = [{"role": m["role"], "content": m["content"], **m} for m in prompt]
@@ -218,23 +233,47 @@ def conversation_text(
         return prompt
     if [m["role"] for m in prompt] == ["user"]:
         return prompt[0]["content"]
-    return "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+    return "\n\n".join(f"{m['role']}: {says(m)}" for m in prompt)
+
+
+MOST = 0.5  # share of rows that repeat their prompt from which on that is no accident
+
+
+def repeated_prompts(
+    rows: list[Row],  # of "sft" or "pairs"
+) -> list[int]:  # numbers of the rows
+    "Rows in which an answer begins with the words that asked for it, and goes on."
+    return [n for n, row in enumerate(rows) if any(map(_repeats, row.conversations))]
+
+
+def _repeats(conversation: Conversation, least: int = 12) -> bool:  # characters of the question
+    messages, answers = conversation.messages, conversation.answers
+    turns = [(messages[k - 1]["content"], messages[k]["content"]) for k in answers if k]
+    turns = [] if conversation.begun else turns
+    both = [tuple(map(normalised_text, turn)) for turn in turns if len(turn[1]) > len(turn[0]) >= least]
+    return any(said.startswith(asked) and said != asked and len(asked) >= least for asked, said in both)
 
 
 def as_text(
     value: str | Messages,
 ) -> str:
     "What a prompt or an answer says, whether it is text or messages."
-    return value if isinstance(value, str) else "\n".join(m["content"] for m in value)
+    return value if isinstance(value, str) else "\n".join(map(says, value))
 
 
 def answer_text(
     answer: str | Messages,
 ) -> str:
-    "The last answer among messages, as text."
+    "The last answer among messages, as text; DataError for a call of a tool: each model words it otherwise."
     if isinstance(answer, str):
         return answer
-    return answer[min(last_answer(answer), len(answer) - 1)]["content"]
+    last = answer[min(last_answer(answer), len(answer) - 1)]
+    if last.get("tool_calls"):
+        raise DataError(
+            f"the last answer calls a tool ({says(last)[:80]}), and answers are compared as text; "
+            "end the row with what the assistant says to the tool's result"
+        )
+    return last["content"]
 
 
 def last_answer(
@@ -257,21 +296,13 @@ def _beginning(messages: Messages) -> Messages:
     return messages[: roles.index("assistant")] if "assistant" in roles else messages
 
 
-def _renamed(row: dict) -> tuple[dict, dict]:  # the row, {name of `KINDS`: the name it had}
-    "Alpaca's `instruction` and the `input` it is about are one prompt; `input` may be empty."
-    row, names = dict(row), {}
-    asked, about = row.get("instruction"), row.get("input")
-    if "prompt" not in row and isinstance(asked, str) and (about is None or isinstance(about, str)):
-        row.pop("input", None)
-        if is_blank(asked):
-            row["instruction"] = about
-        elif about and not is_blank(about):
-            row["instruction"] = f"{asked}\n\n{about}"
-    for old, new in ALIASES.items():
-        if old in row and new not in row:
-            row[new] = row.pop(old)
-            names[new] = old
-    return row, names
+def _for_trl(row: dict) -> dict:
+    "Tools in a column of their own, as TRL reads them; as text, because a table would mix their keys."
+    tools = [tool for messages in row.values() for tool in tools_of(messages)]
+    if not tools:
+        return row
+    bare = {name: without_tools(messages) for name, messages in row.items()}
+    return {**bare, "tools": json.dumps(tools, ensure_ascii=False)}
 
 
 def _check_values(where: str, columns: dict, shape: tuple[str, ...], kind: str, names: dict):
@@ -279,6 +310,9 @@ def _check_values(where: str, columns: dict, shape: tuple[str, ...], kind: str, 
     answered = ("completion",) if kind == "corpus" and "completion" in columns else ()
     for name in shape + answered:
         _check_value(where, names.get(name, name), columns[name])
+    asked = columns.get("prompt")
+    if isinstance(asked, list) and asked[-1].get("tool_calls"):
+        raise DataError(f"{where}: the prompt ends with a call of a tool; the result of the call is missing")
     for name in shape[1:]:
         if isinstance(columns[name], list):
             column = names.get(name, name)
@@ -294,10 +328,15 @@ def _check_values(where: str, columns: dict, shape: tuple[str, ...], kind: str, 
 def _check_answers(where: str, messages: Messages):
     "DataError unless there is an answer to learn, and each of them says something."
     answers = learnt(messages)
-    if all(is_blank(messages[k]["content"]) for k in answers):
+    if not any(says_something(messages[k]) for k in answers):
         raise DataError(f"{where}: no message of the assistant says anything; there is nothing to learn")
     for k in answers:
-        if is_blank(messages[k]["content"]):
+        if k and messages[k - 1]["role"] == "assistant":
+            raise DataError(
+                f"{where}: message {k + 1} is of the assistant, and so is the one before it; "
+                "make one message of both, or put what was said between them there"
+            )
+        if not says_something(messages[k]):
             raise DataError(
                 f"{where}: message {k + 1}, of the assistant, is empty, "
                 "and the model would learn to say nothing; fill it, or remove the row"
@@ -307,7 +346,9 @@ def _check_answers(where: str, messages: Messages):
 def _answer_alone(where: str, column: str, prompt: str | Messages, answer: Messages) -> Messages:
     "An answer in messages without the prompt that some data sets repeat before it."
     asked = _turn(prompt, "user")
-    repeated = all((a["role"], a["content"]) == (m["role"], m["content"]) for a, m in zip(asked, answer))
+    if answer[0]["role"] != "system":
+        asked = [m for m in asked if m["role"] != "system"]
+    repeated = all((a["role"], says(a)) == (m["role"], says(m)) for a, m in zip(asked, answer))
     if repeated and len(asked) < len(answer):
         answer = answer[len(asked) :]
     role = answer[0]["role"]
@@ -324,7 +365,7 @@ def _check_value(where: str, column: str, value):
     if isinstance(value, str) and column != "messages":
         said = texts = [value]
     elif column != "text" and _are_messages(value):
-        said, texts = [m["content"] for m in value], [m[k] for m in value for k in ("content", "role")]
+        said, texts = list(map(says, value)), list(map(_all_of, value))
     elif value is None:
         said = texts = []
     else:
@@ -335,6 +376,13 @@ def _check_value(where: str, column: str, value):
         raise DataError(f"{where}: column {column!r} is empty; fill it or remove the row")
     for text in texts:
         _check_characters(where, column, text)
+
+
+def _all_of(message: dict) -> str:
+    "Whatever a template could write of it."
+    if message.keys() == {"role", "content"}:
+        return message["content"]
+    return json.dumps(message, ensure_ascii=False, default=str)
 
 
 def _are_messages(value) -> bool:

@@ -12,12 +12,12 @@ from ftguide.engine.conversations import (
     REFUSED,
     REWRITTEN,
     UNKNOWN,
+    UNREAD,
     Conversation,
     Tokens,
     as_messages,
     in_tokens,
-    prompt_settings,
-    write,
+    write_prompts,
 )
 from ftguide.engine.formats import DataError, first_line
 from ftguide.engine.rows import Row
@@ -51,8 +51,12 @@ FAULTS = {  # what is wrong with a row -> what it does, and what to do
         "TRL's form of this template): when it is asked, the model reads another history; "
         "a row for each answer avoids it"
     ),
+    UNREAD: (
+        "keys of its messages that the chat template does not write are not trained; "
+        "say it in the text if it matters"
+    ),
 }
-NOTES = (KEPT,)  # those that training may have
+NOTES = (KEPT, UNREAD)  # those that training may have
 
 
 class TokenisedRow(NamedTuple):
@@ -102,8 +106,12 @@ class TokenisedRow(NamedTuple):
 
     def says(self, where: str, fault: str) -> str:
         "One of its faults in a line."
-        reasons = [part.why for part in self.parts if part.why and fault in part.faults]
-        return f"{where}: {FAULTS[fault]}" + (f" ({reasons[0]})" if reasons else "")
+        reason = self.reason(fault)
+        return f"{where}: {FAULTS[fault]}" + (f" ({reason})" if reason else "")
+
+    def reason(self, fault: str) -> str:
+        "What exactly is wrong, where that is known."
+        return next(filter(None, (part.reason(fault) for part in self.parts)), "")
 
 
 def tokenised(
@@ -167,22 +175,14 @@ def _corpus(tokenizer: PreTrainedTokenizerBase, batch: list[Row]) -> list[Tokeni
 
 
 def _prompts(tokenizer: PreTrainedTokenizerBase, prompts: list) -> list[Tokens]:
-    "Prompts of one kind are written in one call."
-    messages = [as_messages(prompt) for prompt in prompts]
-    kinds = [prompt_settings(one) for one in messages]
-    found: dict[int, Tokens] = {}
-    for settings in [kind for i, kind in enumerate(kinds) if kind not in kinds[:i]]:
-        some = [i for i, kind in enumerate(kinds) if kind == settings]
-        texts = write(tokenizer, [messages[i] for i in some], **settings)
-        ids = _ids(tokenizer, [text if isinstance(text, str) else "" for text in texts])
-        for i, text, one in zip(some, texts, ids):
-            wrong = isinstance(text, Exception)
-            found[i] = (
-                Tokens(array("i"), (), faults=(REFUSED,), why=first_line(text)[:200])
-                if wrong
-                else Tokens(array("i", one), ())
-            )
-    return [found[i] for i in range(len(prompts))]
+    texts = write_prompts(tokenizer, list(map(as_messages, prompts)))
+    ids = _ids(tokenizer, [text if isinstance(text, str) else "" for text in texts])
+    return [
+        Tokens(array("i", one), ())
+        if isinstance(text, str)
+        else Tokens(array("i"), (), faults=(REFUSED,), why=first_line(text)[:200])
+        for text, one in zip(texts, ids)
+    ]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -250,6 +250,23 @@ def too_long(
         " ..." if len(long) > 3 else ""
     )
     return [f"{len(long)} of {len(rows)} rows {_exceed(lm, limit)}: {some}. Shorten or remove them"]
+
+
+def without_room(
+    lm: LM,
+    rows: list[TokenisedRow],  # prompts
+    new_tokens: int,  # of an answer
+) -> list[str]:
+    "What to say about prompts behind which such an answer does not fit; empty when it fits behind all."
+    context = context_length(lm)
+    long = [(n, row) for n, row in enumerate(rows, 1) if row.length + new_tokens > context]
+    if not long:
+        return []
+    some = ", ".join(f"row {n} ({row.length} tokens)" for n, row in long[:3]) + " ..." * (len(long) > 3)
+    return [
+        f"{len(long)} of {len(rows)} prompts leave no room for an answer of {new_tokens} tokens in "
+        f"{lm.name}'s context of {context}: {some}. Shorten or remove them, or lower max_new_tokens"
+    ]
 
 
 def _exceed(lm: LM, limit: int) -> str:

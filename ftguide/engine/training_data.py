@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from ftguide.engine.conversations import answered
 from ftguide.engine.formats import DataError, Source
 from ftguide.engine.rows import Row, read, stream
 from ftguide.engine.tokens import TokenisedRow, row_limit, tokenised, too_long
@@ -113,6 +114,15 @@ def _check_shape(
         raise DataError(
             f"row 1 has {', '.join(first)} and row {n} has {', '.join(row)}; write all rows in one shape"
         )
+
+
+def one_answer_each(
+    row: dict,  # prompt, completion
+) -> list[dict]:  # messages
+    "For a trainer that scores the last answer of a conversation alone: a row that ends with each answer."
+    messages, answers, _ = answered(row["prompt"], row["completion"])
+    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+    return [{"messages": plain[: k + 1]} for k in answers]
 
 
 def is_streamed(data: Source) -> bool:

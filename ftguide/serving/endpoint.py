@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ftguide.engine.conversations import tools_of, with_text_arguments
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import as_messages
 from ftguide.models import LM, load, reply
@@ -51,7 +52,7 @@ class Endpoint:
 
         try:
             response = client.chat.completions.create(
-                model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0
+                model=self.model, max_tokens=max_new_tokens, temperature=0, **_in_their_keys(messages)
             )
             text = (response.choices[0].message.content or "").strip()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
@@ -80,6 +81,15 @@ class Endpoint:
         with self.client() as client, ThreadPoolExecutor(self.at_once) as pool:
             answer = lambda prompt: self.say(client, as_messages(prompt), max_new_tokens)[0]
             return list(pool.map(answer, prompts))
+
+
+KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")  # of a message that an API knows
+
+
+def _in_their_keys(messages: list[dict]) -> dict:  # messages; tools where there are some
+    tools = tools_of(messages)
+    known = [{key: m[key] for key in KEYS if key in m} for m in with_text_arguments(messages)]
+    return {"messages": known, **({"tools": tools} if tools else {})}
 
 
 def ask(

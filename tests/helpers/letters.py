@@ -21,7 +21,7 @@ class Letters:
             return [
                 self.apply_chat_template(m, tokenize, add_generation_prompt, return_dict) for m in messages
             ]
-        if any(m["role"] == "judge" for m in messages):
+        if any(m["role"] == "judge" or m["content"] == "(judge)" for m in messages):
             raise ValueError("no judges")
         text = (
             ("" if self.sure else str(len(messages)))

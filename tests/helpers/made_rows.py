@@ -23,6 +23,17 @@ def said(*turns):
     return [dict(role=role, content=text) for role, text in turns]
 
 
+LOOKUP = {"name": "lookup", "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}
+TOOLS = [{"type": "function", "function": LOOKUP}]
+CALL = {"type": "function", "function": {"name": "lookup", "arguments": {"q": "colour"}}}
+WITH_TOOLS = (
+    "{% if tools %}{{ '<|system|>' + tools | tojson + '<|end|>' }}{% endif %}"
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% for call in m.get('tool_calls', []) %}{{ '(' + call['function'] | tojson + ')' }}{% endfor %}"
+    "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)  # a chat template that writes tools and calls
+
+
 def error(of, *args, **how):
     with pytest.raises(ValueError) as e:
         of(*args, **how)
@@ -96,6 +107,12 @@ names = (
             "label",
             "score_chosen",
             "score_rejected",
+            "system",
+            "tools",
+            "history",
+            "conversations",
+            "weight",
+            "images",
             "",
         ]
     )
@@ -103,9 +120,37 @@ names = (
 )
 
 
-message = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system"]) | any_text, "content": any_text | st.none()}
+calls = st.lists(
+    st.fixed_dictionaries({}, optional={"name": any_text, "arguments": any_text | st.just({"q": None})})
+    | st.just(CALL)
+    | any_text,
+    max_size=2,
 )
+content = any_text | st.none() | st.lists(any_text | st.fixed_dictionaries({"text": any_text}), max_size=2)
+
+
+message = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "system", "tool", "Human", "gpt", "model"]) | any_text,
+        "content": content,
+    },
+    optional={
+        "weight": st.sampled_from([0, 1, "false", 0.5, None]),
+        "name": any_text,
+        "tool_calls": calls | st.none(),
+        "function_call": calls.map(lambda some: some[0] if some else None),
+        "tools": st.just(TOOLS) | any_text,
+    },
+)
+
+
+beside = {  # columns that other tools write
+    "system": any_text | st.none() | st.lists(st.fixed_dictionaries({"text": any_text}), max_size=2),
+    "tools": st.just(TOOLS) | any_text | st.none(),
+    "history": st.lists(st.lists(any_text, max_size=3) | message, max_size=2) | any_text,
+    "weight": st.floats() | st.none(),
+    "images": st.lists(any_text, max_size=1),
+}
 
 
 values = st.recursive(
@@ -122,6 +167,8 @@ good = st.one_of(
     st.fixed_dictionaries({"prompt": any_text, "completion": any_text}),
     st.fixed_dictionaries({"prompt": any_text, "chosen": any_text, "rejected": any_text}),
     st.fixed_dictionaries({"messages": st.lists(message, min_size=1, max_size=4)}),
+    st.fixed_dictionaries({"prompt": any_text, "completion": any_text}, optional=beside),
+    st.fixed_dictionaries({"messages": st.lists(message, min_size=1, max_size=4)}, optional=beside),
     st.fixed_dictionaries({"text": any_text}),
 )
 

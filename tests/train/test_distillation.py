@@ -13,6 +13,7 @@ from ftguide.distillation import DistillationPipeline, distill, make_student
 from ftguide.engine.cache import CachedTeacher, write_cache
 from ftguide.engine.run import Run
 from ftguide.engine.teachers import TextTeacher
+from ftguide.engine.tokens import context_length
 from ftguide.models import collate, encode, load, reply, save, scored_logits
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
@@ -315,6 +316,30 @@ def test_a_row_keeps_its_completion_whoever_the_teacher_is(monkeypatch, tmp_path
     )
     with pytest.warns(UserWarning, match="does not read the completions that 3 of the rows have"):
         distill("tiny", "tiny-small", QUESTIONS[:1] + labelled, on_policy=True, max_steps=1, max_new_tokens=4)
+
+
+def test_what_trl_would_write_otherwise_is_refused_before_any_step():
+    begun = [
+        *QUESTIONS[:4],
+        dict(prompt=[dict(role="user", content="a"), dict(role="assistant", content="b")]),
+    ]
+    for knobs in (dict(on_policy=True), dict(cross_tokenizer="gold")):
+        with pytest.raises(ValueError, match="1 of 5 rows begin the answer in the prompt"):
+            distill("tiny", "tiny-small", begun, max_steps=1, max_new_tokens=4, **knobs)
+    room = context_length(load("tiny-small"))
+    with pytest.raises(ValueError, match="4 of 4 prompts leave no room"):
+        distill("tiny", "tiny-small", QUESTIONS[:4], on_policy=True, max_steps=1, max_new_tokens=room)
+    with pytest.raises(ValueError, match="longer than the 12 tokens that training keeps"):
+        distill(
+            "tiny",
+            "tiny-small",
+            [dict(prompt="a", completion="b")] * 4 + [dict(prompt="a")],
+            data=[dict(prompt="a", completion="b " * 9)],
+            cross_tokenizer="gold",
+            max_steps=1,
+            max_new_tokens=4,
+            max_length=12,
+        )
 
 
 def test_text_teacher_has_nothing_to_soften():

@@ -440,7 +440,7 @@ def test_tokenised():
         and check(rows[:1], broken)["no end token"].severity == "error"
         and "no end token" not in check([dict(text="x")], broken, "corpus")
     )
-    odd = dict(prompt=[dict(role="judge", content="x")], completion="y")
+    odd = dict(prompt="(judge)", completion="y")
     found = check([rows[0], odd], Letters())
     assert (
         found["template refuses"].rows == [1]
@@ -830,3 +830,29 @@ def test_control_and_unknown_tokens_are_found_with_a_model(small):
     end = small.tokenizer.eos_token
     rows[2]["completion"] += f" {end} And more."
     assert check(rows, small)["control tokens"].rows == [2] and "control tokens" not in check(rows)
+
+
+def test_prompts_in_answers_and_columns_that_nobody_reads_are_found(tiny):
+    rows = [dict(prompt=f"Which colour is mug {i}?", completion=f"It is blue {i}.") for i in range(10)]
+    twice = [dict(row, completion=f"{row['prompt']} {row['completion']}") for row in rows]
+    found = check(twice[:6] + rows[6:], tiny)["prompt repeated"]
+    assert (found.severity, found.rows) == ("error", list(range(6)))
+    found = check(twice[:5] + rows[5:])["prompt repeated"]
+    assert (found.severity, found.rows) == ("warning", list(range(5)))
+    assert "prompt repeated" not in check(rows)
+    found = check([*rows[:7], *(dict(row, weight=2) for row in rows[7:])])["not read"]
+    assert (found.severity, found.rows, found.example) == ("warning", [7, 8, 9], "column weight: 3")
+    found = check([dict(rows[0], id=1, task="x"), dict(rows[1], id=2, source="y"), *rows[2:]])
+    assert found["other columns"].example == "id: 2, source: 1" and not found.errors + found.warnings
+
+
+def test_systems_tools_and_names_are_found_by_check_where_the_template_does_not_write_them(tiny):
+    rows = [dict(prompt=f"Which colour is mug {i}?", completion=f"It is blue {i}.") for i in range(4)]
+    tools = [dict(type="function", function=dict(name="lookup"))]
+    found = check([*rows[:3], dict(rows[3], tools=tools)], tiny)["text left out"]
+    assert (found.severity, found.rows, found.example) == ("error", [3], "the tool lookup")
+    named = [dict(said(("user", "Hi"))[0], name="Ana"), *said(("assistant", "Yes"))]
+    found = check([*rows, dict(messages=named)], tiny)["keys left out"]
+    assert (found.severity, found.rows, found.example) == ("warning", [4], "name")
+    with_system = check([dict(row, system=f"Sell {i}.") for i, row in enumerate(rows)], tiny)
+    assert not with_system.errors and with_system.n == 4

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from made_rows import said
+from made_rows import CALL, TOOLS, WITH_TOOLS, said
 from transformers import AutoTokenizer
 
 from ftguide.engine.conversations import (
@@ -11,11 +11,16 @@ from ftguide.engine.conversations import (
     LEFT_OUT,
     REFUSED,
     REWRITTEN,
+    UNREAD,
     Conversation,
     answered,
     in_tokens,
     is_learnt,
     learnt,
+    says,
+    tools_of,
+    with_text_arguments,
+    write_prompts,
 )
 from ftguide.engine.loading import shipped_folder
 from ftguide.engine.tokens import KEPT, tokenised
@@ -153,3 +158,73 @@ def test_a_refused_conversation_does_not_keep_the_others_from_being_written():
     first, second, third = in_tokens(own, [right, wrong, right])
     assert second.faults == (REFUSED,) and second.why == "order" and not second.ids
     assert first == third and first.ids and copy.copy(first) == first
+
+
+def with_call(tools=TOOLS):
+    first = dict(role="user", content="Which?", **(dict(tools=tools) if tools else {}))
+    call = dict(role="assistant", content="", tool_calls=[CALL])
+    return [first, call, *said(("tool", "blue"), ("assistant", "Blue."))]
+
+
+def test_tools_are_written_and_calls_are_answers():
+    own, turns = tokenizer(WITH_TOOLS), with_call()
+    found, tokens = scored(own, Conversation(turns, learnt(turns)))
+    assert found == ['({"name": "lookup", "arguments": {"q": "colour"}})<|end|>', "Blue.<|end|>"]
+    assert not tokens.faults and own.decode(tokens.ids).count("properties") == 1
+    assert says(turns[1]) == '{"name": "lookup", "arguments": {"q": "colour"}}' and tools_of(turns) == TOOLS
+    plain, other = said(("user", "Hi"), ("assistant", "Yes")), with_call([dict(TOOLS[0], strict=True)])
+    together = in_tokens(own, [Conversation(t, learnt(t)) for t in (turns, plain, other, plain)])
+    assert together[0] == tokens and together[1] == together[3] and "strict" in own.decode(together[2].ids)
+    (asked,) = write_prompts(own, [turns[:3]])
+    assert own.decode(tokens.ids).startswith(asked) and asked.endswith("<|assistant|>")
+
+
+def test_tools_that_the_template_does_not_know_are_no_row_to_train():
+    own = tokenizer()
+    for turns, missing in (
+        (with_call(), "the tool lookup"),
+        (with_call(None), "the call of lookup"),
+        ([dict(with_call()[0]), with_call()[3]], "the tool lookup"),
+    ):
+        tokens = scored(own, Conversation(turns, learnt(turns)))[1]
+        assert tokens.faults == (LEFT_OUT,) and tokens.reason(LEFT_OUT) == missing
+    refused, fine = write_prompts(own, [with_call()[:1], said(("user", "Hi"))])
+    assert isinstance(refused, ValueError) and isinstance(fine, str)
+    names_only = tokenizer(WITH_TOOLS.replace("call['function'] | tojson", "call['function']['name']"))
+    tokens = scored(names_only, Conversation(with_call(), (1, 3)))[1]
+    assert tokens.reason(LEFT_OUT) == "the argument 'colour' of a call"
+    calls_only = tokenizer(WITH_TOOLS.replace("{% if tools %}", "{% if false %}"))
+    assert scored(calls_only, Conversation(with_call(), (1, 3)))[1].reason(LEFT_OUT) == "the tool lookup"
+
+
+def test_arguments_are_written_as_the_template_takes_them():
+    as_text = WITH_TOOLS.replace(
+        "call['function'] | tojson", "call['function']['name'] + call['function']['arguments']"
+    )
+    found, tokens = scored(tokenizer(as_text), Conversation(with_call(), (1, 3)))
+    assert found[0] == '(lookup{"q": "colour"})<|end|>' and not tokens.faults
+    once = with_text_arguments(with_call())
+    assert once[1]["tool_calls"][0]["function"]["arguments"] == '{"q": "colour"}'
+    assert with_text_arguments(once) == once
+
+
+def test_keys_that_no_template_writes_are_named():
+    turns = said(("user", "Hi"), ("assistant", "Yes"))
+    turns[0]["name"] = "Ana"
+    tokens = scored(tokenizer(), Conversation(turns, (1,)))[1]
+    assert tokens.faults == (UNREAD,) and tokens.reason(UNREAD) == "name"
+    names = tokenizer(WITH_TOOLS.replace("+ m['content']", "+ m.get('name', '') + m['content']"))
+    assert scored(names, Conversation(turns, (1,)))[1].faults == ()
+    thought = [turns[0], dict(turns[1], reasoning_content="It is polite.")]
+    tokens = scored(tokenizer(), Conversation(thought, (1,)))[1]
+    assert tokens.faults == (LEFT_OUT, UNREAD) and tokens.reason(LEFT_OUT) == "reasoning_content"
+    (row,) = tokenised(tokenizer(), [dict(messages=turns)])
+    row.check("row 1")  # a note
+    assert row.reason(UNREAD) == "name"
+
+
+def test_a_prompt_that_only_begins_the_answer_keeps_its_tools():
+    prompt = [dict(role="assistant", content="So", tools=TOOLS)]
+    conversation = answered(prompt, ", well")
+    assert tools_of(conversation.messages) == TOOLS and conversation.begun == "So"
+    assert scored(tokenizer(WITH_TOOLS), conversation)[0] == [", well<|end|>"]

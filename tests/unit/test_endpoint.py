@@ -5,8 +5,10 @@ import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
+from made_rows import CALL, TOOLS
 
 from ftguide.engine.model_folders import ModelError
 from ftguide.evaluation import prompting_baseline
@@ -101,3 +103,34 @@ def test_without_the_client_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ModelError, match=r"ftguide\[serve\]"):
         ask(Endpoint("http://localhost:1/v1", "x"), ["Hi"])
+
+
+class Recorded:
+    "A client that keeps what it is asked."
+
+    def __init__(self):
+        self.asked, self.chat, self.completions = [], self, self
+
+    def create(self, **request):
+        self.asked.append(request)
+        answer = SimpleNamespace(message=SimpleNamespace(content="Blue."))
+        return SimpleNamespace(choices=[answer])
+
+
+def test_a_server_is_told_the_tools_in_its_own_keys():
+    pytest.importorskip("openai")
+    client = Recorded()
+    turns = [
+        dict(role="user", content="Which?", tools=TOOLS),
+        dict(role="assistant", content="", tool_calls=[CALL], weight=0),
+        dict(role="tool", content="blue", tool_call_id="c1"),
+    ]
+    server = Endpoint("http://localhost:1/v1", "m")
+    assert server.say(client, turns, 8)[0] == server.say(client, turns[:0], 8)[0] == "Blue."
+    asked, bare = client.asked
+    assert asked["tools"] == TOOLS and "tools" not in bare and turns[0]["tools"] == TOOLS
+    assert [m.keys() - {"role", "content"} for m in asked["messages"]] == [
+        set(), {"tool_calls"}, {"tool_call_id"},
+    ]  # fmt: skip
+    (call,) = asked["messages"][1]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == CALL["function"]["arguments"]

@@ -8,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rows import CALL, TOOLS, said
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -23,6 +24,16 @@ from ftguide.serving.votes import Feedback
 
 COMMANDS = get_command(app).commands
 FLAGS = [(name, p) for name, c in sorted(COMMANDS.items()) for p in c.params if p.name != "help"]
+HUMAN = "\n\nHuman: Which?\n\nAssistant:"
+ROWS_OF_OTHERS = [
+    dict(system="Brief.", messages=said(("human", "Which?"), ("gpt", "Blue."))),
+    dict(instruction="And?", input="", output="Two.", history=[["How large?", "Small."]]),
+    dict(tools=TOOLS, messages=said(("user", "Which?"), ("assistant", "Blue."))),
+    dict(messages=[*said(("user", "Which?")), dict(role="assistant", content=None, tool_calls=[CALL])]),
+    dict(prompt=HUMAN, completion=" Blue.", chosen=HUMAN + " Blue.", rejected=HUMAN + " Red.", weight=0.5),
+    dict(conversations=[{"from": "human", "value": [dict(text="Hi")]}, {"from": "gpt", "value": "Yes"}]),
+    dict(prompt="Hi", completion="Yes", images=["a.png"]),
+]
 JUNK = [
     "",
     " ",
@@ -75,6 +86,7 @@ JUNK = [
     "./here",
     "rows.jsonl",
     "rows.jsonl,rows.jsonl",
+    *(f"others-{i}.jsonl" for i in range(len(ROWS_OF_OTHERS))),
     "report.json",
     "shop",
     "votes.db",
@@ -98,6 +110,8 @@ def folder(tmp_path_factory):
         "pairs.jsonl",
         [dict(prompt=f"Question {i}?", chosen=f"Answer {i}", rejected="Nothing at all") for i in range(20)],
     )
+    for i, row in enumerate(ROWS_OF_OTHERS):
+        write(f"others-{i}.jsonl", [row] * 20)
     lm = load("tiny-small")
     report = Report("tiny-small", lm.parameters, rows={"exact match": [(1, 1)] * 20}, test="0")
     report.save(there / "report.json")

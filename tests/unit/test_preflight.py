@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from letters import Letters
-from made_rows import HI, ROW, error, pairs, small_model
+from made_rows import HI, ROW, TOOLS, error, pairs, small_model, talk
 
 import ftguide.engine.preflight as module
 from ftguide.engine.formats import DataError
@@ -17,6 +17,9 @@ from ftguide.engine.preflight import (
     _step_problems,
     _template_problems,
     asked_in_both,
+    check_answered,
+    check_for_trl,
+    check_room,
     different_tokens,
     planned_steps,
     read_for_training,
@@ -562,3 +565,59 @@ def test_pairs_whose_scores_prefer_the_other():
 
 def test_preflight_returns_nothing():
     assert module.preflight("tiny-small", ROWS) is None
+
+
+def test_answers_that_repeat_their_prompts_are_refused(small):
+    plain = [dict(prompt=f"Which colour is mug {i}?", completion=f"Blue {i}.") for i in range(9)]
+    twice = [dict(row, completion=f"{row['prompt']} {row['completion']}") for row in plain]
+    assert "9 of 9 rows, the first is row 1: the answer begins with its own prompt" in error(
+        preflight, small, twice
+    )
+    with pytest.warns(UserWarning, match="2 of 9 rows, the first is row 1"):
+        preflight(small, twice[:2] + plain[2:])
+    with pytest.warns(UserWarning, match="training all the same: 9 of 9 rows"):
+        preflight(small, twice, force=True)
+    chosen = [dict(prompt=r["prompt"], chosen=r["completion"], rejected="No.") for r in twice]
+    assert "9 of 9 rows" in error(preflight, small, chosen, "dpo")
+
+
+def test_tools_without_a_template_for_them_are_refused(small):
+    rows = [dict(ROW, tools=TOOLS)] * 8
+    for method in ("sft", "distill"):
+        assert "the tool lookup" in error(preflight, small, rows, method)
+    named = [dict(messages=[dict(talk("Hi")[0], name="Ana"), talk("Hi", "Yes")[1]])] * 8
+    with pytest.warns(UserWarning, match=r"8 of 8 rows, the first is row 1.*\(name\)"):
+        preflight(small, named)
+
+
+def test_rows_that_trl_would_write_otherwise_are_refused():
+    check_for_trl([HI, dict(prompt=talk("a", "b", "c"), completion=talk("x", "y")[1:])], "gold")
+    asked = dict(role="user", content="a")
+    for wrong, says in (
+        (dict(text="x"), "gold: 1 of 2 rows hold only text"),
+        (dict(prompt=[dict(asked, tools=TOOLS)]), "gold: 1 of 2 rows hold tools"),
+        (
+            dict(prompt="a", completion=[dict(role="assistant", content="b", name="c")]),
+            "1 of 2 rows hold tools",
+        ),
+        (dict(prompt=talk("a", "b")), "1 of 2 rows begin the answer"),
+        (dict(prompt=[], completion=talk("x", "y")[1:]), "1 of 2 rows begin the answer"),
+    ):
+        assert says in error(check_for_trl, [HI, wrong], "gold")
+
+
+def test_answers_need_room():
+    "Contexts of forty tokens: `u:hi.a:` takes seven of them, and the answer and its end the rest."
+    rows = [HI, dict(prompt="h" * 20)]
+    lm = small_model()
+    check_room([lm], rows, 15)
+    check_room([lm], rows, None)
+    assert error(check_room, [lm, lm], rows, 16).startswith(
+        "1 of 2 prompts leave no room for an answer of 16 tokens in small's context of 40: row 2 (25 tokens)"
+    )
+    with pytest.warns(UserWarning, match="training all the same: 2 of 2 prompts"):
+        check_room([lm], rows, 40, force=True)
+    check_answered(lm, rows[:1], dict(max_length=10))
+    assert "1 of 1 rows are longer than the 9 tokens" in error(
+        check_answered, lm, rows[:1], dict(max_length=9)
+    )

@@ -57,17 +57,18 @@ def tiny():
         (
             dict(messages=[dict(role="user")]),
             "sft",
-            "row 1: column 'messages' must be a list of messages, found list",
+            "row 1: column 'messages', message 1 (user): content is missing; give it text, "
+            'or "" beside tool_calls',
         ),
         (
             dict(messages=[dict(role=1, content="a")]),
             "sft",
-            "row 1: column 'messages' must be a list of messages, found list",
+            "row 1: column 'messages', message 1: the role '1'; expected system, user, assistant or tool",
         ),
         (
             dict(messages=[dict(role="user", content=2)]),
             "sft",
-            "row 1: column 'messages' must be a list of messages, found list",
+            "row 1: column 'messages', message 1 (user): content must be text, found int",
         ),
         (dict(messages=["a"]), "sft", "row 1: column 'messages' must be a list of messages, found list"),
         (dict(messages=[]), "sft", "row 1: column 'messages' is empty; fill it or remove the row"),
@@ -128,7 +129,14 @@ def tiny():
         (
             dict(messages=[dict(role="user\ud83d", content="a"), *talk("a", "b")]),
             "sft",
-            "row 1: column 'messages' holds half a character ('\\ud83d' at 4); write the file again as UTF-8",
+            "row 1: column 'messages', message 1: the role 'user\\ud83d'; "
+            "expected system, user, assistant or tool",
+        ),
+        (
+            dict(messages=[*talk("a", "b"), dict(role="assistant", content="c")]),
+            "sft",
+            "row 1: message 3 is of the assistant, and so is the one before it; "
+            "make one message of both, or put what was said between them there",
         ),
     ],
 )

@@ -1,11 +1,14 @@
 "What the trainers read, row by row."
 
-from made_rows import HI, error, said, small_model, talk
+import json
+
+from made_rows import CALL, HI, TOOLS, error, said, small_model, talk
 
 from ftguide.engine.tokens import tokenised
 from ftguide.engine.training_data import (
     dataset,
     in_columns,
+    one_answer_each,
     peek,
     prepare,
     score_prompts,
@@ -125,3 +128,19 @@ def test_trls_settings_of_what_is_scored():
         (dict(completion_only_loss=None), False),
     ):
         assert score_prompts(config) is whole and set(config) <= {"a"}
+
+
+def test_each_answer_ends_a_row_of_its_own():
+    turns = talk("a", "b", "c", "d")
+    turns[1]["weight"] = 0
+    row = dict(prompt=turns[:1], completion=[*turns[1:], *talk("e", "f")])
+    found = [[m["content"] for m in one["messages"]] for one in one_answer_each(row)]
+    assert found == [["a", "b", "c", "d"], ["a", "b", "c", "d", "e", "f"]]
+    assert one_answer_each(HI) == [dict(messages=talk("hi", "yo"))]
+
+
+def test_tools_are_a_column_for_trl():
+    call = dict(role="assistant", content="", tool_calls=[CALL])
+    turns = [dict(role="user", content="a", tools=TOOLS), call, *said(("tool", "b"), ("assistant", "c"))]
+    (row,) = to_trl([dict(messages=turns)]).to_list()
+    assert json.loads(row["tools"]) == TOOLS and "tools" not in row["messages"][0]
