@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from matplotlib.axes import Axes
+
 STAGE_COLOURS = {
     "base": "#888888",
     "prompt": "#888888",
@@ -39,3 +41,40 @@ def figures() -> ModuleType:  # matplotlib.pyplot
         }
     )
     return plt
+
+
+def label_points(
+    axes: Axes,  # with its limits set
+    points: dict[str, tuple[float, float]],  # label -> the point it belongs to
+) -> None:
+    "A label beside each point: right, left, above or below, where it covers no point and no other label."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    axes.figure.draw(renderer)  # text is measured where it will stand
+    taken = [_square(axes.transData.transform(point), 6) for point in points.values()]
+    for name, point in points.items():
+        for place in (
+            dict(xytext=(8, 3)),
+            dict(xytext=(8, -11)),
+            dict(xytext=(-8, 3), ha="right"),
+            dict(xytext=(-8, -11), ha="right"),
+            dict(xytext=(8, 14)),
+            dict(xytext=(8, -22)),
+        ):
+            label = axes.annotate(name, point, textcoords="offset points", **place)
+            box = label.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        else:
+            label = axes.annotate(name, point, textcoords="offset points", xytext=(8, 3))
+            box = label.get_window_extent(renderer)
+        taken.append(box)
+
+
+def _square(centre, half: float):  # pixels
+    from matplotlib.transforms import Bbox
+
+    (x, y) = centre
+    return Bbox([[x - half, y - half], [x + half, y + half]])

@@ -62,7 +62,7 @@ def _speed(speed: dict[str, float], name: str) -> str | None:
         ends = f" [{readable(low)}, {readable(high)}]" if name == "latency_p95_ms" and low and high else ""
         return f"{readable(speed[name])}{ends}"
     if name == "latency_p95_ms" and "latency_answers" in speed:
-        return f"{speed['latency_answers']:,.0f} answers do not tell"
+        return f"{speed['latency_answers']:,.0f} are too few"
     return None
 
 

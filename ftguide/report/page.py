@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context as style
 
-from ftguide.engine.figures import STAGE_COLOURS, STAGE_MARKERS
+from ftguide.engine.figures import STAGE_COLOURS, STAGE_MARKERS, label_points
 from ftguide.engine.files import read_json, write_atomic
 from ftguide.engine.rows import conversation_text
 from ftguide.engine.statistics import interval
@@ -26,6 +26,7 @@ MOST_PAIRS = 4
 MOST_CHARACTERS = 400  # of a text in the examples
 LAST_CHARACTERS = 80  # of them at its end, where many prompts have their question
 MEASURED = ("conversion", "ROUGE-L", "exact match", "preference accuracy")  # the first found is drawn
+UNTRAINED = ("base", "prompt")  # stages that have not been taught to stop
 DEGENERATION = (  # what of Report.degeneration is said, in words, above which share
     ("truncated_share", "never ended", 0.1),
     ("mode_share", "are the same text", 0.6),
@@ -82,7 +83,8 @@ def page(
         meanings=_meanings(about, reports),
         gains=gains(reports),
         against=reports[-1].against,
-        warnings=degeneration_warnings(reports),
+        warnings=degeneration_warnings([r for r in reports if r.name not in UNTRAINED]),
+        untrained=degeneration_warnings([r for r in reports if r.name in UNTRAINED]),
         losses=[loss_figure(s["name"], s["history"]) for s in stages if has_losses(s["history"])],
         cost=cost_figure(reports),
         pairs=pairs_shown(stages),
@@ -94,12 +96,12 @@ def page(
 
 
 def degeneration_warnings(reports: list[Report]) -> list[str]:
-    "Models that repeat one answer or do not stop; the base, prompted or not, has not been taught to."
+    "Models that repeat one answer or do not stop, and how often."
     return [
         f"{report.name}: {share:.0%} of the answers {words}"
         for report in reports
         for name, words, limit in DEGENERATION
-        if report.name not in ("base", "prompt") and (share := report.degeneration.get(name, 0)) > limit
+        if (share := report.degeneration.get(name, 0)) > limit
     ]
 
 
@@ -111,8 +113,8 @@ def _meanings(about: dict, reports: list[Report]) -> dict[str, str]:  # metric -
 
 def gains(reports: list[Report]) -> dict:  # before and after: names; rows: metric, ratio, difference
     "What training was worth: the last model before a distillation beside the base, prompted where it was."
-    trained = [r for r in reports if r.name not in ("base", "prompt", "distilled")]
-    untrained = [r for r in reports if r.name in ("base", "prompt")]
+    trained = [r for r in reports if r.name not in (*UNTRAINED, "distilled")]
+    untrained = [r for r in reports if r.name in UNTRAINED]
     if not trained or not untrained:
         return {}
     after, before = trained[-1], untrained[-1]
@@ -175,9 +177,11 @@ def cost_figure(reports: list[Report]) -> str:
                 ms=8,
                 capsize=3,
             )
-            axes.annotate(report.name, (usd, score.value), xytext=(8, 4), textcoords="offset points")
         axes.set(
             xlabel="USD per million tokens, on this machine", ylabel=metric, xlim=(0, None), ylim=(0, None)
+        )
+        label_points(
+            axes, {r.name: (r.speed["usd_per_million_tokens"], r.score(metric).value) for r in priced}
         )
         return _svg(axes, f"{metric} of each model against its price of a million tokens")
 

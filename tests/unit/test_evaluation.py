@@ -235,7 +235,7 @@ def test_p95_is_told_of_enough_answers_only(small):
     )
     said = markdown([Report("few", 1, speed=few), Report("enough", 1, speed=enough)])
     (line,) = [line for line in said.splitlines() if "p95" in line]
-    assert "58 answers do not tell" in line and line.count("[") == 1
+    assert "58 are too few" in line and line.count("[") == 1
 
 
 def test_a_model_with_nan_is_refused_before_it_answers(small, monkeypatch):

@@ -80,7 +80,8 @@ def test_ratios_to_the_teacher(tmp_path):
 def test_answers_that_do_not_end_are_said_first(tmp_path, name, warned):
     text = page(content(stage(name, degeneration=dict(truncated_share=0.3, mode_share=0.1))), tmp_path)
     assert ("Look at this first. SFT: 30% of the answers never ended." in text) == warned
-    assert ("No model repeats one answer or fails to stop." in text) != warned
+    assert ("No trained model repeats one answer or fails to stop." in text) != warned
+    assert ("Before training: base: 30% of the answers never ended." in text) != warned
 
 
 def test_examples_are_few_and_short(tmp_path):
