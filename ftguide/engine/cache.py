@@ -19,9 +19,10 @@ from ftguide.engine.teachers import (
     TextTeacher,
     answer_rows,
     encoded,
-    vocabulary_fingerprint,
+    vocabulary_size,
     weights_fingerprint,
 )
+from ftguide.engine.vocabularies import vocabulary_fingerprint
 from ftguide.models import LM, collate, load, scored_logits
 
 DESCRIPTION = "cache.json"  # how the cache was made; the other files are shards
@@ -144,6 +145,7 @@ def _kept_tokens(lm: LM, encoded: list[tuple], about: dict, batch_size: int = 16
         batch = collate(encoded[start : start + batch_size], lm.tokenizer.pad_token_id)
         with torch.no_grad():
             scores, _ = scored_logits(lm.model, {k: v.to(lm.model.device) for k, v in batch.items()})
+            scores = scores[:, : vocabulary_size(lm.tokenizer)]  # the others are padding, which nobody writes
             kept.append(likely_and_drawn_tokens(scores, about["k"], about["samples"], about["temperature"]))
     return [torch.cat(parts) for parts in zip(*(kept[1:] or kept))]
 

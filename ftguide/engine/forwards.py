@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
+from ftguide.engine.heads import OWN, head_kind
 from ftguide.engine.unpadded import last_states
 from ftguide.models import plain_head
 
@@ -30,14 +32,41 @@ def original_forward(model) -> Iterator[None]:
 def scored_only(model) -> Iterator[None]:
     """TRL's `fused_lm_head` forward projects only the scored positions while the block runs.
 
-    A model whose head does more than multiply is left as it is, and so is a step that asks for the routers'
-    loss."""
-    if not plain_head(model):
+    A model whose head does more than multiply is left as it is where TRL knows what, and else gives its own
+    scores. A step that asks for the routers' loss is left to TRL."""
+    if plain_head(model):
+        with original_forward(model):
+            model.forward = _scoring(model, model.forward)
+            yield
+        return
+    with own_scores(model):
+        yield
+
+
+@contextmanager
+def own_scores(model) -> Iterator[None]:
+    "`give_own_scores` while the block runs."
+    base = _base(model)
+    if head_kind(base) != OWN:
         yield
         return
-    with original_forward(model):
-        model.forward = _scoring(model, model.forward)
+    with original_forward(base):
+        give_own_scores(base)
         yield
+
+
+def give_own_scores(model) -> None:
+    """TRL's `fused_lm_head` forward takes the model's own scores, where its head does what TRL does not know.
+
+    TRL would multiply by the output layer's weights and leave out the rest."""
+    base = _base(model)
+    if head_kind(base) == OWN:
+        base.forward = _with_own_scores(base.forward)
+
+
+def _base(model):
+    "The model that TRL gives its forward to."
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _scoring(model, theirs: Callable) -> Callable:
@@ -50,18 +79,37 @@ def _scoring(model, theirs: Callable) -> Callable:
             states = model.base_model(*args, **{**inputs, "use_cache": False}).last_hidden_state
         else:
             states = last_states(model, {k: v for k, v in inputs.items() if k != "use_cache"}, in_pairs=True)
-        return _scores(states[:, :-1], labels[:, 1:], model.lm_head)
+        targets = labels[:, 1:]
+        mask = targets != -100
+        return _scores(model.lm_head(states[:, :-1][mask]), targets, mask)
+
+    return forward
+
+
+def _with_own_scores(theirs: Callable) -> Callable:
+    @wraps(theirs)  # `generate` looks at the parameters
+    def forward(*args, fused_lm_head=False, labels=None, shift_labels=None, **inputs):
+        if not fused_lm_head:
+            given = dict(labels=labels, shift_labels=shift_labels)
+            return theirs(*args, **inputs, **{k: v for k, v in given.items() if v is not None})
+        inputs.pop("num_items_in_batch", None)
+        made = theirs(*args, **inputs)
+        scores, targets = made.logits, shift_labels
+        if shift_labels is None:
+            scores, targets = scores[:, :-1], labels[:, 1:]
+        mask = targets != -100
+        return _scores(scores[mask], targets, mask, getattr(made, "aux_loss", None))
 
     return forward
 
 
 def _scores(
-    states: torch.Tensor,  # (B, T - 1, H) hidden states
-    targets: torch.Tensor,  # (B, T - 1) token ids; -100 = not scored
-    head: torch.nn.Module,  # the output layer, H -> V
-) -> FusedCausalLMOutput:  # each field (B, T - 1), 0 where not scored
-    mask = targets != -100
-    logits = head(states[mask]).float()  # (scored tokens, V)
+    logits: torch.Tensor,  # (scored tokens, V)
+    targets: torch.Tensor,  # (B, T) token ids; -100 = not scored
+    mask: torch.Tensor,  # (B, T) where they are scored
+    aux_loss: torch.Tensor | None = None,  # of the routers
+) -> FusedCausalLMOutput:  # each field (B, T), 0 where not scored
+    logits = logits.float()
     all_logps = logits.log_softmax(-1)
 
     def placed(values):
@@ -77,4 +125,5 @@ def _scores(
             mean_logits=placed(logits.mean(-1)),
             is_top1=placed(logits.argmax(-1) == targets[mask]),
             label_mask=mask,
+            aux_loss=aux_loss,
         )

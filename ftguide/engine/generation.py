@@ -1,18 +1,115 @@
 """Batched decoding: many prompts at once, with the answers and the random draws each would have alone.
 
-Stands on loading. Knows models and tokenizers of transformers; the lesson hands in those of an LM.
+Stands on model_folders. What a folder's generation_config.json asks for beside that is said, and not done.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    cache_utils,
+)
 from transformers.generation import LogitsProcessor, StoppingCriteria
 
 from ftguide.engine.model_folders import ModelError
+
+NEUTRAL = dict(  # settings of transformers that change which tokens are written, with the values that do not
+    do_sample=False,
+    temperature=1.0,
+    top_k=50,
+    top_p=1.0,
+    min_p=None,
+    top_h=None,
+    typical_p=1.0,
+    epsilon_cutoff=0.0,
+    eta_cutoff=0.0,
+    num_beams=1,
+    num_beam_groups=1,
+    diversity_penalty=0.0,
+    length_penalty=1.0,
+    early_stopping=False,
+    num_return_sequences=1,
+    penalty_alpha=None,
+    dola_layers=None,
+    constraints=None,
+    force_words_ids=None,
+    repetition_penalty=1.0,
+    encoder_repetition_penalty=1.0,
+    no_repeat_ngram_size=0,
+    encoder_no_repeat_ngram_size=0,
+    exponential_decay_length_penalty=None,
+    bad_words_ids=None,
+    sequence_bias=None,
+    suppress_tokens=None,
+    begin_suppress_tokens=None,
+    forced_bos_token_id=None,
+    forced_eos_token_id=None,
+    min_length=0,
+    min_new_tokens=None,
+    max_time=None,
+    stop_strings=None,
+    guidance_scale=None,
+    watermarking_config=None,
+    token_healing=False,
+    remove_invalid_values=False,
+    prompt_lookup_num_tokens=None,
+    assistant_early_exit=None,
+    speculation_type=None,
+    use_mtp=None,
+)
+_said: set[str] = set()  # lines of `say_settings`
+
+
+def asked_by_folder(
+    config: GenerationConfig,
+) -> dict:  # setting -> what it is
+    "What a generation config asks for beyond the likeliest token, or a draw from all of them."
+    asked = {name: getattr(config, name, None) for name in NEUTRAL}
+    none = lambda name, value: value is None or value == NEUTRAL[name] or (name == "top_k" and value == 0)
+    return {name: value for name, value in asked.items() if not none(name, value)}
+
+
+def neutral(
+    config: GenerationConfig,
+) -> dict:  # arguments of `generate`
+    "What must be handed to `generate`, so that the config changes no choice of a token."
+    return {name: NEUTRAL[name] for name in asked_by_folder(config)}
+
+
+@contextmanager
+def without_settings(model: PreTrainedModel) -> Iterator[None]:
+    "The model's own settings of this kind are gone while the block runs: for libraries that call `generate`."
+    before = model.generation_config
+    model.generation_config = copy.deepcopy(before)
+    model.generation_config.update(**neutral(before))
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def say_settings(name: object, model: PreTrainedModel) -> None:
+    "One line, once: what the folder asks for and is not done here."
+    asked = asked_by_folder(model.generation_config)
+    line = (
+        f"{name}: generation_config.json asks for {', '.join(f'{k}={v}'[:60] for k, v in asked.items())}; "
+        "answers here are greedy at temperature 0 and drawn from all tokens above it, and leave that out"
+    )
+    if asked and line not in _said:
+        _said.add(line)
+        print(line, file=sys.stderr, flush=True)
 
 
 def generate(
@@ -32,7 +129,7 @@ def generate(
     crowded = _without_room(tokenizer, texts, context - max_new_tokens)
     batches = [
         group[start : start + batch_size]
-        for group in _beginning_alike(texts, [i for i in order if i not in crowded])
+        for group in _groups(model, tokenizer, texts, [i for i in order if i not in crowded])
         for start in range(0, len(group), batch_size)
     ]
     batches += [[i] for i in order if i in crowded]
@@ -51,6 +148,58 @@ def generate(
 
 ALIKE = 512  # characters that texts share before they are put into batches of their own
 SHARED = 64  # tokens at the beginning of a batch from which on they are read once
+
+
+def _groups(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    order: list[int],  # numbers of the texts, kept in this order
+) -> list[list[int]]:  # groups of them
+    "Texts that go into batches together: of one length where the model would read padding."
+    if can_be_padded(model):
+        return _beginning_alike(texts, order)
+    groups: dict[int, list[int]] = {}
+    for i in order:
+        groups.setdefault(len(tokenizer(texts[i], add_special_tokens=False).input_ids), []).append(i)
+    return list(groups.values())
+
+
+def counts_positions(model: PreTrainedModel) -> bool:
+    "Is every token given its position, wherever the padding stands, and nothing else remembered?"
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(type(base).forward).parameters
+    return "position_ids" in known and not getattr(base, "_is_stateful", False)
+
+
+_padded: WeakKeyDictionary = WeakKeyDictionary()  # model -> does padding leave its answers alone?
+
+
+def can_be_padded(model: PreTrainedModel) -> bool:
+    "Is an answer the same with padding before its prompt? Where a model's kind leaves a doubt, it is tried."
+    if counts_positions(model):
+        return True
+    if model not in _padded:
+        with evaluation_mode(model, 0):
+            _padded[model] = _same_when_padded(model)
+    return _padded[model]
+
+
+def _same_when_padded(model: PreTrainedModel, by: int = 3) -> bool:
+    width = model.get_input_embeddings().num_embeddings
+    ids = torch.linspace(width // 4, width - 1, 6).long().to(model.device)[None]
+    how = dict(max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    mask = torch.ones_like(ids)
+    try:
+        alone = model.generate(input_ids=ids, attention_mask=mask, **how).logits
+        behind = model.generate(
+            input_ids=torch.nn.functional.pad(ids, (by, 0), value=model.generation_config.pad_token_id),
+            attention_mask=torch.nn.functional.pad(mask, (by, 0)),
+            **how,
+        ).logits
+    except Exception:
+        return False
+    return all((a - b).abs().max() <= 1e-3 * a.std() for a, b in zip(alone, behind))
 
 
 def _beginning_alike(
@@ -130,7 +279,8 @@ def shared_beginning(
     "How many tokens all texts of a batch begin with, short of the last token of the shortest."
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if len(ids) < 2 or kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+    window = getattr(config, "sliding_window", None)
+    if len(ids) < 2 or kinds != {"full_attention"} or window or not counts_positions(model):
         return 0  # a window counts the padding that would stand in the middle
     starts = mask.argmax(1)
     most = int(mask.sum(1).min()) - 1
@@ -216,20 +366,29 @@ def decode(
         done = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=cache,
             max_new_tokens=length + room - ids.shape[1],
-            do_sample=False,
             return_dict_in_generate=True,
             stopping_criteria=[stop],
             logits_processor=sampling,
+            **({} if cache is None else dict(past_key_values=cache)),
+            **{**neutral(model.generation_config), "do_sample": False},
         )
         mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
-        ids, cache = done.sequences, done.past_key_values
+        ids = done.sequences
         answers[rows, : ids.shape[1] - length] = ids[:, length:]
         on = (~stop.ended(ids)).nonzero()[:, 0]
         ids, mask, rows = ids[on], mask[on], rows[on]
-        if hasattr(cache, "batch_select_indices"):
-            cache.batch_select_indices(on)
-        else:
-            cache = None  # no cache that rows can be taken from: the prompt is read again
+        cache = _of_rows(done.get("past_key_values"), on)
     return answers
+
+
+def _of_rows(cache: Cache | None, rows: torch.Tensor) -> Cache | None:
+    "The cache of some rows; None where it cannot drop the others, and the prompts are read again."
+    remembers = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())  # states of a whole row
+    layers = getattr(cache, "layers", ())
+    if not hasattr(cache, "batch_select_indices") or any(
+        isinstance(layer, remembers) or not hasattr(layer, "batch_select_indices") for layer in layers
+    ):
+        return None
+    cache.batch_select_indices(rows)
+    return cache

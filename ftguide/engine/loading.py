@@ -1,6 +1,6 @@
 """From a name to a model and its tokenizer, checked first.
 
-Stands on model_folders, gguf_files and pretrained. The lesson makes an LM of what comes back.
+Stands on model_folders, causal, adapters, gguf_files and pretrained. The lesson makes an LM of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -23,12 +24,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ftguide.engine.causal import check_causal, check_config, check_tokens
 from ftguide.engine.environment import hub_is_off, quiet_libraries
+from ftguide.engine.generation import say_settings
 from ftguide.engine.gguf_files import gguf_in, read_gguf
 from ftguide.engine.model_folders import (
+    ADAPTER,
     HISTORY,
     ModelError,
     check_complete,
+    check_files,
     check_sizes,
     first_line,
     read_history,
@@ -85,14 +90,20 @@ def read_model(
     source = resolve(name)
     quiet_libraries()
     with _errors_in_one_line(name, source):
+        if (Path(source.path) / ADAPTER).exists():
+            return _read_adapter(name, Path(source.path), dtype, load_in_4bit)
         if Path(source.path).is_file():
             if in_4bit:
                 raise ModelError(f"load_in_4bit reads safetensors, and {source.path} is a GGUF file")
             model, tokenizer, began = read_gguf(Path(source.path), getattr(torch, str(dtype)))
+            check_tokens(name, model, tokenizer)
             return model.eval(), tokenizer, [], began
-        if Path(source.path).is_dir() and str(name) not in SHIPPED:
-            check_sizes(Path(source.path))
         where = dict(local_files_only=bool(source.why_local), trust_remote_code=False)
+        if str(name) not in SHIPPED:
+            config = AutoConfig.from_pretrained(source.path, **where)
+            check_config(name, config)
+            if Path(source.path).is_dir():
+                check_sizes(Path(source.path), config)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **where)
         model, found = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -104,9 +115,37 @@ def read_model(
             **in_4bit,
         )
         check_complete(name, found)
+        if str(name) not in SHIPPED:
+            check_tokens(name, model, tokenizer)
+            check_causal(name, model.eval())
+            say_settings(name, model)
     folder = Path(source.path)
     began = origin(str(name)) if str(name) in PRETRAINED else read_origin(folder)
     return model.eval(), tokenizer, read_history(folder / HISTORY), began
+
+
+def _read_adapter(name: str | Path, folder: Path, dtype: str, load_in_4bit: bool) -> tuple:
+    "The base that an adapter's folder names, with the adapter merged into it: what `read_model` returns."
+    from ftguide.engine.adapters import base_of, with_adapter  # PEFT takes a second, and few folders need it
+
+    base = base_of(folder)
+    if load_in_4bit:
+        raise ModelError(
+            f"{name} holds an adapter, which is merged into its base; 4 bits would round it away. "
+            "Load it without load_in_4bit, save it, and load that"
+        )
+    try:
+        model, tokenizer, _, began = read_model(base, dtype)
+    except ModelError as e:
+        raise ModelError(
+            f"{name} holds an adapter of {base!r}, which cannot be loaded: {e}. "
+            f"Put the base there, or write where it is into {ADAPTER} (base_model_name_or_path)"
+        ) from e
+    if (folder / "tokenizer_config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = with_adapter(model, folder)
+    check_tokens(name, model, tokenizer)
+    return model.eval(), tokenizer, read_history(folder / HISTORY), read_origin(folder) or began
 
 
 def resolve(name: str | Path) -> Source:
@@ -119,7 +158,7 @@ def resolve(name: str | Path) -> Source:
     if path.is_dir():
         gguf = gguf_in(path)
         if gguf is None:
-            _check_files(path)
+            check_files(path)
         return Source(str(gguf or path), "it is a folder")
     if path.is_file():
         if path.suffix.lower() == ".gguf":
@@ -136,16 +175,6 @@ def resolve(name: str | Path) -> Source:
     if hub_answers():
         return Source(str(name), "")
     return Source(str(name), "the hub cannot be reached, and it is not in the local cache")
-
-
-def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder} has no config.json: it is not a model folder")
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no .safetensors file; pickled weights are not read. "
-            "Save it with safe_serialization"
-        )
 
 
 def _did_you_mean(name: str | Path) -> str:  # a question, or nothing

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tempfile
 import warnings
@@ -24,6 +25,9 @@ from transformers import (
 
 HISTORY = "history.json"  # the training log, beside the weights
 SOURCE = "source.json"  # where the weights came from
+ADAPTER = "adapter_config.json"  # of PEFT: the weights beside it are an adapter's
+MARK = r"\{%(?P<begin>[-+]?)\s*(?:end)?generation\s*(?P<end>[-+]?)%\}"
+HEADS = ("score", "classifier", "qa_outputs")  # what a classifier's weights are called
 
 
 class ModelError(ValueError):
@@ -35,13 +39,36 @@ def first_line(error: Exception) -> str:  # at most 200 characters
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def check_sizes(folder: Path) -> None:
+def check_files(folder: Path) -> None:
+    "ModelError unless a folder holds a whole model, or an adapter alone."
+    weights = [file.name for file in folder.glob("*.safetensors")]
+    whole = [name for name in weights if not name.startswith("adapter_model")]
+    if (folder / ADAPTER).exists():
+        if whole:
+            raise ModelError(
+                f"{folder} holds whole weights ({whole[0]}) and an adapter beside them ({ADAPTER}), "
+                "and nobody knows whether it is in them already; keep one of the two there"
+            )
+        if not weights:
+            raise ModelError(f"{folder} has no adapter_model.safetensors; pickled adapters are not read")
+        return
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder} has no config.json: it is not a model folder")
+    if not weights:
+        raise ModelError(
+            f"{folder} has no .safetensors file; pickled weights are not read. "
+            "Save it with safe_serialization"
+        )
+
+
+def check_sizes(
+    folder: Path,
+    config: PretrainedConfig | None = None,  # its config.json, where that was read
+) -> None:
     "ModelError when config.json describes far more numbers than the files hold; no memory is taken for them."
-    if (folder / "adapter_config.json").exists():
-        return  # the weights of its base are elsewhere
     shapes = _stored_shapes(folder)
     held = sum(map(math.prod, shapes))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = config or AutoConfig.from_pretrained(folder, trust_remote_code=False)
     # several numbers in one, or a tied output layer counted twice
     slack = 16 if getattr(config, "quantization_config", None) else 2
     check_described(f"{folder}: config.json", config, len(shapes), slack * held, f"{held:,}")
@@ -109,6 +136,18 @@ def check_complete(
             f"{name} is not complete: {len(missing)} weights are missing, the first is {missing[0]}. "
             "Copy or download all its files again"
         )
+    left = sorted(found.get("unexpected_keys", ()))
+    if heads := [key for key in left if key.split(".")[0] in HEADS]:
+        raise ModelError(
+            f"{name} is a classifier: its head ({heads[0]}) would not be read. "
+            "Take a causal language model, one that continues a text"
+        )
+    if left:
+        warnings.warn(
+            f"{name}: {len(left)} weights of the files are no part of the model and are left out, "
+            f"the first is {left[0]}",
+            stacklevel=2,
+        )
 
 
 def read_history(file: Path) -> list[dict]:  # one dict a logged step; empty where there is no log
@@ -153,6 +192,8 @@ def write_model(
     try:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        for file in aside.rglob("*.jinja"):
+            file.write_text(without_marks(file.read_text(encoding="utf-8")), encoding="utf-8")
         (aside / HISTORY).write_text(json.dumps(history), encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
         if source:
@@ -168,6 +209,20 @@ def write_model(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def without_marks(template: str) -> str:
+    """A chat template without `{% generation %}` and its end: only training knows them, other programs stop.
+
+    A mark that takes white space or a line's end away becomes a comment that does the same."""
+    return re.sub(MARK, _unmarked, template)
+
+
+def _unmarked(mark: re.Match) -> str:
+    begin, end = mark["begin"], mark["end"]
+    line = mark.string[: mark.start()].rpartition("\n")[2]
+    alone = not line.strip() or mark.string[mark.end() : mark.end() + 1] == "\n"
+    return f"{{#{begin} {end}#}}" if begin or end or alone else ""
 
 
 def _readable_by_all(folder: Path) -> None:

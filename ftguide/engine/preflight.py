@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,10 +29,8 @@ from ftguide.engine.tokens import (
     without_room,
 )
 from ftguide.engine.training_data import is_streamed, peek
+from ftguide.engine.vocabularies import cut_differently, different_tokens
 from ftguide.models import LM, load
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 METHODS = {"sft": "sft", "dpo": "pairs", "kto": "sft", "distill": "corpus"}  # method -> kind of rows
 
@@ -224,23 +221,12 @@ def updatable_share(
     return moved / max(n, 1)
 
 
-def different_tokens(
-    a: PreTrainedTokenizerBase,
-    b: PreTrainedTokenizerBase,
-) -> list[tuple]:  # (token, id in a, id in b) of the first differences; empty when equal
-    "Where two tokenizers disagree on what an id means."
-    ids_a, ids_b = a.get_vocab(), b.get_vocab()
-    tokens = sorted(ids_a.keys() | ids_b.keys())
-    differ = [(t, ids_a.get(t), ids_b.get(t)) for t in tokens if ids_a.get(t) != ids_b.get(t)]
-    return differ[:5]
-
-
 def _vocabulary_problems(teacher: LM, student: LM) -> Iterator[str]:
     differ = different_tokens(teacher.tokenizer, student.tokenizer)
-    if differ:
+    where = f"first difference, token and its two ids: {differ[0]}" if differ else ""
+    if where := where or cut_differently(teacher.tokenizer, student.tokenizer):
         yield (
-            "teacher and student have different tokenizers "
-            f"(first difference, token and its two ids: {differ[0]}), "
+            f"teacher and student have different tokenizers ({where}), "
             "so soft labels would teach the wrong tokens. Use alpha=0, which teaches with the teacher's text"
         )
 

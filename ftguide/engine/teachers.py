@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,8 +19,8 @@ import torch
 from torch.utils.data import IterableDataset
 from trl.trainer.utils import hash_module
 
-from ftguide.engine.environment import progress_bar, to_device
-from ftguide.engine.files import fingerprint
+from ftguide.engine.environment import processes, progress_bar, to_device
+from ftguide.engine.heads import OWN, head_kind
 from ftguide.engine.labelling import (
     Journal,
     Throttle,
@@ -33,6 +34,7 @@ from ftguide.engine.rows import Row, read, request_key
 from ftguide.engine.texts import is_blank
 from ftguide.engine.tokens import check_written, context_length, tokenised
 from ftguide.engine.training_data import stream_rows
+from ftguide.engine.vocabularies import vocabulary_fingerprint
 from ftguide.models import LM, load, plain_head, prompt_text, reply, scored_states
 
 
@@ -107,6 +109,34 @@ def as_teacher(teacher) -> Teacher:
 # ---- what teachers have in common
 
 
+def output_width(lm: LM) -> int:
+    "How many ids a model scores: often more than its tokenizer writes, because rows round the number up."
+    layer = lm.model.get_output_embeddings() if hasattr(lm.model, "get_output_embeddings") else None
+    layer = getattr(lm.model, "lm_head", None) if layer is None else layer
+    return lm.model.config.get_text_config().vocab_size if layer is None else layer.weight.shape[0]
+
+
+def check_whole_scores(teacher: LM, student: LM) -> None:
+    "ValueError when TRL's on-policy loss, which multiplies by both output layers itself, would be another."
+    wide, narrow = output_width(teacher), output_width(student)
+    if wide != narrow:
+        raise ValueError(
+            f"on_policy compares every score, and {teacher.name} scores {wide:,} ids, "
+            f"{student.name} {narrow:,}. Leave on_policy out, and the ids that both have are compared"
+        )
+    for lm in (teacher, student):
+        if head_kind(lm.model) == OWN:
+            raise ValueError(
+                f"on_policy multiplies by the output layer alone, and {lm.name} does more with its scores "
+                f"({type(lm.model).__name__}). Leave on_policy out"
+            )
+
+
+def vocabulary_size(tokenizer) -> int:
+    "One more than the largest id that a tokenizer writes."
+    return max([len(tokenizer), *(i + 1 for i in getattr(tokenizer, "added_tokens_decoder", {}))])
+
+
 def answer_rows(
     lm: LM,
     rows: list[dict],  # with prompt, or text
@@ -143,11 +173,6 @@ def encoded(tokenizer, rows: list[dict]) -> list[tuple[list, list]]:  # (ids, la
 def weights_fingerprint(lm: LM) -> str:
     "The same weights give the same digits, whatever the model is called."
     return hash_module(lm.model)[:16]
-
-
-def vocabulary_fingerprint(tokenizer) -> str:
-    "The same tokens with the same ids and the same chat template give the same digits."
-    return fingerprint([tokenizer.chat_template, *sorted(tokenizer.get_vocab().items())])
 
 
 def written_answers(
@@ -218,10 +243,20 @@ class LogitTeacher(Teacher):
     ):
         self.lm, self.keep_bytes = to_device(load(lm)), keep_bytes
         self.rows, self.room, self.states = None, None, {}  # what is kept; the bytes that are left for it
+        self.shared: int | None = None  # ids that count, where the student scores other padding; None: all
         self.can_keep = plain_head(self.lm.model)
 
     def check_student(self, student: LM):
-        "A warning when the student is larger than its teacher."
+        "A warning when the student is the larger one; a line when one scores more ids than the other."
+        wide, narrow = output_width(self.lm), output_width(student)
+        self.shared = None if wide == narrow else min(wide, narrow, vocabulary_size(self.lm.tokenizer))
+        if self.shared and processes()[0] == 0:
+            print(
+                f"{self.lm.name} scores {wide:,} ids and {student.name} {narrow:,}: soft labels are over the "
+                f"{self.shared:,} that both have, and sum to 1 there",
+                file=sys.stderr,
+                flush=True,
+            )
         if self.lm.parameters < student.parameters:
             warnings.warn(
                 f"the teacher has {self.lm.parameters:,} parameters and the student "
@@ -242,16 +277,16 @@ class LogitTeacher(Teacher):
             self.room = 0
         self.lm.model.eval()
 
-    def scores(self, rows: list[int], batch: dict) -> tuple:  # hidden states, output layer
+    def scores(self, rows: list[int], batch: dict) -> tuple:  # hidden states, output layer, shared ids
         "Hidden states at the scored tokens of these rows, which `batch` holds."
         if all(i in self.states for i in rows):
-            return torch.cat([self.states[i] for i in rows]), self.lm.model.lm_head
+            return torch.cat([self.states[i] for i in rows]), self.lm.model.lm_head, self.shared
         with torch.no_grad():
             states, head, _ = scored_states(self.lm.model, batch)
         if self.room > 0:
             scored_tokens = (batch["labels"][:, 1:] != -100).sum(1).tolist()
             self._keep(rows, states.split(scored_tokens))
-        return states, head
+        return states, head, self.shared
 
     def _keep(self, rows: list[int], states: tuple):
         self.states |= {i: s.clone() for i, s in zip(rows, states)}

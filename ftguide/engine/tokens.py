@@ -221,9 +221,23 @@ def check_written(rows: list[TokenisedRow]):
             raise DataError(row.says(f"row {n}", row.faults[0]))
 
 
+AFTER_PADDING = (  # kinds of models whose positions are counted from the padding token's id on
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "data2vec-text",
+    "xmod",
+)
+
+
 def context_length(lm: LM) -> int:
     "How many tokens the model can attend to."
-    positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    config = lm.model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if positions and getattr(config, "model_type", None) in AFTER_PADDING:
+        positions -= config.pad_token_id + 1
     return min(positions or 10**9, lm.tokenizer.model_max_length or 10**9)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +22,9 @@ from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, write_atomic
-from ftguide.engine.forwards import scored_only
+from ftguide.engine.forwards import give_own_scores, own_scores, scored_only
 from ftguide.engine.training_data import is_streamed
 from ftguide.engine.unpadded import last_states
 from ftguide.models import collate, plain_head, scored_states
@@ -120,6 +122,32 @@ class SafeTrainer:
         return bool(self.accelerator.gather(finite).all())
 
 
+ROUTERS = ("output_router_logits", "router_aux_loss_coef")  # settings of a mixture of experts
+
+
+@contextmanager
+def router_settings(model) -> Iterator[None]:
+    "A mixture's settings are afterwards what they were: TRL writes into its config, and would leave it so."
+    config = model.config.get_text_config()
+    before = {name: getattr(config, name) for name in ROUTERS if hasattr(config, name)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def say_balance(trainer) -> None:
+    "One line, for a mixture of experts: its loss holds how evenly the experts are used."
+    if getattr(trainer, "aux_loss_enabled", False) and processes()[0] == 0:
+        print(
+            f"{type(trainer.model).__name__} is a mixture of experts: its loss also holds how evenly they "
+            f"are used, times {trainer.router_aux_loss_coef:g}; router_aux_loss_coef=0.0 leaves that out",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 class SFTTrainer(SafeTrainer, trl.SFTTrainer):
     "TRL's SFTTrainer with the lesson's loss where that is the same and faster: on a CPU, for a plain model."
 
@@ -130,7 +158,10 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
         **kwargs,
     ):
         self.lesson_loss = loss
-        super().__init__(*args, **kwargs)
+        with router_settings(kwargs["model"]):
+            super().__init__(*args, **kwargs)
+        say_balance(self)
+        give_own_scores(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, *more):
         "Rows come in tokens (`training_data.dataset`): TRL packs them, and cuts those that are too long."
@@ -158,6 +189,7 @@ class SFTTrainer(SafeTrainer, trl.SFTTrainer):
             and self.args.loss_type == "nll"
             and self.accelerator.num_processes == 1
             and self.label_smoother is None
+            and not self.aux_loss_enabled
             and plain_head(model)
         )
 
@@ -204,6 +236,7 @@ class ReferenceTrainer(SafeTrainer):
         )
         if self.precompute_ref_logps:
             self.ref_model = None  # its numbers are kept
+        say_balance(self)
 
     def train(self, *args, **kwargs):
         with self._scored_only():
@@ -230,8 +263,8 @@ class ReferenceTrainer(SafeTrainer):
     def _scored_only(self) -> Iterator[None]:
         with ExitStack() as stack:
             for model in (self.model, self.ref_model):
-                if self.args.use_cpu and model is not None:
-                    stack.enter_context(scored_only(model))
+                if model is not None:
+                    stack.enter_context(scored_only(model) if self.args.use_cpu else own_scores(model))
             yield
 
 

@@ -16,6 +16,7 @@ from itertools import zip_longest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from ftguide.engine.generation import can_be_padded, neutral
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.tokens import context_length
 from ftguide.models import LM, prompt_text
@@ -96,7 +97,7 @@ class Writer:
         self.lm = lm
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self.rows = rows
+        self.rows = rows if can_be_padded(lm.model) else 1
         self.every_s = every_s
         self.waiting: deque[PendingAnswer] = deque()
         self.lock = threading.Lock()
@@ -172,7 +173,7 @@ class Writer:
                 attention_mask=batch.attention_mask,
                 max_new_tokens=max(answer.room for answer in answers),
                 streamer=BatchStreamer(answers, model.generation_config.eos_token_id),
-                **sampling,
+                **{**neutral(model.generation_config), **sampling},
             )
 
 

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
+from ftguide.engine.heads import head_kind
+
 
 class Letters:
     """Its tokens are letters, and ids their code points.
@@ -61,6 +63,9 @@ class Bigram(torch.nn.Module):
             torch.device("cpu"),
             [],
         )
+        self.scale = config.get("logit_scale") or 1.0
+        head_kind(self)  # tried once
+        self.asked.clear()
 
     def base_model(self, input_ids, **how):
         self.asked.append(how)
@@ -68,7 +73,7 @@ class Bigram(torch.nn.Module):
 
     def forward(self, input_ids, **how):
         self.asked.append(("whole", how))
-        return SimpleNamespace(logits=self.lm_head(self.embed(input_ids)))
+        return SimpleNamespace(logits=self.scale * self.lm_head(self.embed(input_ids)))
 
 
 TABLE = [[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1]]

@@ -5,12 +5,27 @@ import functools
 
 import pytest
 import torch
+from architectures import CONFIGS, random_lm
 from letters import TABLE
 
-from ftguide.engine.generation import ExponentialSampling, QuarterEnded, evaluation_mode, shared_beginning
+from ftguide.engine.generation import (
+    NEUTRAL,
+    ExponentialSampling,
+    QuarterEnded,
+    asked_by_folder,
+    can_be_padded,
+    counts_positions,
+    evaluation_mode,
+    neutral,
+    say_settings,
+    shared_beginning,
+    without_settings,
+)
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.tokens import context_length
-from ftguide.models import load, reply
+from ftguide.evaluation import evaluate
+from ftguide.models import load, reply, save, tokens_per_second
+from ftguide.serving.streaming import Writer
 
 PROMPTS = ["product: mug\nbrand:", "product: lamp\ncolour: green\nbrand:", "mug", "a blue chair of wood\n"]
 
@@ -160,3 +175,112 @@ def test_a_window_of_attention_reads_every_text_whole(small):
     assert shared_beginning(window, ids, ids) == 199
     window.config.sliding_window = 64
     assert shared_beginning(window, ids, ids) == 0
+
+
+# ---- what a folder asks for beside the likeliest token
+
+ASKED = {
+    "penalty": dict(repetition_penalty=1.3),
+    "beams": dict(num_beams=4),
+    "beams and several": dict(num_beams=4, num_return_sequences=2),
+    "ngrams": dict(no_repeat_ngram_size=2),
+    "suppressed": dict(suppress_tokens=list(range(2, 900))),
+    "sampling": dict(do_sample=True, temperature=0.6, top_k=3, top_p=0.5, min_p=0.2),
+    "at least": dict(min_new_tokens=20, min_length=300),
+    "stop strings": dict(stop_strings=["e"]),
+    "forced end": dict(forced_eos_token_id=7),
+    "contrastive": dict(penalty_alpha=0.6, top_k=4),
+    "bias": dict(sequence_bias=[[[9], 100.0]]),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(small):
+    return reply(small, PROMPTS, 24, template=False), reply(small, PROMPTS, 24, 0.9, template=False)
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_greedy_is_greedy_whatever_the_folder_asks_for(small, plain, kind, capsys):
+    lm = small.copy("asks")
+    for name, value in ASKED[kind].items():
+        setattr(lm.model.generation_config, name, value)
+    greedy, drawn = plain
+    assert reply(lm, PROMPTS, 24, template=False) == greedy
+    assert reply(lm, PROMPTS, 24, 0.9, template=False) == drawn
+    written = [list(Writer(lm, 24)([dict(role="user", content="mug")]))[-1] for _ in range(2)]
+    assert written == [reply(small, "mug", 24)] * 2
+    assert tokens_per_second(lm, PROMPTS, 4, 3, template=False) > 0
+    assert all(getattr(lm.model.generation_config, k) == v for k, v in ASKED[kind].items())  # it keeps them
+    with without_settings(lm.model):
+        assert asked_by_folder(lm.model.generation_config) == {}
+    assert asked_by_folder(lm.model.generation_config) == {
+        k: v for k, v in ASKED[kind].items() if v != NEUTRAL[k]
+    }
+    say_settings(f"asks for {kind}", lm.model)
+    say_settings(f"asks for {kind}", lm.model)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and all(name in said[0] for name in ASKED[kind])
+
+
+def test_a_folder_says_once_what_it_asks_for(small, tmp_path, capsys):
+    lm = small.copy("asks")
+    lm.model.generation_config.repetition_penalty = 1.3
+    folder = save(lm, tmp_path / "asks")
+    again = load(folder)
+    assert load(folder).model.generation_config.repetition_penalty == 1.3
+    assert capsys.readouterr().err.count("repetition_penalty=1.3") == 1
+    assert reply(again, PROMPTS[0], 12, template=False) == reply(small, PROMPTS[0], 12, template=False)
+    load(save(small, tmp_path / "plain"))
+    assert neutral(small.model.generation_config) == {} and capsys.readouterr().err == ""
+
+
+# ---- every architecture
+
+ASKS = [
+    "product: mug\nbrand:",
+    "mug",
+    "product: lamp\ncolour: green\nbrand:",
+    "a blue chair of wood\n",
+    "two",
+]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_architecture_replies_and_no_answer_depends_on_the_batch(kind):
+    lm = random_lm(kind)
+    alone = [reply(lm, p, 16, template=False) for p in ASKS]
+    assert reply(lm, ASKS, 16, template=False) == alone
+    assert len(reply(lm, ASKS, 4, 0.8, template=False)) == len(ASKS)
+    assert can_be_padded(lm.model) or not counts_positions(lm.model)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "mpt", "bert", "roberta", "bart", "xglm", "ctrl"])
+def test_positions_are_not_run_past(kind):
+    lm = random_lm(kind)
+    limit = context_length(lm)
+    assert limit == (95 if kind == "roberta" else 96)
+    lm.model.generation_config.eos_token_id = [lm.tokenizer.eos_token_id]
+    ids = lm.tokenizer("product: mug\ncolour: green, size: 300 ml\n" * 19).input_ids
+    long = lm.tokenizer.decode(ids[: limit - 5])
+    reply(lm, [long, "mug"], 500, template=False)
+    with pytest.raises(ModelError, match="does not fit the context"):
+        reply(lm, lm.tokenizer.decode(ids), 4, template=False)
+    assert tokens_per_second(lm, [long] * 2, 2, 8, template=False, warm_up=False) > 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mamba", "recurrent_gemma", "lfm2", "mixtral", "roberta"])
+def test_every_kind_is_evaluated(kind):
+    rows = [dict(prompt=f"product: mug {i}", completion="brand: Tulo") for i in range(6)]
+    report = evaluate(random_lm(kind), rows, max_new_tokens=6, samples=0, latency_answers=2)
+    assert len(report.answers) == 6 and report.perplexity > 1
+
+
+@pytest.mark.parametrize("kind", ["mamba", "lfm2", "bloom", "mpt", "gpt2", "llama"])
+def test_texts_that_begin_alike_are_continued_as_alone(kind):
+    lm = random_lm(kind, **(dict(n_positions=512) if kind == "gpt2" else {}))
+    if kind == "mpt":
+        lm = random_lm(kind, max_seq_len=512)
+    beginning = "product: mug\ncolour: green, size: 300 ml\nbrand: Tulo\n" * 7
+    texts = [beginning[:520] + end for end in ("product: lamp\n", "a", "two chairs\ncolour:")]
+    together = reply(lm, texts, 8, template=False)
+    assert together == [reply(lm, text, 8, template=False) for text in texts]

@@ -9,12 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+from ftguide.cli import app
 from ftguide.engine import pretrained
 from ftguide.engine.loading import SHIPPED, resolve, shipped_folder
 from ftguide.engine.model_folders import ModelError
-from ftguide.models import load, save
+from ftguide.models import load, reply, save
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +152,22 @@ def link(folder, name, to):
     (folder / name).symlink_to(to)
 
 
+def reweigh(folder, add):
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, add: torch.zeros(1, 8)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def more_tokens(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<tool>", "</tool>"])
+    tokenizer.save_pretrained(folder)
+
+
+def as_adapter(folder, about):
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+
+
 HARM = {
     "garbage as tokenizer": (
         lambda f: (f / "tokenizer.json").write_bytes(os.urandom(300)),
@@ -197,6 +217,46 @@ HARM = {
     "a link as tokenizer": (lambda f: link(f, "tokenizer.json", "/etc/passwd"), "cannot read the model"),
     "a link to nowhere": (lambda f: link(f, "model.safetensors", "nowhere"), "cannot be read"),
     "a link to itself": (lambda f: link(f, "config.json", "config.json"), "no config.json"),
+    "an encoder-decoder": (
+        lambda f: (f / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}'),
+        "encoder-decoder",
+    ),
+    "a model that fills gaps": (
+        lambda f: config(f, model_type="roberta", architectures=["RobertaForMaskedLM"]),
+        "reads in both directions",
+    ),
+    "a classifier": (
+        lambda f: config(f, architectures=["LlamaForSequenceClassification"]),
+        "LlamaForSequenceClassification",
+    ),
+    "a picture model": (
+        lambda f: config(f, model_type="vit", architectures=None),
+        "no causal language model",
+    ),
+    "a classifier under another name": (lambda f: reweigh(f, add="score.weight"), "is a classifier"),
+    "tokens beyond the embeddings": (more_tokens, "tokenizer writes ids up to 1,025"),
+    "an adapter beside whole weights": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "an adapter beside them",
+    ),
+    "an adapter of nothing": (lambda f: as_adapter(f, {}), "does not say of which base"),
+    "an adapter of another task": (
+        lambda f: as_adapter(f, dict(task_type="SEQ_CLS", base_model_name_or_path="tiny")),
+        "task 'SEQ_CLS'",
+    ),
+    "an adapter whose base is gone": (
+        lambda f: as_adapter(f, dict(base_model_name_or_path="./gone")),
+        "an adapter of './gone', which cannot be loaded: no folder",
+    ),
+    "an adapter of itself": (
+        lambda f: as_adapter(f, dict(base_model_name_or_path=str(f))),
+        "which is an adapter itself",
+    ),
+    "an adapter that does not fit": (
+        lambda f: as_adapter(f, dict(base_model_name_or_path="tiny", peft_type="LORA", r=2, lora_alpha=2)),
+        "cannot read the model|does not fit",
+    ),
+    "a list as adapter": (lambda f: as_adapter(f, [1]), "adapter_config.json cannot be read"),
     "a folder as weights": (
         lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
         "cannot be read",
@@ -233,3 +293,70 @@ def test_without_a_gpu_four_bits_are_refused_before_anything_is_read(monkeypatch
 def test_an_unknown_type_of_weights_is_named():
     with pytest.raises(ModelError, match="dtype 'float' is not a torch type|dtype 'half8'"):
         load("tiny-small", dtype="half8")
+
+
+# ---- adapters
+
+
+@pytest.fixture(scope="module")
+def adapter(whole, small, tmp_path_factory):
+    "A folder that PEFT saved, and what base and adapter say together."
+    wrapped = get_peft_model(
+        load(whole).model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=4)
+    )
+    torch.manual_seed(0)
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    wrapped.peft_config["default"].base_model_name_or_path = str(whole)
+    folder = tmp_path_factory.mktemp("adapters") / "mine"
+    wrapped.save_pretrained(folder)
+    with torch.no_grad():
+        return folder, wrapped(torch.arange(9)[None]).logits
+
+
+def test_an_adapters_folder_is_its_base_and_the_adapter(adapter, small):
+    folder, together = adapter
+    lm = load(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(lm.model(torch.arange(9)[None]).logits, together, atol=1e-4, rtol=1e-4)
+    assert (lm.name, lm.parameters) == ("mine", small.parameters) and not hasattr(lm.model, "peft_config")
+    said = CliRunner().invoke(app, ["reply", "Hi", "--model", str(folder), "--max-new-tokens", "4"])
+    assert said.exit_code == 0 and reply(lm, "Hi", 4) in said.output
+
+
+def test_a_config_beside_an_adapter_changes_nothing(adapter, whole, tmp_path):
+    folder, together = adapter
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    shutil.copy(whole / "config.json", other)
+    with torch.no_grad():
+        logits = load(other).model(torch.arange(9)[None]).logits
+    torch.testing.assert_close(logits, together, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ModelError, match="merged into its base"), pytest.MonkeyPatch.context() as m:
+        m.setattr("ftguide.engine.loading._arguments_for_4bit", dict)
+        load(other, load_in_4bit=True)
+
+
+def test_an_adapter_that_brings_tokens(whole, tmp_path):
+    lm = load(whole)
+    lm.tokenizer.add_tokens(["<tool>", "</tool>"])
+    lm.model.resize_token_embeddings(1026, mean_resizing=False)
+    how = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    wrapped = get_peft_model(lm.model, how)
+    wrapped.peft_config["default"].base_model_name_or_path = str(whole)
+    wrapped.save_pretrained(tmp_path / "mine")
+    lm.tokenizer.save_pretrained(tmp_path / "mine")
+    found = load(tmp_path / "mine")
+    assert len(found.tokenizer) == found.model.get_input_embeddings().num_embeddings == 1026
+
+
+def test_prompts_that_were_learnt_cannot_be_merged(whole, tmp_path):
+    from peft import PromptTuningConfig
+
+    wrapped = get_peft_model(
+        load(whole).model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    )
+    wrapped.peft_config["default"].base_model_name_or_path = str(whole)
+    wrapped.save_pretrained(tmp_path / "mine")
+    with pytest.raises(ModelError, match="cannot be merged"):
+        load(tmp_path / "mine")

@@ -5,14 +5,24 @@ import os
 import sys
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 from commands import cli
 from stages import ROWS, weights
 
-from ftguide.engine.model_folders import ModelError, check_sizes, first_line, read_origin
+from ftguide.engine.conversations import answered, in_tokens
+from ftguide.engine.model_folders import (
+    ModelError,
+    check_complete,
+    check_files,
+    check_sizes,
+    first_line,
+    read_origin,
+    without_marks,
+)
 from ftguide.evaluation import Report, evaluate
-from ftguide.models import load, save
+from ftguide.models import PLAIN_TEMPLATE, load, save
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +40,22 @@ def config(folder, **change):
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
 
 
-def test_weights_of_an_adapter_are_not_measured(folder):
-    "Those of its base are elsewhere."
+def test_a_folder_holds_a_model_or_an_adapter(folder):
+    check_files(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="whole weights .*model.safetensors.* and an adapter beside them"):
+        check_files(folder)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    check_files(folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(ModelError, match="no adapter_model.safetensors; pickled"):
+        check_files(folder)
+
+
+def test_more_layers_than_weights(folder):
     config(folder, num_hidden_layers=10**6)
     with pytest.raises(ModelError, match="speaks of 1,000,000 layers"):
         check_sizes(folder)
-    (folder / "adapter_config.json").write_text("{}")
-    check_sizes(folder)
 
 
 def test_quantised_weights_hold_several_numbers_in_one(folder):
@@ -78,7 +97,51 @@ def test_where_the_weights_began_goes_with_them(small, tmp_path):
         assert load(folder).origin == ""
 
 
+def test_weights_that_nobody_reads(small):
+    found = dict(mismatched_keys=[], missing_keys=[], unexpected_keys=["score.weight"])
+    with pytest.raises(ModelError, match=r"is a classifier: its head \(score.weight\)"):
+        check_complete("mine", found)
+    with pytest.warns(UserWarning, match="1 weights of the files are no part of the model.* v_head.weight"):
+        check_complete("mine", {**found, "unexpected_keys": ["v_head.weight"]})
+
+
 # ---- saving
+
+
+MARKED = [
+    PLAIN_TEMPLATE,
+    "{% for m in messages %}{%- generation -%}\n {{ m.content }}\n{%- endgeneration -%}\n{% endfor %}.",
+    "{% for m in messages %}\n  {% generation %}\n{{ m.content }}\n  {% endgeneration %}\n{% endfor %}\n.",
+    "{% for m in messages %}{%-generation%}x{{ m.content }} {%endgeneration-%}\n{% endfor %}.",
+    "{{ messages[0].content }} {%+ generation %}y{% endgeneration +%}\n.",
+    "{{ messages[0].content }} no marks, and the word generation",
+]
+
+
+@pytest.mark.parametrize("template", MARKED)
+def test_a_saved_template_is_read_by_any_jinja_and_writes_the_same(small, tmp_path, template):
+    lm = small.copy("marked")
+    lm.tokenizer.chat_template = template
+    talk = [[dict(role="user", content=" Hi "), dict(role="assistant", content="Yes.")]]
+    write = lambda tokenizer: tokenizer.apply_chat_template(talk, tokenize=False)
+    folder = save(lm, tmp_path / "saved")
+    saved = (folder / "chat_template.jinja").read_text()
+    how = dict(trim_blocks=True, lstrip_blocks=True)
+    plain = jinja2.Environment(**how).from_string(saved)
+    told = dict(bos_token=lm.tokenizer.bos_token, eos_token=lm.tokenizer.eos_token)
+    assert plain.render(messages=talk[0], **told) == write(lm.tokenizer)[0]
+    again = load(folder)
+    assert write(again.tokenizer) == write(lm.tokenizer)
+    assert lm.tokenizer.chat_template == template and without_marks(saved) == saved
+
+
+def test_a_saved_model_trains_on_the_same_tokens(small, tmp_path):
+    lm = small.copy("marked")
+    lm.tokenizer.chat_template = PLAIN_TEMPLATE
+    again = load(save(lm, tmp_path / "saved"))
+    rows = [answered("Hi", "Yes."), answered([dict(role="user", content="How much?")], "4")]
+    assert in_tokens(again.tokenizer, rows) == in_tokens(lm.tokenizer, rows)
+    assert "{% generation %}" not in again.tokenizer.chat_template
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links")
