@@ -173,6 +173,7 @@ def counts_positions(model: PreTrainedModel) -> bool:
 
 
 _padded: WeakKeyDictionary = WeakKeyDictionary()  # model -> does padding leave its answers alone?
+_cached: WeakKeyDictionary = WeakKeyDictionary()  # model -> does it go on from its cache as from the text?
 
 
 def can_be_padded(model: PreTrainedModel) -> bool:
@@ -185,21 +186,44 @@ def can_be_padded(model: PreTrainedModel) -> bool:
     return _padded[model]
 
 
-def _same_when_padded(model: PreTrainedModel, by: int = 3) -> bool:
-    width = model.get_input_embeddings().num_embeddings
-    ids = torch.linspace(width // 4, width - 1, 6).long().to(model.device)[None]
-    how = dict(max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True)
-    mask = torch.ones_like(ids)
+def plainly(
+    model: PreTrainedModel,
+) -> dict:  # arguments of `generate`
+    "What `generate` must be told, so that neither settings of a folder nor a broken cache change a token."
+    how = neutral(model.generation_config)
+    if counts_positions(model):
+        return how
+    if model not in _cached:
+        with evaluation_mode(model, 0):
+            _cached[model] = _same(model, {}, dict(use_cache=False))
+    return how if _cached[model] else {**how, "use_cache": False}
+
+
+def _same_when_padded(model: PreTrainedModel) -> bool:
+    return _same(model, plainly(model), {**plainly(model), "padding": 3})
+
+
+def _same(model: PreTrainedModel, one: dict, other: dict) -> bool:
+    "Are the scores of six tokens and of the two that follow the same in two ways of asking for them?"
     try:
-        alone = model.generate(input_ids=ids, attention_mask=mask, **how).logits
-        behind = model.generate(
-            input_ids=torch.nn.functional.pad(ids, (by, 0), value=model.generation_config.pad_token_id),
-            attention_mask=torch.nn.functional.pad(mask, (by, 0)),
-            **how,
-        ).logits
-    except Exception:
+        return all(
+            (a - b).abs().max() <= 1e-3 * a.std()
+            for a, b in zip(_tried(model, **one), _tried(model, **other))
+        )
+    except Exception:  # one of them is none
         return False
-    return all((a - b).abs().max() <= 1e-3 * a.std() for a, b in zip(alone, behind))
+
+
+def _tried(model: PreTrainedModel, padding: int = 0, **how) -> tuple[torch.Tensor, ...]:
+    width, pad = model.get_input_embeddings().num_embeddings, model.generation_config.pad_token_id
+    ids = torch.linspace(width // 4, width - 1, 6).long().to(model.device)[None]
+    return model.generate(
+        input_ids=torch.nn.functional.pad(ids, (padding, 0), value=pad),
+        attention_mask=torch.nn.functional.pad(torch.ones_like(ids), (padding, 0)),
+        output_logits=True,
+        return_dict_in_generate=True,
+        **{**neutral(model.generation_config), **how, "max_new_tokens": 3, "min_new_tokens": 3},
+    ).logits
 
 
 def _beginning_alike(
@@ -371,7 +395,7 @@ def decode(
             stopping_criteria=[stop],
             logits_processor=sampling,
             **({} if cache is None else dict(past_key_values=cache)),
-            **{**neutral(model.generation_config), "do_sample": False},
+            **{**plainly(model), "do_sample": False},
         )
         mask = torch.nn.functional.pad(mask, (0, done.sequences.shape[1] - ids.shape[1]), value=1)
         ids = done.sequences

@@ -16,7 +16,7 @@ from itertools import zip_longest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from ftguide.engine.generation import can_be_padded, neutral
+from ftguide.engine.generation import can_be_padded, plainly
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.tokens import context_length
 from ftguide.models import LM, prompt_text
@@ -173,7 +173,7 @@ class Writer:
                 attention_mask=batch.attention_mask,
                 max_new_tokens=max(answer.room for answer in answers),
                 streamer=BatchStreamer(answers, model.generation_config.eos_token_id),
-                **{**neutral(model.generation_config), **sampling},
+                **{**plainly(model), **sampling},
             )
 
 
