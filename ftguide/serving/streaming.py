@@ -97,7 +97,7 @@ class Writer:
         self.lm = lm
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self.rows = rows if can_be_padded(lm.model) else 1
+        self.rows = rows
         self.every_s = every_s
         self.waiting: deque[PendingAnswer] = deque()
         self.lock = threading.Lock()
@@ -149,7 +149,8 @@ class Writer:
         Rows are padded to the longest prompt, which takes room in the context from all of them: a prompt
         that would cut the others' answers stays in line for a batch of its own."""
         limit, batch, late = context_length(self.lm), [], deque()
-        while self.waiting and len(batch) < self.rows:
+        rows = self.rows if can_be_padded(self.lm.model) else 1
+        while self.waiting and len(batch) < rows:
             answer = self.waiting.popleft()
             if answer.closed:
                 continue
