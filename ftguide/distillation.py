@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainingArguments
 from trl import DistillationConfig
 
 from .engine.cache import cached_teacher
+from .engine.generation import without_settings
 from .engine.layers import layer_influence, layer_list, with_layers
 from ftguide.engine.preflight import (
     check_answered,
@@ -35,6 +36,7 @@ from ftguide.engine.teachers import (
     AnsweredStream,
     Teacher,
     as_teacher,
+    check_whole_scores,
     numbered,
     written_answers,
 )
@@ -83,13 +85,14 @@ def divergence_beta(
 def dense_targets(
     states: torch.Tensor,  # (N, H) teacher's hidden states; its (N, V) scores when there is no head
     head=None,  # its output layer
+    shared: int | None = None,  # ids that the student scores as well; None: all
 ):  # function of (slice, temperature) -> (n, V) log-probabilities, None, None
     "Soft labels over the whole vocabulary, computed a part at a time."
 
     @torch.no_grad()
     def labels(part: slice, temperature: float):
         scores = states[part] if head is None else head(states[part])
-        return log_softmax(scores, temperature), None, None
+        return log_softmax(scores[:, :shared], temperature), None, None
 
     return labels
 
@@ -154,11 +157,11 @@ def distillation_loss(
 
 def _soft_term(scores, soft_labels: tuple, temperature: float, beta: float):  # nats, summed over the tokens
     theirs, ids, weights = soft_labels
-    mine = log_softmax(scores, temperature)
-    if ids is None:
-        return scaled_jsd(theirs, mine, beta).sum()
+    if ids is None:  # over the ids that both score
+        return scaled_jsd(theirs, log_softmax(scores[:, : theirs.shape[1]], temperature), beta).sum()
     if beta:
         raise ValueError(NEEDS_EVERY_TOKEN)
+    mine = log_softmax(scores, temperature)
     return (weights * (theirs - mine.gather(1, ids))).sum()
 
 # %% ../nbs/07_distill.ipynb #distill-chunks
@@ -394,14 +397,16 @@ def _on_policy(run: Run, teacher: Teacher, parts: tuple, max_new_tokens: int, fo
     train, valid = (_dataset([dict(prompt=as_messages(r["prompt"])) for r in rows]) for rows in parts)
     run.config = _pace(run, len(train)) | _trl_settings(run, max_new_tokens) | run.config
     run.start.tokenizer.padding_side = "left"
-    return run.train(
-        DistillationTrainer,
-        DistillationConfig,
-        train,
-        valid,
-        rows=parts[0],
-        teacher_model=teacher.lm.model,
-    )
+    check_whole_scores(teacher.lm, run.start)
+    with without_settings(run.start.model):
+        return run.train(
+            DistillationTrainer,
+            DistillationConfig,
+            train,
+            valid,
+            rows=parts[0],
+            teacher_model=teacher.lm.model,
+        )
 
 
 def _dataset(rows: list[dict]) -> Dataset | None:

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .engine.conversations import answered, in_tokens, write_prompts
-from .engine.generation import generate
+from .engine.generation import generate, plainly
+from .engine.heads import MULTIPLIES, head_kind
 from .engine.loading import read_model
 from .engine.model_folders import ModelError, first_line, write_model
 from .engine.rows import as_messages
@@ -23,9 +24,9 @@ from .engine.tokens import context_length
 from .engine.unpadded import last_states
 
 # %% auto #0
-__all__ = ['PLAIN_TEMPLATE', 'MORE_THAN_MULTIPLY', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply',
-           'tokens_per_second', 'token_logps', 'encode', 'collate', 'plain_head', 'scored_states', 'scored_logits',
-           'completion_logps', 'perplexity', 'save']
+__all__ = ['PLAIN_TEMPLATE', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply', 'tokens_per_second', 'token_logps',
+           'encode', 'collate', 'plain_head', 'scored_states', 'scored_logits', 'completion_logps', 'perplexity',
+           'save']
 
 # %% ../nbs/01_models.ipynb #models-lm
 @dataclass
@@ -178,12 +179,16 @@ def _generate_exactly(lm: LM, texts: list[str], new_tokens: int):
     encoded = lm.tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     )
+    room = max(context_length(lm) - new_tokens, 1)  # of a longer prompt, the end
     lm.model.generate(
-        input_ids=encoded.input_ids.to(lm.model.device),
-        attention_mask=encoded.attention_mask.to(lm.model.device),
-        do_sample=False,
-        min_new_tokens=new_tokens,
-        max_new_tokens=new_tokens,
+        input_ids=encoded.input_ids[:, -room:].to(lm.model.device),
+        attention_mask=encoded.attention_mask[:, -room:].to(lm.model.device),
+        **{
+            **plainly(lm.model),
+            "do_sample": False,
+            "min_new_tokens": new_tokens,
+            "max_new_tokens": new_tokens,
+        },
     )
 
 # %% ../nbs/01_models.ipynb #models-logps
@@ -223,24 +228,17 @@ def collate(
     )
 
 # %% ../nbs/01_models.ipynb #models-head
-MORE_THAN_MULTIPLY = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "output_multiplier",
-    "lm_head_multiplier",
-    "output_router_logits",
-)  # settings of architectures whose output layer does more
-
-
 def plain_head(model: torch.nn.Module) -> bool:
     "Does the output layer do nothing but multiply? False for adapters and wrapped models, too."
     if hasattr(model, "peft_config") or hasattr(model, "unshard"):  # unshard: FSDP2
         return False
     if not hasattr(model, "lm_head") or not hasattr(getattr(model, "config", None), "get_text_config"):
         return False
-    config = model.config.get_text_config()
-    return not any(getattr(config, setting, None) for setting in MORE_THAN_MULTIPLY)
+    if getattr(
+        model.config.get_text_config(), "output_router_logits", False
+    ):  # experts in a loss of their own
+        return False
+    return head_kind(model) == MULTIPLIES
 
 
 def scored_states(
