@@ -7,16 +7,21 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 
 from ftguide.engine.model_folders import ADAPTER, ModelError
 
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
 
 def adapter(lora: bool | LoraConfig | None) -> LoraConfig | None:
     "The adapter's settings: True takes rank 8 on every linear layer."
+    from peft import LoraConfig  # takes a second, and few who load a model need it
+
     return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora is True else lora or None
 
 
@@ -64,6 +69,8 @@ def base_of(folder: Path) -> str:
 
 def with_adapter(model, folder: Path):  # -> the base with the adapter inside
     "The model of a base and of an adapter's folder; ModelError when they do not fit."
+    from peft import PeftModel  # takes a second, and few folders need it
+
     rows = model.get_input_embeddings().num_embeddings
     if (needed := _embeddings_in(folder, rows)) > rows:
         model.resize_token_embeddings(needed, mean_resizing=False)

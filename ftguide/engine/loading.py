@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ftguide.engine.adapters import base_of, with_adapter
 from ftguide.engine.causal import check_causal, check_config, check_tokens
 from ftguide.engine.environment import hub_is_off, quiet_libraries
 from ftguide.engine.generation import say_settings
@@ -126,8 +127,6 @@ def read_model(
 
 def _read_adapter(name: str | Path, folder: Path, dtype: str, load_in_4bit: bool) -> tuple:
     "The base that an adapter's folder names, with the adapter merged into it: what `read_model` returns."
-    from ftguide.engine.adapters import base_of, with_adapter  # PEFT takes a second, and few folders need it
-
     base = base_of(folder)
     if load_in_4bit:
         raise ModelError(
