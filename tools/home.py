@@ -2,11 +2,110 @@
 
 `--check` only compares."""
 
-from book import NBS, cells, chapters, replaced, tables, title, write
+import sys
+
+from book import NBS, ROOT, cells, chapters, replaced, tables, title, write
 from measured import beside, journey
+
+sys.path.insert(0, str(ROOT))  # the script's own copy of the package
+from ftguide.engine.tables import markdown_table
+from ftguide.report.stored_runs import METRICS, StoredRuns, read_runs, with_interval
+
+REAL_STAGES = ("prompt", "SFT", "DPO", "distilled")  # as the home pages show them
+
+
+def real_case(runs: StoredRuns) -> str:
+    "What the stages brought a real model, in two sentences and a table."
+    says = {
+        "section": "in the right one of 12 sections",
+        "ROUGE-L": "likeness to the maintainer's synopsis (ROUGE-L)",
+        "no fault": "synopses without a fault by Debian's rules",
+        "chrF": "likeness to the translator's (chrF)",
+    }
+    head = ["", "best prompt", "after SFT", "after DPO", "distilled"]
+    rows = [[says[m], *[with_interval(runs.score(stage, m)) for stage in REAL_STAGES]] for m in METRICS]
+    rows.append(["tokens per second", *[f"{runs.speed(stage):.0f}" for stage in REAL_STAGES]])
+    per_hundred = lambda stage, m: f"{100 * runs.score(stage, m).value:.0f}"
+    likeness = lambda stage: f"{runs.score(stage, 'ROUGE-L').value:.2f}"
+    kept = {m: f"{100 * runs.change('distilled', 'DPO', m, 'ratio').value:.0f} %" for m in METRICS}
+    fell = [
+        f"{m} after {after} ({with_interval(change, 3, '+')})"
+        for after, before in (("SFT", "prompt"), ("DPO", "SFT"))
+        for m in METRICS
+        if (change := runs.change(after, before, m)).high < 0
+    ]
+    smaller = runs.millions("distilled") / runs.millions("DPO")
+    pleased = runs.change("DPO", "SFT", "no fault")
+    unclear = "" if pleased.low > 0 else f", which is no clear change ({with_interval(pleased, 3, '+')})"
+    return (
+        "**A real model, and text that people wrote.** SmolLM2-135M-Instruct reads "
+        "[descriptions of Debian's packages](14_packages.ipynb): it is to name the section, write the "
+        "one-line synopsis, and translate it into Portuguese. With the best prompt it puts "
+        f"{per_hundred('prompt', 'section')} of 100 unseen packages into the right section, after SFT on "
+        f"{runs.rows('train')} rows {per_hundred('SFT', 'section')}; its synopses go from "
+        f"{likeness('prompt')} to {likeness('SFT')} in likeness to the maintainers'. DPO, on pairs that "
+        "Debian's written rules judged, moves synopses without a fault from "
+        f"{per_hundred('SFT', 'no fault')} to {per_hundred('DPO', 'no fault')} of 100{unclear}. A student "
+        f"with {100 * smaller:.0f} % of the parameters keeps {kept['section']} of the right sections, "
+        f"{kept['ROUGE-L']} of that likeness and {kept['chrF']} of the translations'.\n\n"
+        f"{markdown_table(head, rows)}\n\n"
+        f"{runs.rests_on.capitalize()}. All stages together took "
+        f"{sum(map(runs.minutes, runs.stages)):.0f} minutes on two CPU cores. "
+        f"What clearly fell on the way: {'; '.join(fell) or 'nothing'}. "
+        "[The whole journey](09_journey.ipynb#the-same-on-a-real-model) has answers to read, and what the "
+        "source document promised beside this; `make real` runs it."
+    )
+
+
+def caso_real(runs: StoredRuns) -> str:
+    comma = lambda text: text.replace(".", ",")
+    says = {
+        "section": "na seção certa, entre 12",
+        "ROUGE-L": "semelhança com a sinopse do mantenedor (ROUGE-L)",
+        "no fault": "sinopses sem falha, pelas regras do Debian",
+        "chrF": "semelhança com a tradução de voluntários (chrF)",
+    }
+    head = ["", "melhor prompt", "depois do SFT", "depois do DPO", "destilado"]
+    rows = [
+        [says[m], *[comma(with_interval(runs.score(stage, m))) for stage in REAL_STAGES]] for m in METRICS
+    ]
+    rows = [[said, *[cell.replace(", ", "; ") for cell in cells]] for said, *cells in rows]
+    rows.append(["tokens por segundo", *[f"{runs.speed(stage):.0f}" for stage in REAL_STAGES]])
+    em_cem = lambda stage, m: f"{100 * runs.score(stage, m).value:.0f}"
+    likeness = lambda stage: comma(f"{runs.score(stage, 'ROUGE-L').value:.2f}")
+    kept = {m: f"{100 * runs.change('distilled', 'DPO', m, 'ratio').value:.0f} %" for m in METRICS}
+    n, rows_each = len(runs.runs), runs.score("SFT", "section").n
+    over = (
+        f"Médias de {n} execuções, com intervalos de 95 % entre elas"
+        if n > 1
+        else f"Uma execução só, com intervalos de 95 % sobre {rows_each} linhas de teste de cada tarefa"
+    )
+    smaller = runs.millions("distilled") / runs.millions("DPO")
+    unclear = (
+        ""
+        if runs.change("DPO", "SFT", "no fault").low > 0
+        else ", mudança que o intervalo não separa de zero"
+    )
+    return (
+        "**Um modelo de verdade, e textos que pessoas escreveram.** O SmolLM2-135M-Instruct lê "
+        "[descrições de pacotes do Debian](../14_packages.ipynb): deve dizer a seção, escrever a sinopse de "
+        "uma linha e traduzi-la para o português. Com o melhor prompt acerta a seção de "
+        f"{em_cem('prompt', 'section')} em 100 pacotes novos; depois do SFT com {runs.rows('train')} linhas, "
+        f"de {em_cem('SFT', 'section')}. A semelhança das sinopses com as dos mantenedores vai de "
+        f"{likeness('prompt')} a {likeness('SFT')}. O DPO, com pares julgados pelas regras escritas do "
+        f"Debian, leva as sinopses sem falha de {em_cem('SFT', 'no fault')} a "
+        f"{em_cem('DPO', 'no fault')} em 100{unclear}. Um aluno com {100 * smaller:.0f} % dos parâmetros "
+        f"mantém {kept['section']} das seções certas, {kept['ROUGE-L']} dessa semelhança e {kept['chrF']} da "
+        "das traduções.\n\n"
+        f"{markdown_table(head, rows)}\n\n"
+        f"{over}; {sum(map(runs.minutes, runs.stages)):.0f} minutos em dois núcleos de CPU. "
+        "[A jornada inteira](../09_journey.ipynb#the-same-on-a-real-model) mostra respostas, e ao lado o "
+        "que o documento de origem prometia."
+    )
 
 
 def case(seen) -> str:
+    "The same on the invented marketplace, with the tiny models."
     c = {s: 100 * seen[s]["conversion"][0] for s in ("base", "SFT", "DPO", "distilled")}
     u = {s: seen[s]["usd"] for s in c}
     alt = (
@@ -23,7 +122,8 @@ def case(seen) -> str:
     )
     return (
         f"![{alt}](theme/journey.svg)\n\n"
-        f"Ads of the base model sell to {c['base']:.0f} of 100 simulated shoppers, after SFT to "
+        "The same stages, in minutes, on a tiny model and an invented marketplace, where every claim can be "
+        f"checked: ads of the base model sell to {c['base']:.0f} of 100 simulated shoppers, after SFT to "
         f"{c['SFT']:.0f}, "
         f"after DPO to {c['DPO']:.0f}. A model with {seen['smaller']:.1f} times fewer parameters, "
         "distilled from "
@@ -53,7 +153,9 @@ def caso(seen) -> str:
     )
     return (
         f"![{alt}](../theme/journey-pt.svg)\n\n"
-        f"Os anúncios do modelo base vendem a {c['base']:.0f} de 100 compradores simulados; depois do SFT, a "
+        "As mesmas etapas, em minutos, num modelo minúsculo e num mercado inventado, onde tudo o que se "
+        f"afirma pode ser conferido: os anúncios do modelo base vendem a {c['base']:.0f} de 100 compradores "
+        "simulados; depois do SFT, a "
         f"{c['SFT']:.0f}; depois do DPO, a {c['DPO']:.0f}. Um modelo com {size} vezes menos parâmetros, "
         "destilado "
         f"dele, escreve {speed} vezes mais tokens por segundo e vende a {c['distilled']:.0f}\n"
@@ -125,13 +227,16 @@ def symptoms() -> str:
 
 
 if __name__ == "__main__":
-    seen = journey()
+    seen, runs = journey(), read_runs()
     write(
         {
             NBS / "index.ipynb": replaced(
-                NBS / "index.ipynb", {"index-case": case(seen), "index-beside": others(*beside())}
+                NBS / "index.ipynb",
+                {"index-real": real_case(runs), "index-case": case(seen), "index-beside": others(*beside())},
             ),
-            NBS / "pt/index.ipynb": replaced(NBS / "pt/index.ipynb", {"pt-case": caso(seen)}),
+            NBS / "pt/index.ipynb": replaced(
+                NBS / "pt/index.ipynb", {"pt-real": caso_real(runs), "pt-case": caso(seen)}
+            ),
             NBS / "symptoms.ipynb": replaced(NBS / "symptoms.ipynb", {"symptoms-chapters": symptoms()}),
         }
     )

@@ -61,11 +61,7 @@ def journey() -> dict:  # stage -> conversion (value, low, high) and usd; and se
             "store its outputs"
         )
     seeds = next(
-        (
-            int(m[1])
-            for c in cells(path)
-            if (m := re.search(r"^seeds\s*:?\w*\s*=\s*(\d+)", c["source"], re.M))
-        ),
+        (int(m[1]) for c in cells(path) if (m := re.search(r"^seeds(?:: int)? = (\d+)", c["source"], re.M))),
         1,
     )
     return {

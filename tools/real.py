@@ -16,8 +16,9 @@ from pathlib import Path
 from book import NBS, ROOT
 
 sys.path.insert(0, str(ROOT))  # the script's own copy of the package
-from ftguide.engine.statistics import Score, bootstrap, wilson
+from ftguide.engine.statistics import Score, interval
 from ftguide.evaluation import Report, text_scores
+from ftguide.packages import TASK_PROMPTS
 
 SAMPLES = 9  # test rows that are kept with every model's answer
 PAIRS = 4
@@ -30,6 +31,8 @@ def condensed(
     "What a text needs of a run."
     stages = data["stages"]
     reports = [Report.of(stage["report"]) for stage in stages]
+    for report in reports:
+        _count_words(report)
     return dict(
         about=data["about"],
         stages=[_stage(stage, report) for stage, report in zip(stages, reports)],
@@ -39,22 +42,23 @@ def condensed(
             for before in reports[:k]
             if after.test == before.test
         ],
+        reference_words=_reference_words(reports),
         samples=_samples(reports),
         pairs=_evenly(next((s["pairs"] for s in stages if s.get("pairs")), []), PAIRS),
     )
 
 
 def _stage(stage: dict, report: Report) -> dict:
-    scores = {metric: _numbers(score) for metric, score in report.scores.items()}
+    scores = {metric: numbers(score) for metric, score in report.scores.items()}
     if "chrF" in report.rows:
         translated = [a for a in report.answers if _is_translation(a)]
-        scores["BLEU"] = _numbers(text_scores(translated)["BLEU"])
+        scores["BLEU"] = numbers(text_scores(translated)["BLEU"])
     return dict(
         name=stage["name"],
         seconds=round(stage["seconds"], 1),
         parameters=report.parameters,
         scores=scores,
-        perplexity_per_byte=report.nll and _numbers(report.perplexity_per_byte),
+        perplexity_per_byte=report.nll and numbers(report.perplexity_per_byte),
         degeneration=report.degeneration,
         speed=report.speed,
         pairs=len(stage.get("pairs", [])),
@@ -66,17 +70,32 @@ def _is_translation(answer: dict) -> bool:
     return str(answer["prompt"]).startswith("Translate into")
 
 
+def _is_synopsis(answer: dict) -> bool:
+    return str(answer["prompt"]).endswith(TASK_PROMPTS["synopsis"].removeprefix("{description}"))
+
+
+def _count_words(report: Report) -> None:
+    "How long a model's synopses are, as one more measure of each."
+    counts = [len(a["answer"].split()) for a in report.answers if _is_synopsis(a)]
+    if counts:
+        report.rows["synopsis words"] = [(float(count), 1) for count in counts]
+
+
+def _reference_words(reports: list[Report]) -> float | None:  # mean of the maintainers' synopses
+    answers = next((r.answers for r in reports if r.answers), [])
+    counts = [len(a["reference"].split()) for a in answers if _is_synopsis(a)]
+    return round(sum(counts) / len(counts), 2) if counts else None
+
+
 def _compared(after: Report, before: Report) -> dict:
     "Paired ratio and difference of every score that both have."
     shared = [m for m in after.rows if m in before.rows and len(after.rows[m]) == len(before.rows[m])]
-    how = lambda kind: {m: _numbers(bootstrap(after.rows[m], before.rows[m], how=kind)) for m in shared}
+    how = lambda kind: {m: numbers(interval(after.rows[m], before.rows[m], how=kind)) for m in shared}
     return dict(after=after.name, before=before.name, ratio=how("ratio"), difference=how("difference"))
 
 
-def _numbers(score: Score) -> dict:
-    "As JSON takes it: nan is None. A share of none or of all has Wilson's interval, as resampling has none."
-    if score.low == score.high and score.value in (0, 1):
-        score = wilson(score.value * score.n, score.n)
+def numbers(score: Score) -> dict:
+    "As JSON takes it: nan is None."
     return {k: None if math.isnan(v) else round(v, 5) for k, v in asdict(score).items()}
 
 

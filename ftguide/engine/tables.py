@@ -72,8 +72,17 @@ def markdown(
 ) -> str:
     "The table of `table`, in Markdown."
     head, *rows = table(reports, intervals)
-    line = lambda cells: "| " + " | ".join(cells) + " |"
-    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
+    return markdown_table(head, rows)
+
+
+def markdown_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    align: str = "---",  # of every column but the first; "---:" to the right
+) -> str:
+    "Rows of text as a Markdown table."
+    line = lambda cells: f"| {' | '.join(cells)} |"
+    return "\n".join([line(head), line(["---", *[align] * (len(head) - 1)]), *map(line, rows)])
 
 
 def plot_reports(reports: Reports, ax: Axes | None = None) -> Axes:
