@@ -439,8 +439,8 @@ def mixed_languages(sheet: Sheet) -> Iterator[Finding]:
     found: list[int] = []
     example = ""
     for rows in sheet.by_task() if sheet.kind != "corpus" else ():
-        languages = [(i, language(sheet.asked[i]), language(sheet.answers[i][0])) for i in rows]
-        known = [(i, asked, said) for i, asked, said in languages if asked and said]
+        answered = [(i, said) for i in rows if (said := language(sheet.answers[i][0]))]
+        known = [(i, asked, said) for i, said in answered if (asked := language(sheet.asked[i]))]
         other = [(i, asked, said) for i, asked, said in known if asked != said]
         if len(known) < 20 or len(other) > 0.1 * len(known):
             continue

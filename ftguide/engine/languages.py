@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 
 SMALL_WORDS = {
     "English": "the of and to in is that for it with as are this was be by on not or from you your an",
@@ -19,7 +18,9 @@ for _language, _words in SMALL_WORDS.items():
     for _word in _words.split():
         _LANGUAGES.setdefault(_word, []).append(_language)
 LOOKED_AT = 400  # characters of a text
-WORD = re.compile(r"[^\W\d_]+")
+OTHER_LETTERS = re.compile(
+    r"[\u0370-\u1fff\u2c00-\ud7ff\uf900-\uffdc\U00010000-\U0001efff\U00020000-\U0003ffff]"
+)
 
 
 def language(
@@ -27,19 +28,22 @@ def language(
 ) -> str:  # empty where it is not plain
     "English, Portuguese, ..., or the name of a script other than Latin."
     begins = text[:LOOKED_AT]
-    if not begins.isascii() and (script := _other_script(begins)):
+    if not begins.isascii() and OTHER_LETTERS.search(begins) and (script := _other_script(begins)):
         return script
-    counted = Counter()
-    for word in WORD.findall(begins):
-        counted.update(_LANGUAGES.get(word, ()))
-    (first, most), (_, next_most) = [*counted.most_common(2), ("", 0), ("", 0)][:2]
-    return first if most >= 4 and most >= 1.6 * next_most else ""
+    counted = dict.fromkeys(SMALL_WORDS, 0)
+    for word in begins.split():
+        for name in _LANGUAGES.get(word, ()):
+            counted[name] += 1
+    next_most, most = sorted(counted.values())[-2:]
+    if most < 4 or most < 1.6 * next_most:
+        return ""
+    return max(counted, key=counted.get)
 
 
 def _other_script(text: str) -> str:
     "The script of most letters, where it is not Latin."
     letters = [character for character in text if character.isalpha()]
-    others = [character for character in letters if character > "\u024f"]
+    others = [character for character in letters if OTHER_LETTERS.match(character)]
     if len(others) * 2 <= len(letters):
         return ""
     return unicodedata.name(others[0], "?").split()[0].title()

@@ -32,6 +32,7 @@ NUMBERED = re.compile(
     r"s[ée]rie|processo|conta|account|ticket|number|n[úu]mero))\W{0,4}$",
     re.I,
 )
+NUMBER = re.compile(r"\d[\dA-Z ().,/-]{6}")  # in any of these
 MOST = 100  # numbers of a text that are looked at
 
 
@@ -44,8 +45,10 @@ def personal_data(
     Bare digits are a phone number where BR is among the regions and they are one of a Brazilian mobile phone,
     or of any phone behind a word such as telefone."""
     found = [("e-mail", match[0]) for match in E_MAIL.finditer(text)] if "@" in text else []
+    if not NUMBER.search(text):
+        return found
     accounts = [*_valid(text, CNPJ, "CNPJ"), *_valid(text, IBAN, "IBAN")]
-    numbers = [(start, what, written) for start, what, written in accounts]
+    numbers = list(accounts)
     for n, match in enumerate(DIGITS.finditer(text)):
         if n == MOST:
             break

@@ -14,7 +14,7 @@ from ftguide.engine.texts import INVISIBLE
 
 # ---- placeholders
 
-ANY_GAP = re.compile(r"[\[{<%]|\$\{|TODO|TBD|FIXME|X{3}|x/x|lorem", re.I)
+SIGNS = ("[", "{", "<", "%", "TODO", "TBD", "FIXME", "XXX", "x/x", "X/X", "orem", "OREM")  # of any gap
 CODE = re.compile(r"```.*?(?:```|\Z)|``.+?``|`[^`\n]+`", re.S)
 CODE_LINE = re.compile(
     r"""
@@ -182,7 +182,7 @@ def placeholder(
     text: str,
 ) -> str:  # empty where there is none
     "The first gap that nobody filled: {name}, [NAME], <NAME>, %s, ${x}, {{ a.b }}, TODO, XXX, lorem ipsum."
-    if not ANY_GAP.search(text):
+    if not any(sign in text for sign in SIGNS):
         return ""
     text = _prose(text)
     looks = (
@@ -301,10 +301,13 @@ MOJIBAKE = re.compile(
 )
 
 
+SECOND = re.compile(f"[{re.escape(_NEXT)}\ufffd]")  # one of these is in each
+
+
 def mojibake(
     text: str,
 ) -> str:  # empty where there is none
     "The first piece of UTF-8 that was read as another encoding, such as Ã© for é, or that was lost (U+FFFD)."
-    if text.isascii():
+    if text.isascii() or not SECOND.search(text):
         return ""
     return _first(MOJIBAKE, text)

@@ -14,18 +14,19 @@ _INVISIBLE = (
 )
 INVISIBLE = re.compile(f"[{_INVISIBLE}]+")
 VISIBLE = re.compile(rf"[^\s{_INVISIBLE}]")
+# Characters that are seen, stand for themselves and stay composed in any case: most of western texts.
+USUAL = re.compile(r"[\t\n\r\x20-\x7e\xa0-\xac\xae-\u012f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf]*")
 
 
 def normalised_text(
     text: str,
 ) -> str:
     "A text without differences that nobody sees: composition (Unicode NFC), case, white space, invisibles."
-    if not text.isascii():  # case is folded on the parts of a character, as Unicode's caseless match has it
-        text = unicodedata.normalize("NFD", INVISIBLE.sub("", text)).casefold()
-        return " ".join(unicodedata.normalize("NFC", text).split())
-    if not text.isprintable():
-        text = INVISIBLE.sub("", text)
-    return " ".join(text.casefold().split())
+    if USUAL.fullmatch(text):
+        return " ".join(text.casefold().split())
+    # case is folded on the parts of a character, as Unicode's caseless match has it
+    text = unicodedata.normalize("NFD", INVISIBLE.sub("", text)).casefold()
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def same_text(a: str, b: str) -> bool:
