@@ -399,3 +399,9 @@ def test_different_tokenizers_need_text():
     other.tokenizer.add_tokens(["brandnewtoken"])
     with pytest.raises(ValueError, match="alpha=0"):
         distill("tiny", other, [dict(prompt="How much is 1 + 1?")] * 24)
+
+
+def test_validation_prompts_that_are_trained_on_are_told():
+    how = dict(max_steps=1, max_new_tokens=4)
+    with pytest.warns(UserWarning, match="3 of 4 validation rows"):
+        distill("tiny", "tiny-small", ROWS[:8], eval_data=ROWS[5:9], **how)

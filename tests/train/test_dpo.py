@@ -290,3 +290,25 @@ def test_first_dpo_loss_is_ln2_also_from_a_folder(tmp_path):
     for base in (sft, str(save(sft, tmp_path / "sft"))):
         first = next(h["loss"] for h in align_dpo(base, FEW_PAIRS).history if "loss" in h)
         assert first == pytest.approx(0.693147, abs=1e-3)
+
+
+def test_pairs_that_choose_the_model_and_are_trained_on_are_told():
+    scored = [dict(pair, score_chosen=1, score_rejected=n) for n, pair in enumerate(PAIRS[:4])]
+    with pytest.warns(UserWarning) as said:
+        align_dpo("tiny-small", scored, eval_data=PAIRS[2:8], max_steps=1)
+    assert [
+        n
+        for n in ("2 of 6 validation rows", "of 4 rows score_chosen")
+        if n in " ".join(str(w.message) for w in said)
+    ] == [
+        "2 of 6 validation rows",
+        "of 4 rows score_chosen",
+    ]
+
+
+def test_answers_that_look_alike_make_no_pair(monkeypatch):
+    answers = iter(["Four.", "four.\u200b", "4", "four", "\u200b", "5", "Six", "six "])
+    monkeypatch.setattr("ftguide.dpo.reply", lambda *args, **how: list(answers))
+    rows = [dict(prompt=f"How much is {i} + 1?") for i in range(4)]
+    pairs = make_pairs("tiny-small", rows, lambda row, a, b, n: 1)
+    assert [(p["chosen"], p["rejected"]) for p in pairs] == [("4", "four")]

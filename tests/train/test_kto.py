@@ -101,3 +101,17 @@ def test_a_run_that_was_kept_goes_on(tmp_path):
     assert torch.equal(weights(whole), weights(again))
     with pytest.raises(ValueError, match="beta was 0.1 and is 0.2"):
         align_kto("tiny-small", THUMBS[:32], output_dir=tmp_path, resume=True, beta=0.2)
+
+
+def test_thumbs_of_a_table(tmp_path):
+    "A table holds text: the run is the one of the same thumbs in JSON."
+    table = tmp_path / "thumbs.csv"
+    words = {True: ("true", "1", "Yes"), False: ("false", "0", "no")}
+    lines = [f"{t['prompt']},{t['completion']},{words[t['label']][n % 3]}" for n, t in enumerate(THUMBS[:16])]
+    table.write_text("prompt,completion,label\n" + "\n".join(lines) + "\n")
+    how = dict(max_steps=2, learning_rate=1e-3)
+    assert torch.equal(
+        weights(align_kto("tiny-small", table, **how)), weights(align_kto("tiny-small", THUMBS[:16], **how))
+    )
+    with pytest.warns(UserWarning, match="16 of 16 validation rows"):
+        align_kto("tiny-small", THUMBS[:16], eval_data=table, **how)

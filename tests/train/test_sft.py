@@ -92,3 +92,13 @@ def test_validation_rows_are_scored_as_the_training_rows_are(stream, tmp_path):
     expected = losses(ROWS, ROWS)
     for rows, valid in ((turns, turns), (turns, ROWS), (ROWS, turns)):
         assert expected == pytest.approx(losses(rows, valid), abs=1e-4)
+
+
+def test_validation_rows_that_are_trained_on_are_told(tmp_path):
+    for part, rows in ((1, ROWS[:6]), (2, ROWS[6:12])):
+        text = "".join(json.dumps(dict(prompt=r["prompt"], completion=r["completion"])) + "\n" for r in rows)
+        (tmp_path / f"part-{part}.jsonl").write_text(text, encoding="utf-8")
+    with pytest.warns(UserWarning, match="6 of 6 validation rows"):
+        finetune_sft(
+            "tiny-small", f"{tmp_path}/part-*.jsonl", eval_data=tmp_path / "part-2.jsonl", max_steps=2
+        )
