@@ -111,14 +111,16 @@ def batches(tokenizer, rows: list[dict], size: int) -> list[dict]:
     return [collate(coded(tokenizer, part), tokenizer.pad_token_id) for part in parts]
 
 
-def forward_flops(model, sizes: list[tuple]) -> float:  # sizes: (tokens, scored) of each sequence
+def forward_flops(model, sizes: list[tuple]) -> float:  # sizes: (tokens, known before, scored) of each row
     "Two operations for each weight and token, causal attention, and the output layer where it is needed."
     config = model.config
     weights = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2)
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
     return sum(
-        2 * weights * n + attention * n**2 + 2 * config.hidden_size * config.vocab_size * scored
-        for n, scored in sizes
+        2 * weights * (n - known)
+        + attention * (n**2 - known**2)
+        + 2 * config.hidden_size * config.vocab_size * scored
+        for n, known, scored in sizes
     )
 
 
@@ -153,10 +155,11 @@ class Clock(TrainerCallback):
 
         return timed
 
-    def seconds(self) -> dict:
-        share = (len(self.marks) - 1) / len(self.marks)
-        steps = (b - a for a, b in zip(self.marks[0], self.marks[-1]))
-        return dict(zip(("wall", "user", "system"), (s + share * r for s, r in zip(steps, self.reference))))
+    def seconds(self) -> dict:  # of one step
+        steps = len(self.marks) - 1
+        spent = (b - a for a, b in zip(self.marks[0], self.marks[-1]))
+        mean = (s / steps + r / (steps + 1) for s, r in zip(spent, self.reference))
+        return dict(zip(("wall", "user", "system"), mean))
 
 
 def memory(field: str) -> float:  # MB of this process; nan where the system does not say
@@ -320,19 +323,27 @@ def trained(stage: str, contender: str, precision: str, folders: dict) -> dict:
     }
 
 
-def work(stage: str, folders: dict, lm: LM, rows: list[dict]) -> dict:  # of the timed steps
+def row_sizes(batch: dict, in_pairs: bool) -> list[tuple]:  # (tokens, known before, scored) of each row
+    "What the second answer of a pair begins with is known from the first."
+    sizes, half = [], len(batch["labels"]) // 2
+    for i, (ids, mask, labels) in enumerate(zip(*batch.values())):
+        tokens, known = int(mask.sum()), 0
+        if in_pairs and i >= half:
+            known = int((ids == batch["input_ids"][i - half]).int().cumprod(0).sum())
+        sizes.append((tokens, min(known, tokens), int((labels[1:] != -100).sum())))
+    return sizes
+
+
+def work(stage: str, folders: dict, lm: LM, rows: list[dict]) -> dict:  # of one of the timed steps
     some = batches(lm.tokenizer, rows, BATCH[stage])[1:]
-    sizes = [
-        (int(mask.sum()), int((labels[1:] != -100).sum()))
-        for batch in some
-        for mask, labels in zip(batch["attention_mask"], batch["labels"])
-    ]
+    sizes = [size for batch in some for size in row_sizes(batch, in_pairs=stage == "DPO")]
     once = forward_flops(lm.model, sizes)
     if stage == "distillation":
         flops = once + 3 * forward_flops(load(folders["student"]).model, sizes)
     else:  # the backward pass is twice the forward pass; under LoRA, without the weights' gradients
         flops = once * {"SFT": 3, "threads": 3, "LoRA": 2, "DPO": 4}[stage]
-    return dict(tokens=sum(n for n, _ in sizes), scored=sum(s for _, s in sizes), flops=flops)
+    sums = dict(tokens=sum(n for n, _, _ in sizes), scored=sum(s for _, _, s in sizes), flops=flops)
+    return {name: value / len(some) for name, value in sums.items()}
 
 
 def evaluated(precision: str, folders: dict) -> dict:  # forty rows, all that `evaluate` does
@@ -403,23 +414,27 @@ def measured(job: dict, folders: dict, threads: int, answers) -> None:  # in a p
 
 
 def jobs(stages: list[str], rounds: int) -> list[dict]:
-    "All contenders of a round before the next one, in another order each round."
+    "All contenders of a round before the next one, in another order each round; stages take turns as well."
     made = []
     for turn in range(rounds):
+        placed = []
         for stage in stages:
-            precisions = [ALONE[stage]] if stage in ALONE else PRECISIONS
-            names = [(name, precision) for precision in precisions for name in CONTENDERS[stage]]
+            precisions = [ALONE[stage]] if stage in ALONE else list(PRECISIONS)
+            names = [(name, precision) for name in CONTENDERS[stage] for precision in precisions]
+            start = 2 * turn % len(names)
+            names = names[start:] + names[:start]
             if turn == 0:
                 names += [
                     (name, precision)
                     for name in ONCE.get(stage, ())
-                    for precision in (("bfloat16",) if name == "TRL default" else PRECISIONS)
+                    for precision in (("bfloat16",) if name == "TRL default" else precisions)
                 ]
-            start = turn * 2 % len(names)
-            made += [
-                dict(stage=stage, contender=name, precision=precision, round=turn)
-                for name, precision in names[start:] + names[:start]
-            ]
+            placed += [(place, stage, *name) for place, name in enumerate(names)]
+        placed.sort(key=lambda job: job[0])
+        made += [
+            dict(stage=stage, contender=name, precision=precision, round=turn)
+            for _, stage, name, precision in placed
+        ]
     return made
 
 
