@@ -22,7 +22,7 @@ def real_case(runs: StoredRuns) -> str:
         "no fault": "synopses without a fault by Debian's rules",
         "chrF": "likeness to the translator's (chrF)",
     }
-    head = ["", "best prompt", "after SFT", "after DPO", "distilled"]
+    head = ["", "best prompt", "after SFT", "after DPO", "student"]
     rows = [[says[m], *[with_interval(runs.score(stage, m)) for stage in REAL_STAGES]] for m in METRICS]
     rows.append(["tokens per second", *[f"{runs.speed(stage):.0f}" for stage in REAL_STAGES]])
     per_hundred = lambda stage, m: f"{100 * runs.score(stage, m).value:.0f}"
@@ -65,7 +65,7 @@ def caso_real(runs: StoredRuns) -> str:
         "no fault": "sinopses sem falha, pelas regras do Debian",
         "chrF": "semelhança com a tradução de voluntários (chrF)",
     }
-    head = ["", "melhor prompt", "depois do SFT", "depois do DPO", "destilado"]
+    head = ["", "melhor prompt", "depois do SFT", "depois do DPO", "aluno"]
     rows = [
         [says[m], *[comma(with_interval(runs.score(stage, m))) for stage in REAL_STAGES]] for m in METRICS
     ]
