@@ -95,7 +95,7 @@ def test_missing_unreadable_and_unknown(tmp_path):
     assert "cannot be read as parquet" in fails(
         "sft", "--data", tmp_path / "c.parquet", "--out", tmp_path / "out"
     )
-    assert "no file" in fails("sft", "--data", tmp_path, "--out", tmp_path / "out")
+    assert "is a folder; give a file" in fails("sft", "--data", tmp_path, "--out", tmp_path / "out")
 
 
 def test_unknown_model_offline(tmp_path):
