@@ -4,6 +4,7 @@ Stands on model_folders. Also adapters in folders, as PEFT saves them."""
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
 
 def adapter(lora: bool | LoraConfig | None) -> LoraConfig | None:
-    "The adapter's settings: True takes rank 8 on every linear layer."
+    "The adapter's settings: True takes rank 8 on every linear layer. A copy: peft writes into what it gets."
     from peft import LoraConfig  # takes a second, and few who load a model need it
 
-    return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora is True else lora or None
+    if lora is True:
+        return LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    return copy.deepcopy(lora) or None
 
 
 def merged(model: PeftModel):  # -> the model with its adapter inside

@@ -205,6 +205,11 @@ class CachedTeacher(Teacher):
             begin = end
 
     @property
+    def identity(self) -> str:
+        "How it was written, by whom and of which rows."
+        return fingerprint(sorted(self.about.items()))
+
+    @property
     def default_temperature(self) -> float:
         "The one it was written for."
         return self.about["temperature"]

@@ -81,6 +81,14 @@ class StopAfterStep(TrainerCallback):
             signal.signal(signal.SIGINT, before)
 
 
+class EarlyStopping(EarlyStoppingCallback):
+    "transformers' own; a run that it had ended, and that is gone on with, ends again after one step."
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
 def early_stopping(
     validate: bool,  # is there validation data?
     patience: int | None,  # validations without a better one; None never stops early
@@ -88,7 +96,7 @@ def early_stopping(
     "Stop early after `patience` validations without a better one."
     if patience is not None and not patience >= 1:
         raise ValueError(f"patience must be 1 validation or more, or None, not {patience}")
-    return [EarlyStoppingCallback(patience)] if validate and patience else []
+    return [EarlyStopping(patience)] if validate and patience else []
 
 
 def silent(trainer: Trainer) -> Trainer:

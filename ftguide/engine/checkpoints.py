@@ -29,6 +29,20 @@ def mark_whole(
     write_atomic(path / WHOLE, json.dumps(record))
 
 
+def make_room(
+    folder: str | Path,
+    limit: int | None,  # so many may lie there; None: any number
+    best: str | None,  # folder of the best one
+) -> None:
+    "Before one more is written, delete what would go afterwards; the newest whole one and the best stay."
+    if limit is None:
+        return
+    whole = [path for path in checkpoints(folder) if (path / WHOLE).exists()]
+    for old in whole[1:]:
+        if old.name != Path(best or "").name and len(checkpoints(folder)) >= limit:
+            _delete(old)
+
+
 def delete_old(
     folder: Path,
     limit: int | None,  # so many stay; None keeps all
@@ -39,19 +53,19 @@ def delete_old(
     first = [p for p in found if p == found[0] or p.name == Path(best or "").name]
     rest = [p for p in found if p not in first]
     for old in [*first, *rest][max(limit, len(first)) :] if limit else ():
-        (old / WHOLE).unlink(missing_ok=True)  # first: half deleted, it must not look whole
-        shutil.rmtree(old, ignore_errors=True)
+        _delete(old)
 
 
-def last_checkpoint(
+def _delete(checkpoint: Path) -> None:
+    (checkpoint / WHOLE).unlink(missing_ok=True)  # first: half deleted, it must not look whole
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def check_free(
     folder: str | Path | None,  # of the run; None when no checkpoint is kept
     resume: bool,  # go on from there?
-    record: dict,  # what decides the result, as written into WHOLE
-) -> str | None:  # folder of the newest whole checkpoint; None starts at the beginning
-    """Where a run goes on.
-
-    ValueError when the checkpoint belongs to another run; FileExistsError when a new run would overwrite it,
-    or another is at work."""
+):
+    "ValueError or FileExistsError when a run may not begin, or not go on, in this folder."
     if not folder and resume:
         raise ValueError("resume=True needs output_dir, the folder of the run that is to go on")
     if folder and Path(folder).exists() and processes()[0] == 0:
@@ -63,7 +77,19 @@ def last_checkpoint(
             f"{folder} holds {found[0].name} of an earlier run; resume=True (--resume) goes on from it, "
             "another folder begins a new one"
         )
-    for path in found:
+
+
+def last_checkpoint(
+    folder: str | Path | None,  # of the run; None when no checkpoint is kept
+    resume: bool,  # go on from there?
+    record: dict,  # what decides the result, as written into WHOLE
+) -> str | None:  # folder of the newest whole checkpoint; None starts at the beginning
+    """Where a run goes on.
+
+    ValueError when the checkpoint belongs to another run; FileExistsError when a new run would overwrite it,
+    or another is at work."""
+    check_free(folder, resume)
+    for path in checkpoints(folder) if folder else []:
         if (path / WHOLE).exists():
             _check_same_run(path, record)
             return str(path)
@@ -73,9 +99,16 @@ def last_checkpoint(
 
 def _check_same_run(path: Path, record: dict) -> None:
     made = _read_record(path)
-    if other := [f"{k} was {made.get(k)} and is {v}" for k, v in record.items() if made.get(k) != v]:
+    names = [*record, *(name for name in made if name not in record)]
+    other = [
+        f"{name} was {made.get(name)} and is {record.get(name)}"
+        for name in names
+        if made.get(name) != record.get(name)
+    ]
+    if other:
+        more = f"; and {len(other) - 3} more" if len(other) > 3 else ""
         raise ValueError(
-            f"{path} belongs to another run ({'; '.join(other)}); call with the same settings, "
+            f"{path} belongs to another run ({'; '.join(other[:3])}{more}); call with the same settings, "
             "or choose another output_dir"
         )
 

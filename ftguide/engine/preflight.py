@@ -28,6 +28,7 @@ from ftguide.engine.tokens import (
     too_long,
     without_room,
 )
+from ftguide.engine.trainer_settings import planned_steps
 from ftguide.engine.training_data import is_streamed, peek
 from ftguide.engine.vocabularies import cut_differently, different_tokens
 from ftguide.models import LM, load
@@ -332,23 +333,6 @@ def _teacher_problems(teacher: LM, rows: list[dict], kind: str) -> list[str]:
 def _packed(rows: list[TokenisedRow], limit: int) -> int:
     "How many rows are left when TRL packs them into full contexts."
     return math.ceil(sum(row.length for row in rows) / limit)
-
-
-def planned_steps(
-    n: int,  # rows
-    epochs: float,
-    batch_size: int,
-    config: dict,
-) -> tuple[int, int]:  # (steps, of which warm-up)
-    "How many steps transformers' Trainer will make."
-    batch = config.get("per_device_train_batch_size", batch_size)
-    batches = n // batch if config.get("dataloader_drop_last") else math.ceil(n / batch)
-    an_epoch = math.ceil(batches / config.get("gradient_accumulation_steps", 1))
-    steps = math.ceil(an_epoch * config.get("num_train_epochs", epochs))
-    if config.get("max_steps", -1) >= 0:
-        steps = config["max_steps"] if batches else 0
-    warmup = config.get("warmup_steps", 0.1)
-    return steps, math.ceil(steps * warmup) if warmup < 1 else int(warmup)
 
 
 def _step_problems(n: int, method: str, epochs: float, batch_size: int, config: dict) -> Iterator[str]:

@@ -24,20 +24,33 @@ from ftguide.engine.callbacks import (
     early_stopping,
     silent,
 )
-from ftguide.engine.checkpoints import last_checkpoint
+from ftguide.engine.checkpoints import check_free, last_checkpoint
 from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.precision import bfloat16_by_default, say_precision
+from ftguide.engine.teachers import vocabulary_fingerprint
 from ftguide.engine.threads import free_threads
 from ftguide.engine.tokens import row_limit
+from ftguide.engine.trainer_settings import (
+    adapter_settings,
+    as_json,
+    check_config,
+    deciding,
+    model_fingerprint,
+    planned_steps,
+)
 from ftguide.models import LM, complete_tokenizer, load
 
 
 @dataclass
 class Run:
-    "A training: checked settings, the copy to train, checkpoints to go on from, and the result as an `LM`."
+    """A training: checked settings, the copy to train, checkpoints to go on from, and the result as an `LM`.
+
+    It goes on only from checkpoints of the same run: model, rows, adapter and every setting that decides the
+    result are in their record. Logging, paths, workers, the device and how a step's rows are shared out among
+    batches, gradient accumulation and processes are not."""
 
     model: LM | str | Path  # LM, folder or hub name; never changed
     name: str  # of the result
@@ -53,11 +66,14 @@ class Run:
     resume: bool = False  # go on from the last whole checkpoint in output_dir
     callbacks: tuple[TrainerCallback, ...] = ()
     config: dict = field(default_factory=dict)  # anything else of the trainer's config; wins over defaults
-    decides: dict = field(default_factory=dict)  # what else decides the result, such as beta
+    decides: dict = field(default_factory=dict)  # what decides the result and is not in that config
+    rows_meet: bool = False  # as in `deciding`
     start: LM = field(init=False, repr=False)  # the copy that is trained
 
     def __post_init__(self):
         check_positive(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
+        check_config(self.config)
+        check_free(self.output_dir, self.resume)
         self.start = copy_for_training(self.model, self.name, self.lora)
         self.learning_rate = self.learning_rate or default_learning_rate(
             self.start.parameters, *self.learning_rates
@@ -68,9 +84,24 @@ class Run:
         "Learning rate, epochs and batch size, as `preflight` takes them."
         return dict(learning_rate=self.learning_rate, epochs=self.epochs, batch_size=self.batch_size)
 
-    def record(self, rows: list) -> dict:
+    def record(
+        self,
+        settings: TrainingArguments,
+        rows: list,  # that were read; of a stream, the first ones
+        eval_data=None,  # as the trainer takes it; None validates nothing
+    ) -> dict:
         "What decides the result: a checkpoint with another record is of another run."
-        return dict(method=self.method, rows=fingerprint(rows), **self.decides, **self.pace, seed=self.seed)
+        validate = eval_data is not None
+        found = dict(
+            method=self.method,
+            model=model_fingerprint(self.start),
+            tokenizer=vocabulary_fingerprint(self.start.tokenizer),
+            rows=fingerprint(rows),
+            eval_rows=fingerprint(eval_data) if validate else None,
+            patience=self.patience if validate else None,
+            lora=adapter_settings(adapter(self.lora)),
+        )
+        return as_json(found | deciding(settings, validate, self.rows_meet) | self.decides)
 
     def arguments(
         self,
@@ -109,8 +140,6 @@ class Run:
         **trainer_arguments,  # of the trainer's class, such as its loss
     ) -> LM:
         "Train from the last checkpoint or from the beginning; an adapter is merged into the result."
-        record = self.record(rows)
-        checkpoint = last_checkpoint(self.output_dir, self.resume, record)
         validate = eval_data is not None
         watching = [ProgressCallback(self.name), *early_stopping(validate, self.patience), *self.callbacks]
         with (
@@ -119,9 +148,12 @@ class Run:
             free_threads(self.name, self.start.parameters),
         ):
             folder = self.output_dir or scratch
+            settings = self.arguments(config_class, folder, len(rows) if count is None else count, validate)
+            record = self.record(settings, rows, eval_data) if self.output_dir else {}
+            checkpoint = last_checkpoint(self.output_dir, self.resume, record)
             trainer = trainer_class(
                 model=self.start.model,
-                args=self.arguments(config_class, folder, len(rows) if count is None else count, validate),
+                args=settings,
                 train_dataset=data,
                 eval_dataset=eval_data,
                 processing_class=self.start.tokenizer,
@@ -268,7 +300,7 @@ def training_arguments(
         "warmup_steps": 0.1,
         "max_length": row_limit(lm, config),
         "seed": seed,
-        "logging_steps": max(int(rows * epochs / batch_size) // 50, 1),
+        "logging_steps": max(planned_steps(rows, epochs, batch_size, config)[0] // 50, 1),
         **milestones(epochs, validate, keep, config),
         **config,
     }

@@ -47,6 +47,11 @@ class Teacher(Protocol):
     covers_vocabulary: bool = False  # of every token; a cache keeps a few at each position
     default_temperature: float = 1.0  # of the soft labels
 
+    @property
+    def identity(self) -> str:
+        "Whose answers and scores these are: another teacher's differ. A run is gone on with by the same one."
+        return weights_fingerprint(self.lm) if self.lm is not None else type(self).__name__
+
     def check_settings(
         self,
         *,
@@ -339,6 +344,13 @@ class TextTeacher(Teacher):
         labelled = self.label(unanswered, max_new_tokens=max_new_tokens) if unanswered else []
         known = {_request(r): r["completion"] for r in labelled}
         return [[r for row in rows if (r := _filled(row, known))] for rows in parts]
+
+    @property
+    def identity(self) -> str:
+        "The endpoint and the model's name there, or a local model's weights."
+        if hasattr(self.who, "say"):
+            return f"{self.who.model} at {self.who.url.rstrip('/')}"
+        return weights_fingerprint(load(self.who))
 
     def labeller(self) -> TextTeacher:
         "This one."

@@ -22,6 +22,7 @@ from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ftguide.engine.checkpoints import make_room
 from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint, write_atomic
 from ftguide.engine.forwards import give_own_scores, own_scores, scored_only
@@ -104,6 +105,8 @@ class SafeTrainer:
             )
         # transformers would delete by the clock; KeepCheckpoints does it by the step
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            make_room(self.args.output_dir, limit, self.state.best_model_checkpoint)
         try:
             super()._save_checkpoint(model, trial)
         except Exception as e:

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from ftguide.engine.conversations import answered
+from ftguide.engine.environment import processes
 from ftguide.engine.formats import DataError, Source
 from ftguide.engine.rows import Row, read, stream
 from ftguide.engine.tokens import TokenisedRow, row_limit, tokenised, too_long
@@ -51,8 +52,8 @@ def score_prompts(
     config: dict,  # what goes to TRL's config; these settings are taken out
 ) -> bool:
     "Is every token to be scored, prompts too? So TRL's `completion_only_loss` and `assistant_only_loss` say."
-    asked = [config.pop(name, None) for name in ("completion_only_loss", "assistant_only_loss")]
-    return False in asked
+    of_prompts, of_others = (config.pop(f"{name}_only_loss", None) for name in ("completion", "assistant"))
+    return (of_others if of_prompts is None else of_prompts) is False
 
 
 def dataset(
@@ -147,9 +148,24 @@ def peek(
     most: int = 1000,
 ) -> list[dict]:
     "The first rows of a stream, for the checks before training; ValueError without max_steps."
+    _require_steps(config)
+    return read(list(islice(data, most)), kind)
+
+
+def _require_steps(config: dict):
     if not (config.get("max_steps") or 0) > 0:
         raise ValueError("a stream has no length, so max_steps must say how many steps to take")
-    return read(list(islice(data, most)), kind)
+
+
+def first_rows(
+    data: Iterable[dict],
+    batch_size: int,
+    config: dict,  # of the training
+) -> list[dict]:
+    "The rows of a stream that `max_steps` steps read; ValueError without max_steps."
+    _require_steps(config)
+    batch = config.get("per_device_train_batch_size", batch_size) * processes()[1]
+    return list(islice(data, config["max_steps"] * batch * config.get("gradient_accumulation_steps", 1)))
 
 
 def stream_rows(

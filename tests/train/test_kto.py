@@ -1,10 +1,13 @@
 "KTO: thumbs move what they judge; thumbs that cannot be used."
 
+import inspect
+
 import pytest
 import torch
+from datasets import IterableDataset
 from stages import weights
 
-from ftguide.dpo import align_kto
+from ftguide.dpo import align_dpo, align_kto
 from ftguide.engine.formats import DataError
 from ftguide.models import completion_logps, load
 
@@ -87,6 +90,32 @@ def test_validation_keeps_the_best_and_stops_early():
         align_kto("tiny-small", THUMBS, patience=0)
     with pytest.raises(DataError, match="row 1: label must be true"):
         align_kto("tiny-small", THUMBS, eval_data=[dict(THUMBS[0], label="up")])
+
+
+def test_it_takes_what_dpo_takes():
+    of = lambda stage: inspect.signature(stage).parameters
+    theirs, ours = of(align_dpo), of(align_kto)
+    assert {name for name in theirs if theirs[name].kind is not inspect.Parameter.VAR_KEYWORD} - {
+        "cache"
+    } <= set(ours)
+    for name in set(theirs) & set(ours) - {"batch_size", "name"}:
+        assert theirs[name].kind == ours[name].kind and theirs[name].default == ours[name].default, name
+
+
+def test_of_a_stream_the_rows_of_its_steps_are_read():
+    taken = []
+
+    def rows():
+        for n in range(10_000):
+            taken.append(n)
+            yield THUMBS[n % 80]
+
+    endless = IterableDataset.from_generator(rows)
+    lm = align_kto("tiny-small", endless, batch_size=4, max_steps=5)
+    assert max(h["step"] for h in lm.history) == 5 and max(taken) < 1000
+    assert torch.equal(weights(lm), weights(align_kto("tiny-small", THUMBS[:20], batch_size=4)))
+    with pytest.raises(ValueError, match="max_steps"):
+        align_kto("tiny-small", endless)
 
 
 def test_an_adapter_is_merged():

@@ -38,7 +38,6 @@ def test_a_run_copies_checks_and_sets_the_pace():
     assert run.start.model.dtype == torch.float32 and half.model.dtype == torch.bfloat16
     assert run.start.name == "mine"
     assert run.pace == pytest.approx(dict(learning_rate=4e-4, epochs=1, batch_size=4))
-    assert run.record([])["seed"] == 0 and run.record([]) != run.record(FEW)
     assert copy_for_training(half, "copy").model.dtype == torch.float32
 
 
@@ -51,11 +50,40 @@ def test_numbers_must_be_positive_and_finite(value):
         finetune_sft("tiny-small", FEW, epochs=value)
 
 
+# the opposite of what is taught: validated on them, a model can only get worse
+WRONG = [dict(prompt=r["prompt"], completion=str(int(r["completion"]) + 1)) for r in ROWS[:16]]
+
+
 def test_warm_up_is_a_share_of_the_steps():
     how = dict(epochs=2, batch_size=16, learning_rate=1e-3, seed=0, validate=True, keep=False, config={})
     settings = training_arguments(load("tiny-small"), "runs/x", 1000, **how)
     assert settings["warmup_steps"] == 0.1 and settings["load_best_model_at_end"]
     assert settings["eval_steps"] == settings["save_steps"] == 1 / 4
+
+
+def test_warm_up_counts_steps_and_not_batches():
+    "80 rows in batches of 2, four of which make a step: 10 steps an epoch."
+    rates = lambda lm: [h["learning_rate"] for h in lm.history if "learning_rate" in h]
+    pace = dict(epochs=2, batch_size=2, learning_rate=1e-3, gradient_accumulation_steps=4)
+    for lm in (
+        finetune_sft("tiny-small", ROWS, **pace),
+        distill("tiny", "tiny-small", ROWS, **pace),
+    ):
+        seen = rates(lm)
+        assert len(seen) == 20 and seen[0] == 0 and max(seen) == seen[2] == 1e-3
+    few = distill("tiny", "tiny-small", ROWS, **dict(pace, epochs=0.5))  # 20 batches, and 5 steps
+    assert len(rates(few)) == 5 and rates(few)[0] == 1e-3
+
+
+class Stop(TrainerCallback):
+    "Ends the training with an error after a step."
+
+    def __init__(self, step: int = 1):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise RuntimeError("stopped by the test")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +181,159 @@ def test_other_rows_or_settings_are_refused(tmp_path):
         finetune_sft("tiny-small", ROWS, epochs=1, resume=True)
 
 
+VALID = [dict(r, completion="no idea") for r in ROWS[:8]]
+SFT = dict(model="tiny-small", data=ROWS, eval_data=VALID, epochs=1, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def sft_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft")
+    return folder, finetune_sft(**SFT, output_dir=folder)
+
+
+def other_template():
+    lm = load("tiny-small").copy()
+    lm.tokenizer.chat_template += " "
+    return lm
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("model", lambda: dict(model="tiny")),
+        ("tokenizer", lambda: dict(model=other_template())),
+        ("rows", lambda: dict(data=ROWS[1:])),
+        ("eval_rows", lambda: dict(eval_data=VALID[1:])),
+        ("eval_rows", lambda: dict(eval_data=None)),
+        ("patience", lambda: dict(patience=1)),
+        ("lora", lambda: dict(lora=True)),
+        ("prompts_too", lambda: dict(completion_only_loss=False)),
+        *(
+            (name, lambda name=name, value=value: {name: value})
+            for name, value in dict(
+                epochs=2,
+                batch_size=16,
+                learning_rate=1e-3,
+                seed=1,
+                packing=True,
+                weight_decay=0.1,
+                lr_scheduler_type="linear",
+                warmup_steps=0,
+                max_steps=9,
+                max_length=200,
+                max_grad_norm=0.5,
+                optim="sgd",
+                adam_beta2=0.9,
+                neftune_noise_alpha=5.0,
+                label_smoothing_factor=0.1,
+                per_device_eval_batch_size=2,
+                dataloader_drop_last=True,
+                loss_type="dft",
+            ).items()
+        ),
+        ("batch_size", lambda: dict(gradient_accumulation_steps=2)),
+        ("batch_size", lambda: dict(per_device_train_batch_size=2)),
+    ],
+)
+def test_another_run_is_refused_by_what_is_other(sft_run, name, change):
+    with pytest.raises(ValueError, match=rf"belongs to another run.*\b{name} was "):
+        finetune_sft(**{**SFT, **change()}, output_dir=sft_run[0], resume=True)
+
+
+def test_what_decides_nothing_is_not_compared(sft_run):
+    folder, lm = sft_run
+    same = dict(name="other", logging_steps=3, save_total_limit=5, run_name="r", dataloader_num_workers=1)
+    same |= dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, gradient_checkpointing=True)
+    again = finetune_sft(**SFT, output_dir=folder, resume=True, **same)
+    assert torch.equal(weights(again), weights(lm))
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("teacher", dict(teacher="tiny-small")),
+        ("model", dict(student="tiny")),
+        ("temperature", dict(temperature=1.0)),
+        ("alpha", dict(alpha=0.5)),
+        ("divergence", dict(divergence="jsd")),
+        ("max_new_tokens", dict(max_new_tokens=50)),
+        ("rows", dict(corpus=ROWS[:23])),
+        ("lora", dict(lora=True)),
+        ("weight_decay", dict(weight_decay=0.0)),
+    ],
+)
+def test_another_distillation_is_refused(tmp_path, name, change):
+    plain = dict(teacher="tiny", student="tiny-small", corpus=ROWS[:24], epochs=1, output_dir=tmp_path)
+    distill(**plain)
+    with pytest.raises(ValueError, match=rf"belongs to another run.*\b{name} was "):
+        distill(**{**plain, **change}, resume=True)
+
+
+def test_other_preferences_are_refused(tmp_path):
+    plain = dict(output_dir=tmp_path / "dpo", epochs=1)
+    align_dpo("tiny-small", FEW_PAIRS, **plain)
+    for change in (
+        dict(beta=0.2),
+        dict(loss_type="ipo"),
+        dict(max_length=100),
+        dict(truncation_mode="keep_end"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to another run.*{next(iter(change))} was "):
+            align_dpo("tiny-small", FEW_PAIRS, **plain, resume=True, **change)
+    plain["output_dir"] = tmp_path / "kto"
+    align_kto("tiny-small", FEW_THUMBS, **plain)
+    halves = dict(per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="per_device_train_batch_size was 8 and is 4"):
+        align_kto("tiny-small", FEW_THUMBS, **plain, resume=True, **halves)  # its answers would meet others
+
+
+def test_a_step_may_be_shared_out_anew(tmp_path):
+    "Out of memory in the middle: half the batch, twice the accumulation, the same steps."
+    pace = dict(epochs=1, batch_size=8)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        finetune_sft("tiny-small", ROWS, **pace, output_dir=tmp_path, callbacks=(Stop(6),))
+    halves = dict(per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    again = finetune_sft("tiny-small", ROWS, **pace, output_dir=tmp_path, resume=True, **halves)
+    assert (weights(again) - weights(finetune_sft("tiny-small", ROWS, **pace))).abs().max() <= 1e-5
+
+
+def test_at_most_two_checkpoints_lie_there(tmp_path):
+    seen = []
+
+    class Count(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):  # before any is deleted
+            seen.append(len(list(tmp_path.glob("checkpoint-*"))))
+
+    finetune_sft("tiny-small", ROWS, epochs=2, output_dir=tmp_path, callbacks=(Count(),))
+    assert seen == [1, 2, 2, 2]
+
+
+def test_a_run_that_stopped_early_is_over(tmp_path):
+    "Gone on with, it returns the same best model."
+    knobs = dict(epochs=30, eval_data=WRONG, patience=2, output_dir=tmp_path)
+    lm = finetune_sft("tiny-small", ROWS[:32], **knobs)
+    again = finetune_sft("tiny-small", ROWS[:32], **knobs, resume=True)
+    last = lambda lm: max(h["step"] for h in lm.history)
+    assert torch.equal(weights(again), weights(lm)) and last(again) <= last(lm) + 1 < 8 * 30
+
+
+@pytest.mark.parametrize(
+    "stage, setting",
+    [
+        (lambda **c: finetune_sft("tiny-small", FEW, **c), dict(eos_token="</s>")),
+        (lambda **c: finetune_sft("tiny-small", FEW, **c), dict(chat_template_path="x.jinja")),
+        (lambda **c: align_dpo("tiny-small", FEW_PAIRS, **c), dict(pad_token="<pad>")),
+        (lambda **c: align_kto("tiny-small", FEW_THUMBS, **c), dict(model_init_kwargs=dict(dtype="float16"))),
+        (lambda **c: distill("tiny", "tiny-small", FEW, **c), dict(resume_from_checkpoint="x")),
+        (lambda **c: distill("tiny", "tiny-small", FEW, on_policy=True, **c), dict(beta=0.5)),
+        (lambda **c: distill("tiny", "tiny-small", FEW, on_policy=True, **c), dict(max_completion_length=9)),
+    ],
+)
+def test_a_setting_that_would_act_too_late_is_refused(stage, setting):
+    with pytest.raises(ValueError, match=f"^{next(iter(setting))} "):
+        stage(**setting)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(stage, tmp_path):
     make, rows, knobs = STAGES[stage]
@@ -178,9 +359,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
 
 
 def test_best_model_is_returned_and_training_stops_early():
-    valid = [
-        dict(prompt=r["prompt"], completion=str(int(r["completion"]) + 1)) for r in ROWS[:16]
-    ]  # the opposite of what is taught: it can only get worse
+    valid = WRONG
     lm = finetune_sft("tiny-small", ROWS[:32], epochs=30, eval_data=valid, patience=2)
     seen = [(h["step"], h["eval_loss"]) for h in lm.history if "eval_loss" in h]
     best = min(loss for _, loss in seen)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from ftguide.engine import checkpoints as module
-from ftguide.engine.checkpoints import WHOLE, checkpoints, delete_old, last_checkpoint, mark_whole
+from ftguide.engine.checkpoints import WHOLE, checkpoints, delete_old, last_checkpoint, make_room, mark_whole
 
 RECORD = dict(seed=0)
 
@@ -28,6 +28,17 @@ def test_the_newest_and_the_best_stay(folder):
     assert names(folder) == ["checkpoint-15", "checkpoint-5"]
     delete_old(folder, 1, None)
     assert names(folder) == ["checkpoint-15"]
+
+
+def test_room_is_made_before_one_more_is_written(folder):
+    "The newest whole one stays whatever happens to the next, and the best one too."
+    make_room(folder, None, None)
+    assert len(names(folder)) == 3
+    make_room(folder, 2, str(folder / "checkpoint-5"))
+    assert names(folder) == ["checkpoint-15", "checkpoint-5"]
+    (folder / "checkpoint-15" / WHOLE).unlink()
+    make_room(folder, 1, None)
+    assert names(folder) == ["checkpoint-15", "checkpoint-5"]
 
 
 def test_without_a_limit_all_stay(folder):
@@ -59,6 +70,8 @@ def test_a_folder_of_another_run_is_refused(folder):
         last_checkpoint(folder, True, dict(seed=1))
     with pytest.raises(FileExistsError):
         last_checkpoint(folder, False, RECORD)
+    with pytest.raises(ValueError, match="seed was 0 and is None"):
+        last_checkpoint(folder, True, {})
     shutil.rmtree(folder / "checkpoint-10")
     (folder / "checkpoint-15" / WHOLE).write_text("[]")
     with pytest.raises(ValueError, match="damaged"):

@@ -21,12 +21,12 @@ from ftguide.engine.preflight import (
     check_for_trl,
     check_room,
     different_tokens,
-    planned_steps,
     read_for_training,
     updatable_share,
     with_thumbs,
 )
 from ftguide.engine.tokens import tokenised
+from ftguide.engine.trainer_settings import planned_steps
 from ftguide.models import load
 
 

@@ -126,6 +126,7 @@ def test_trls_settings_of_what_is_scored():
         (dict(assistant_only_loss=False, a=1), True),
         (dict(assistant_only_loss=True), False),
         (dict(completion_only_loss=None), False),
+        (dict(completion_only_loss=True, assistant_only_loss=False), False),
     ):
         assert score_prompts(config) is whole and set(config) <= {"a"}
 
