@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from .data import split
@@ -21,8 +22,10 @@ from .engine.preflight import preflight
 from .engine.rows import Row, question_key, read, without_questions
 from .engine.statistics import Score, interval, required_sample_size
 from .engine.tables import table
+from .engine.teachers import LogitTeacher
 from .engine.tokens import check_lengths
 from .engine.trainers import TrainingError
+from .engine.unfinished import Unfinished
 from ftguide.evaluation import (
     Report,
     Scorer,
@@ -284,6 +287,7 @@ def journey(
     speed: bool = True,  # measure latency and cost too?
     begin: Callable[[str], object] | None = None,  # called with a stage's name before it starts
     kept: dict[str, Stage] | None = None,  # stages of an earlier run, given back instead of trained again
+    work: str | Path | None = None,  # keep here what a stage has done so far: stopped in it, a run goes on
 ) -> Iterator[Stage]:  # each stage is made when it is asked for
     """Base, prompt, SFT, DPO, distillation: train, evaluate, wait to be asked for the next.
 
@@ -308,17 +312,20 @@ def journey(
     )
     material = replace(material)
     _check(material, settings)
-    return _stages(material, settings, begin, kept or {})
+    return _stages(material, settings, begin, kept or {}, work)
 
 
-def _stages(material: Material, settings: Settings, begin, kept: dict[str, Stage]) -> Iterator[Stage]:
+def _stages(
+    material: Material, settings: Settings, begin, kept: dict[str, Stage], work: str | Path | None
+) -> Iterator[Stage]:
     names, last = ["base", *["prompt"][: len(material.examples)], *stages_of(material)], None
     for name, following in zip(names, [*names[1:], ""]):
         teaches = following == "distilled"
         if name not in kept:
             if begin:
                 begin(name)
-            last = _made(name, last, teaches, material, settings)
+            unfinished = Unfinished(None if work is None else Path(work) / name)
+            last = _made(name, last, teaches, material, settings, unfinished)
         else:
             last = kept[name]
             material.held_pairs = last.held_pairs or material.held_pairs
@@ -327,10 +334,17 @@ def _stages(material: Material, settings: Settings, begin, kept: dict[str, Stage
         yield last
 
 # %% ../nbs/09_journey.ipynb #journey-steps
-def _made(name: str, last: Stage | None, teaches: bool, material: Material, settings: Settings) -> Stage:
+def _made(
+    name: str,
+    last: Stage | None,
+    teaches: bool,
+    material: Material,
+    settings: Settings,
+    unfinished: Unfinished,
+) -> Stage:
     "Train, then judge; a teacher's reference is made before it is judged, so that its report is final."
     started = time.perf_counter()
-    lm = _trained(name, last and last.lm, material, settings)
+    lm = _trained(name, last and last.lm, material, settings, unfinished)
     lm.name = name
     if teaches:
         _set_reference(lm, material)
@@ -339,7 +353,9 @@ def _made(name: str, last: Stage | None, teaches: bool, material: Material, sett
     return Stage(name, lm, report, time.perf_counter() - started, *learned)
 
 
-def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -> LM:
+def _trained(
+    name: str, lm: LM | None, material: Material, settings: Settings, unfinished: Unfinished
+) -> LM:
     "The stage's model, made from the last one; the prompted one is the base itself."
     seed = settings.seed
     if name == "base":
@@ -347,7 +363,8 @@ def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -
     if name == "prompt":
         return replace(lm, history=[])
     if name == "SFT":
-        return finetune_sft(
+        train = partial(
+            finetune_sft,
             lm,
             material.train,
             epochs=settings.epochs,
@@ -355,32 +372,51 @@ def _trained(name: str, lm: LM | None, material: Material, settings: Settings) -
             eval_data=material.valid or None,
             seed=seed,
         )
+        return unfinished.model("trained", train)
     if name == "DPO":
         pace = dict(beta=settings.beta, learning_rate=settings.dpo_learning_rate, seed=seed)
         if material.sheets:
-            return _dpo_in_rounds(lm, material, pace)
-        return align_dpo(lm, material.pairs, eval_data=material.held_pairs or None, **pace)
-    return distill(
-        lm,
+            return _dpo_in_rounds(lm, material, pace, unfinished)
+        align = partial(align_dpo, lm, material.pairs, eval_data=material.held_pairs or None, **pace)
+        return unfinished.model("trained", align)
+    return _distilled(lm, material, settings, unfinished)
+
+
+def _distilled(lm: LM, material: Material, settings: Settings, unfinished: Unfinished) -> LM:
+    "The student of a model, taught with its answers to the corpus."
+    teacher = LogitTeacher(lm)
+    limit = dict(max_new_tokens=material.max_new_tokens)
+    answered = unfinished.rows("answers", lambda: teacher.answers(material.corpus, **limit)[0])
+    teach = partial(
+        distill,
+        teacher,
         settings.student_of(lm, material.corpus),
-        material.corpus,
+        answered,
         temperature=settings.temperature,
         alpha=settings.alpha,
         epochs=settings.distill_epochs,
         learning_rate=settings.distill_learning_rate,
-        max_new_tokens=material.max_new_tokens,
-        seed=seed,
+        seed=settings.seed,
+        **limit,
     )
+    return unfinished.model("trained", teach)
 
 # %% ../nbs/09_journey.ipynb #journey-rounds
-def _dpo_in_rounds(lm: LM, material: Material, pace: dict) -> LM:  # pace: settings of `align_dpo`
+def _dpo_in_rounds(
+    lm: LM,
+    material: Material,
+    pace: dict,  # settings of `align_dpo`
+    unfinished: Unfinished,
+) -> LM:
     "Pairs from the model's own answers, a round at a time; the history runs through all rounds."
     size, history = -(-len(material.sheets) // material.rounds), []
     material.pairs = []
     for n in range(material.rounds):
         sheets = material.sheets[n * size : (n + 1) * size]
-        pairs, material.held_pairs = _chosen(lm, material, sheets, pace["seed"] + n)
-        lm = align_dpo(lm, pairs, eval_data=material.held_pairs, **pace)
+        choose = partial(_chosen, lm, material, sheets, pace["seed"] + n)
+        pairs, material.held_pairs = unfinished.rows(f"pairs of round {n + 1}", choose)
+        align = partial(align_dpo, lm, pairs, eval_data=material.held_pairs, **pace)
+        lm = unfinished.model(f"round {n + 1}", align)
         material.pairs = material.pairs + pairs
         steps = max((entry["step"] for entry in history), default=0)
         history += [{**entry, "step": entry["step"] + steps} for entry in lm.history]

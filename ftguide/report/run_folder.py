@@ -30,6 +30,7 @@ from ftguide.report.page import write_page
 FOLDERS = {"SFT": "sft", "DPO": "dpo", "distilled": "student"}  # stage -> folder of its model
 NEEDED = {"name", "history", "seconds", "report"}  # of a stage in report.json
 ROWS = ("train", "valid", "test", "sheets", "pairs", "held_pairs", "corpus")  # of Material
+WORK = ".unfinished"  # what a stage has done so far; deleted when the stage is in report.json
 SETTINGS = ("base", "student", "example", "lang", "seed", "rows", "material", "knobs")  # two runs share all
 
 
@@ -47,7 +48,7 @@ def run(
     example: str | None = None,  # where there are no files: market, which is the default, or packages
     lang: str = "en",  # language of the marketplace: en or pt
     seed: int = 0,  # of all chance
-    resume: bool = False,  # go on with a run that was stopped: its finished stages are loaded from its folder
+    resume: bool = False,  # go on with a run that was stopped, from its last finished stage or checkpoint
     say: Callable[[str], object] = print,  # where progress is reported
     size: dict | None = None,  # of the example: n_train, n_sheets, n_corpus, n_test
     **knobs,  # of `journey`; None, and what is not named, is as the example sets it
@@ -76,7 +77,9 @@ def run(
         if taken:
             lock.enter_context(folder_lock(out, "run"))  # before what it may be writing is cleared away
         kept = _finished(out, about, base) if taken else {}
-        steps = journey(material, seed=seed, begin=_announce(say), kept=kept, **knobs)
+        for name in kept:
+            shutil.rmtree(out / WORK / name, ignore_errors=True)
+        steps = journey(material, seed=seed, begin=_announce(say), kept=kept, work=out / WORK, **knobs)
         if not taken:  # the folder is made when nothing has to be refused any more
             lock.enter_context(folder_lock(out, "run"))
         say(f"{about['data']}: {_counted(about['rows'])}")
@@ -87,9 +90,11 @@ def run(
                 about["weights"] = stages[0].lm.origin
             if stage.name not in kept:
                 _keep(stage, stages, out, about)
+                shutil.rmtree(out / WORK, ignore_errors=True)
             say(_line(stage) + (" | from the stopped run" if stage.name in kept else ""))
             if said := verdict(stages):
                 say(f"{'':>10} | {said}")
+        shutil.rmtree(out / WORK, ignore_errors=True)
         write_page(out)
     return stages
 

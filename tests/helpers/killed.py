@@ -189,6 +189,22 @@ def journey_killed_at(folder: str, knobs: dict, line: str):
     run(folder, **knobs, say=say)
 
 
+def journey_killed_in(folder: str, knobs: dict, stage: str, step: int):
+    "The whole journey, killed after a step of a stage."
+    import ftguide.engine.callbacks as callbacks
+    from ftguide.report.run_folder import run
+
+    bar = callbacks.ProgressCallback.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if f"/{stage}/" in args.output_dir and state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        bar(self, args, state, control, **kwargs)
+
+    callbacks.ProgressCallback.on_step_end = on_step_end
+    run(folder, **knobs, say=lambda line: None)
+
+
 def hold(folder: str, told):
     "A training that stops after its first step, and waits."
     from stages import ROWS

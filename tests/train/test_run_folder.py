@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed import child, journey_killed_at
+from killed import child, journey_killed_at, journey_killed_in
 from stages import weights
 from typer.testing import CliRunner
 
 from ftguide.cli import app
+from ftguide.engine.callbacks import ProgressCallback
+from ftguide.engine.checkpoints import WHOLE
 from ftguide.journey import results_table
 from ftguide.models import load, save
 from ftguide.report.run_folder import run, settings
@@ -209,6 +211,40 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after)
         assert {k: a[k] for k in ("name", "report", "pairs", "held_pairs")} == {
             k: b[k] for k in ("name", "report", "pairs", "held_pairs")
         }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("stage, step", [("SFT", 9), ("DPO", 2), ("distilled", 2)])
+def test_killed_in_the_middle_of_a_stage(whole, tmp_path, stage, step):
+    "The stage goes on from its checkpoint: it neither asks nor trains again what it had."
+    out, stages, _ = whole
+    mine = tmp_path / "run"
+    first = child(journey_killed_in, str(mine), KNOBS, stage, step)
+    first.join(120)
+    assert first.exitcode == -9
+    left = mine / ".unfinished" / stage
+    assert list(left.glob(f"*.checkpoints/checkpoint-*/{WHOLE}"))
+    assert len(list(left.glob("*.json"))) == (stage != "SFT")
+    seen = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ftguide.engine.callbacks.ProgressCallback.on_train_begin", began(seen))
+        again = run(mine, **KNOBS, resume=True, say=lambda _: None)
+    assert seen[0] > 0 and seen[1:] == [0] * (len(seen) - 1)
+    assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in out.iterdir())
+    for a, b in zip(stages, again):
+        assert a.name == b.name and torch.equal(weights(a.lm), weights(b.lm))
+        assert a.pairs == b.pairs and a.report.rows == b.report.rows
+
+
+def began(seen):
+    "Notes the step at which each training begins."
+    bar = ProgressCallback.on_train_begin
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        seen.append(state.global_step)
+        bar(self, args, state, control, **kwargs)
+
+    return on_train_begin
 
 
 def test_a_finished_run_is_loaded(whole, tmp_path, monkeypatch):
