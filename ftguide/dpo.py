@@ -17,7 +17,6 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import DPOConfig, KTOConfig
-from trl.trainer.utils import hash_module
 
 from .engine.formats import Source
 from .engine.preflight import preflight, read_for_training, with_thumbs
@@ -26,7 +25,7 @@ from .engine.run import Run, check_positive
 from .engine.texts import is_blank, same_text
 from .engine.tokens import TokenisedRow, tokenised
 from .engine.trainers import DPOTrainer, KTOTrainer
-from .engine.training_data import dataset, fitting, is_streamed, prepare, train_dataset
+from .engine.training_data import dataset, first_rows, fitting, is_streamed, prepare, train_dataset
 from .models import LM, complete_tokenizer, completion_logps, load, reply
 
 # %% auto #0
@@ -118,7 +117,6 @@ def align_dpo(
         callbacks=callbacks,
         config=dict(beta=beta, precompute_ref_log_probs=not is_streamed(data), precompute_ref_batch_size=32)
         | dpo_config,
-        decides=dict(beta=beta),
     )
     _check_smoothing(dpo_config)
     rows = read_for_training(data, "dpo", run.config)
@@ -127,8 +125,6 @@ def align_dpo(
     checked = dict(lora=lora, config=dpo_config, force=force, tokens=tokens, eval_rows=eval_rows)
     preflight(run.start, rows, "dpo", **run.pace, **checked)
     _warn_of_length(rows)
-    if output_dir:
-        run.decides["reference"] = hash_module(run.start.model)[:16]
     train_data = train_dataset(run.start, data, tokens, "pairs", run.config)
     valid = prepare(run.start, eval_rows, "pairs", run.config)
     return run.train(DPOTrainer, DPOConfig, train_data, valid, rows=rows, cache=cache or output_dir)
@@ -208,7 +204,7 @@ class KLCallback(TrainerCallback):
 # %% ../nbs/06_dpo.ipynb #dpo-kto
 def align_kto(
     model: LM | str | Path,  # LM, folder or hub name; never changed, and the reference
-    data: Source,  # rows (or a file) with prompt, completion, label: True (or 1, yes) is a thumb up
+    data: Source,  # rows (or a file): prompt, completion, label, True (or 1, yes) for a thumb up; or a stream
     *,
     beta: float = 0.1,  # pull towards the reference
     epochs: float = 1,  # passes over the rows
@@ -227,7 +223,8 @@ def align_kto(
 ) -> LM:
     """Align with unpaired thumbs (Ethayarajh et al. 2024).
 
-    The rarer thumb weighs more, so that both sides weigh the same."""
+    The rarer thumb weighs more, so that both sides weigh the same. To count them, the rows of a stream that
+    `max_steps` needs are read first."""
     check_positive(beta=beta)
     run = Run(
         model=model,
@@ -243,17 +240,18 @@ def align_kto(
         output_dir=output_dir,
         resume=resume,
         callbacks=callbacks,
-        decides=dict(beta=beta),
+        config=kto_config,
+        rows_meet=True,
     )
     if batch_size < 2:
         raise ValueError(
             f"batch_size must be 2 or more, not {batch_size}: "
             "KTO compares an answer with the others of its batch"
         )
-    rows = read_for_training(list(data) if is_streamed(data) else data, "kto")
+    rows = read_for_training(first_rows(data, batch_size, kto_config) if is_streamed(data) else data, "kto")
     eval_rows = None if eval_data is None else with_thumbs(read(eval_data))
     tokens = tokenised(run.start.tokenizer, rows)
-    checked = dict(config=kto_config, force=force, tokens=tokens, eval_rows=eval_rows)
+    checked = dict(lora=lora, config=kto_config, force=force, tokens=tokens, eval_rows=eval_rows)
     preflight(run.start, rows, "kto", **run.pace, **checked)
     shuffled = random.Random(seed).sample(list(zip(rows, tokens)), len(rows))  # TRL reads them in this order
     rows, tokens = map(list, zip(*shuffled))

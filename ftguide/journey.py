@@ -353,9 +353,7 @@ def _made(
     return Stage(name, lm, report, time.perf_counter() - started, *learned)
 
 
-def _trained(
-    name: str, lm: LM | None, material: Material, settings: Settings, unfinished: Unfinished
-) -> LM:
+def _trained(name: str, lm: LM | None, material: Material, settings: Settings, unfinished: Unfinished) -> LM:
     "The stage's model, made from the last one; the prompted one is the base itself."
     seed = settings.seed
     if name == "base":

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from .engine.arguments import require_count, require_positive, require_share
 from .engine.loading import known_folder
 from .engine.measuring import measure
+from .engine.precision import fast_bfloat16, is_large
 from .engine.prices import device_line
 from .models import LM
 
@@ -182,7 +183,8 @@ class _Step:
     length: int  # tokens of a sequence
     scored: float  # share of the tokens that the loss counts
     rank: int  # of a LoRA adapter
-    on_gpu: bool  # bfloat16 and gradient checkpointing, or all in float32
+    on_gpu: bool  # bfloat16 and gradient checkpointing, or neither
+    copies: bool = False  # on a CPU: are weights multiplied as bfloat16 copies?
 
     @property
     def lora(self) -> bool:
@@ -239,7 +241,13 @@ def _memory(
         activations=_activation_bytes(step),
         logits=_logit_bytes(step),
         teacher=4 * step.teacher.parameters + states if step.teacher else 0,
+        copies=sum(_copy_bytes(shape) for shape in (step.shape, step.teacher) if shape) if step.copies else 0,
     )
+
+
+def _copy_bytes(shape: ModelShape) -> int:
+    "What a CPU that multiplies bfloat16 holds from the forward to the backward pass: all matrices again."
+    return 2 * (shape.matmul + shape.vocabulary * shape.hidden)
 
 # %% ../nbs/11_scale.ipynb #scale-peak
 def _peak_bytes(
@@ -256,7 +264,7 @@ def _peak_bytes(
     before = 0 if step.on_gpu else 8 * step.shape.parameters  # the model is copied
     if step.method == "dpo" and not step.on_gpu:
         before = max(before, parts["weights"] + 20 * reference * step.shape.vocabulary)
-    backward = parts["activations"] + output
+    backward = parts["activations"] + output + parts["copies"]
     update = parts["gradients"] + (2 * head if step.shape.tied else 0)
     return max(before, parts["weights"] + parts["optimizer"] + parts["teacher"] + max(backward, update))
 
@@ -338,7 +346,9 @@ def estimate(
     rank: int = 8,  # of the LoRA adapter, on every linear layer
     mfu: float = 0.3,  # share of the device's peak that is reached, 0..1; assumed
 ) -> Estimate:
-    "Memory by part, arithmetic, hours and money of a training run, from the config alone (dense decoders)."
+    """Memory by part, arithmetic, hours and money of a training run, from the config alone (dense decoders).
+
+    "CPU" is the processor that asks: one that multiplies bfloat16 holds copies of a large model's weights."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     line = device_line(device)
@@ -352,7 +362,8 @@ def estimate(
         states = min(2e9, 4 * tokens * scored * teacher_shape.hidden)  # distillation keeps at most 2 GB
     rows = batch_size * (2 if method == "dpo" else 1)
     on_gpu = line.get("precision", "bf16") != "float32"
-    step = _Step(shape, teacher_shape, method, rows, sequence_length, scored, rank, on_gpu)
+    copies = device == "CPU" and is_large(shape.parameters) and fast_bfloat16()
+    step = _Step(shape, teacher_shape, method, rows, sequence_length, scored, rank, on_gpu, copies)
     memory, flops = _memory(step, states), _flops(step, tokens, epochs)
     hours = flops / (peak_tflops * 1e12 * mfu) / 3600
     return Estimate(

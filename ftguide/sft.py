@@ -78,7 +78,7 @@ def finetune_sft(
         callbacks=callbacks,
         config=dict(weight_decay=0.01, packing=packing) | sft_config,
     )
-    prompts_too = score_prompts(run.config)
+    prompts_too = run.decides["prompts_too"] = score_prompts(run.config)
     rows = read_for_training(data, "sft", run.config)
     eval_rows = None if eval_data is None else read(eval_data)
     tokens = tokenised(run.start.tokenizer, rows, prompts_too=prompts_too)

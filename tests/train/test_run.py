@@ -215,7 +215,6 @@ def other_template():
                 batch_size=16,
                 learning_rate=1e-3,
                 seed=1,
-                packing=True,
                 weight_decay=0.1,
                 lr_scheduler_type="linear",
                 warmup_steps=0,
@@ -231,6 +230,7 @@ def other_template():
                 loss_type="dft",
             ).items()
         ),
+        ("packing", lambda: dict(packing=True, warmup_steps=0)),
         ("batch_size", lambda: dict(gradient_accumulation_steps=2)),
         ("batch_size", lambda: dict(per_device_train_batch_size=2)),
     ],

@@ -45,7 +45,7 @@ def test_every_other_setting_decides(config):
     for validate in (True, False):
         before = as_json(deciding(made, validate))
         for field in fields(config):
-            if not field.init:
+            if not field.init or field.name == "parallelism_config":  # an object of accelerate
                 continue
             was = getattr(made, field.name)
             setattr(made, field.name, 3 if field.name in SHARED_OUT else "another value")
@@ -60,8 +60,9 @@ def test_rows_of_a_step_may_be_shared_out_anew_unless_they_meet(monkeypatch):
     halves = settings(per_device_train_batch_size=4, gradient_accumulation_steps=2)
     assert deciding(whole, False) == deciding(halves, False) and deciding(whole, False)["batch_size"] == 8
     assert deciding(whole, False, rows_meet=True) != deciding(halves, False, rows_meet=True)
+    four = settings(per_device_train_batch_size=4)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert deciding(settings(per_device_train_batch_size=4), False)["batch_size"] == 8
+    assert deciding(four, False)["batch_size"] == 8
 
 
 def test_a_model_is_its_weights_and_its_config():
