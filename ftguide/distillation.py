@@ -40,6 +40,7 @@ from ftguide.engine.teachers import (
     numbered,
     written_answers,
 )
+from .engine.trainer_settings import OF_DISTILLATION, check_config, planned_steps
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
 from .engine.training_data import is_streamed, one_answer_each
 from .evaluation import Report, evaluate
@@ -217,6 +218,7 @@ def soft_labels(
 
 # %% ../nbs/07_distill.ipynb #distill-distill
 Rows = list[dict] | str | Path | Dataset | IterableDataset  # what `read` takes
+_OF_LOSS = ("divergence", "temperature", "alpha")  # of `distillation_loss`
 LEARNING_RATES = (3e-3, 2e-5)  # for 2 million parameters and fewer, measured here; for 2 billion, customary
 
 
@@ -252,6 +254,7 @@ def distill(
     _check_mode(teacher, corpus, data, on_policy, cross_tokenizer, cache, alpha)
     teacher.check_rows(corpus, data, eval_data)
     loss = _loss_settings(teacher, on_policy, cross_tokenizer, cache, temperature, alpha, divergence)
+    check_config(config, OF_DISTILLATION)
     method = "on-policy" if on_policy else cross_tokenizer or "distill"
     run = Run(
         model=student,
@@ -268,8 +271,11 @@ def distill(
         resume=resume,
         callbacks=callbacks,
         config=config,
-        decides=loss,
+        decides=dict(loss, max_new_tokens=max_new_tokens, cached=cache is not None),
+        rows_meet=on_policy,
     )
+    if output_dir:
+        run.decides["teacher"] = teacher.identity
     teacher.check_student(run.start)
     parts = _checked_rows(run, teacher, corpus, data, eval_data, force)
     if on_policy:
@@ -370,16 +376,14 @@ def _train(run: Run, teacher: Teacher, train, valid: list, known: list) -> LM:
         valid or None,
         rows=known + valid,
         count=len(known),
-        loss=partial(distillation_loss, **run.decides),
+        loss=partial(distillation_loss, **{name: run.decides[name] for name in _OF_LOSS}),
         labels=partial(soft_labels, teacher) if run.decides["alpha"] > 0 else None,
     )
 
 
 def _pace(run: Run, rows: int) -> dict:
     "A warm-up begins with a step of size 0: not in a run that has fewer than ten steps."
-    steps = run.config.get("max_steps", 0)
-    if steps <= 0:
-        steps = rows * run.epochs / run.batch_size
+    steps, _ = planned_steps(rows, run.epochs, run.batch_size, run.config)
     return dict(weight_decay=0.01, warmup_steps=0.1 if steps >= 10 else 0)
 
 # %% ../nbs/07_distill.ipynb #distill-on-policy-code

@@ -30,7 +30,6 @@ from ftguide.engine.files import fingerprint, folder_lock
 from ftguide.engine.forwards import original_forward
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.precision import bfloat16_by_default, say_precision
-from ftguide.engine.teachers import vocabulary_fingerprint
 from ftguide.engine.threads import free_threads
 from ftguide.engine.tokens import row_limit
 from ftguide.engine.trainer_settings import (
@@ -41,6 +40,7 @@ from ftguide.engine.trainer_settings import (
     model_fingerprint,
     planned_steps,
 )
+from ftguide.engine.vocabularies import vocabulary_fingerprint
 from ftguide.models import LM, complete_tokenizer, load
 
 

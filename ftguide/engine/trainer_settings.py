@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
-
-from peft import LoraConfig
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING, Any
 
 from ftguide.engine.environment import processes
 from ftguide.engine.files import fingerprint
 from ftguide.engine.scoring import weights_fingerprint
 from ftguide.models import LM
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import TrainingArguments
 
 # ---- the identity of a run
 

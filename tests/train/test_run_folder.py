@@ -19,7 +19,7 @@ from ftguide.journey import results_table
 from ftguide.models import load, save
 from ftguide.report.run_folder import run, settings
 
-SIZE = dict(n_train=48, n_sheets=16, n_corpus=16, n_test=16)
+SIZE = dict(n_train=48, n_sheets=32, n_corpus=24, n_test=16)
 KNOBS = dict(
     base="tiny-small", student="tiny-small", lang="pt", seed=1, size=SIZE, speed=False, distill_epochs=1
 )
