@@ -143,7 +143,6 @@ CONFIGS = {
             logits_scaling=4.0,
         ),
     ),
-    "rwkv": ("rwkv", dict(**IDS, hidden_size=32, num_hidden_layers=2, context_length=96)),
     "bert": ("bert", dict(BERT, is_decoder=True)),
     "roberta": ("roberta", dict(BERT, is_decoder=True)),
     "bart": ("bart", dict(BART, max_position_embeddings=96)),
