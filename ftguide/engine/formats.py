@@ -318,7 +318,7 @@ def _is_a_folder(path: Path) -> DataError:
     "What to give instead: a split, a file, or all files of a kind."
     if (path / SPLITS).is_file():
         splits = sorted(saved.parent.name for saved in path.glob(f"*/{SAVED}"))
-        return DataError(f"{path} holds {len(splits)} splits; give one of them: {_some(path, splits)}")
+        return DataError(f"{path} holds splits; give one of them: {_some(path, splits)}")
     try:
         files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in READERS)
     except OSError as e:
