@@ -463,7 +463,7 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--minutes", type=float, default=120, help="begin nothing after so many")
     parser.add_argument("--only", help="one contender")
-    parser.add_argument("--out", type=Path, default=ROOT / "nbs/cpu.csv")
+    parser.add_argument("--out", type=Path, default=ROOT / "nbs/real/cpu.csv")
     args = parser.parse_args()
     known = at_hand(args.model) if args.model in PRETRAINED else known_folder(args.model) or args.model
     if known is None:

@@ -1,6 +1,6 @@
 """Measurements on the real model that the repository stores, read back for lessons and home pages.
 
-tools/real.py and tools/forgetting.py write the files."""
+tools/real.py, tools/forgetting.py and tools/cpu.py write the files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,21 @@ def _folder() -> Path:
     return found
 
 
-def read_stored(
-    name: str,  # such as students.json
-) -> dict:
-    "A stored measurement; FileNotFoundError says where it is looked for."
+def stored_file(
+    name: str,  # such as cpu.csv
+) -> Path:
+    "The file of a stored measurement; FileNotFoundError says where it is looked for."
     path = _folder() / name
     if not path.is_file():
         raise FileNotFoundError(f"no stored measurement {path}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return path
+
+
+def read_stored(
+    name: str,  # such as students.json
+) -> dict:
+    "A stored measurement in JSON; FileNotFoundError says where it is looked for."
+    return json.loads(stored_file(name).read_text(encoding="utf-8"))
 
 
 def read_score(
