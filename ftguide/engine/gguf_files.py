@@ -5,6 +5,7 @@ Stands on model_folders. Weights of few bits are dequantised: each becomes the n
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -56,6 +57,7 @@ def read_gguf(
     check_described(f"{file}: its header", config, weights, at_most, f"at most {at_most:,.0f}")
     reader = GGUFReader(file)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    _leave_out_invented(tokenizer, reader)
     _split_as_learnt(tokenizer, reader)
     if positions := getattr(config.get_text_config(), "max_position_embeddings", None):
         tokenizer.model_max_length = positions
@@ -85,6 +87,14 @@ def _weights_in(file: Path) -> int:
     if start[:4] != MAGIC or len(start) < struct.calcsize(HEADER):
         raise ModelError(f"{file} is no GGUF file: it does not begin with the letters GGUF and a header")
     return struct.unpack(HEADER, start)[2]
+
+
+def _leave_out_invented(tokenizer: PreTrainedTokenizerBase, reader: GGUFReader) -> None:
+    "transformers adds <|endoftext|> to every vocabulary of GPT-2's kind; where the file has none, it goes."
+    field, about = reader.get_field("tokenizer.ggml.tokens"), json.loads(tokenizer.backend_tokenizer.to_str())
+    known = [token for token in about["added_tokens"] if field is None or token["id"] < len(field.data)]
+    if len(known) < len(about["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps({**about, "added_tokens": known}))
 
 
 def _split_as_learnt(tokenizer: PreTrainedTokenizerBase, reader: GGUFReader) -> None:

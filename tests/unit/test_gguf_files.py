@@ -69,6 +69,7 @@ def test_tokenizer_facts_come_from_the_file(small, exact):
     assert tokenizer.eos_token == small.tokenizer.eos_token and tokenizer.pad_token == "<|pad|>"
     assert tokenizer.chat_template == small.tokenizer.chat_template
     assert tokenizer.model_max_length == small.model.config.max_position_embeddings
+    assert len(tokenizer) == len(small.tokenizer)  # transformers would add a token of GPT-2
 
 
 def test_digits_are_split_as_the_vocabulary_was_learnt(small, exact, tmp_path):

@@ -69,7 +69,7 @@ def test_a_table_named_tsv(tmp_path):
         (
             "a.csv",
             b"prompt,completion,\r\nHow much?,12,50\r\n",
-            "row 1: more fields than the header.*name every column",
+            "row 1: column 3 has no name.*name it, or remove it",
         ),
         ("a.jsonl", b'[\n{"prompt": "a", "completion": "b"}\n]\n', "one list is named .json"),
         (
