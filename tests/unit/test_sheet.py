@@ -104,8 +104,12 @@ def test_ten_rows_in_a_browser(tmp_path, browser):
     first = next(iter(items))
     browser.find_element("css selector", f"#{first} input[type=text]").send_keys('=cmd, "x"')
     assert done() == "10 of 10 answered"
-    browser.refresh()
-    assert done() == "10 of 10 answered"
+
+    def after_reload(_):  # the browser writes what a page stores a moment later, when it is busy
+        browser.refresh()
+        return done() == "10 of 10 answered"
+
+    wait(after_reload)
     browser.find_element("id", "save").click()
     saved = wait(
         lambda _: next((p for p in downloads.iterdir() if p.suffix == ".csv" and p.stat().st_size), None)

@@ -1,26 +1,22 @@
 "A batch without its padding: the same states and gradients, and each row the same in any company."
 
+import architectures
 import pytest
 import torch
+from architectures import LLAMA
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ftguide.engine import precision, unpadded
 from ftguide.engine.unpadded import can_be_unpadded, last_states
 
-IDS = dict(vocab_size=97, pad_token_id=0, bos_token_id=None, eos_token_id=1)
-SIZES = dict(
+IDS = dict(vocab_size=97, bos_token_id=None)
+SIZES = {**LLAMA, **IDS, "max_position_embeddings": 128}
+GPT2 = {
+    **architectures.GPT2,
     **IDS,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-)
-GPT2 = dict(
-    **IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-)
+    "n_positions": 128,
+    **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+}
 SAME = ["llama", "qwen3", "qwen2", "phi3", "gpt2", "olmo2", "granite", "mistral"]
 
 
