@@ -147,6 +147,7 @@ def generate(
 
 
 ALIKE = 512  # characters that texts share before they are put into batches of their own
+MANY = 8  # such texts before a batch of their own pays
 SHARED = 64  # tokens at the beginning of a batch from which on they are read once
 
 
@@ -234,7 +235,7 @@ def _beginning_alike(
     groups: dict[str, list[int]] = {}
     for i in order:
         groups.setdefault(texts[i][:ALIKE], []).append(i)
-    several = [group for group in groups.values() if len(group) > 1 and len(texts[group[0]]) > ALIKE]
+    several = [group for group in groups.values() if len(group) >= MANY and len(texts[group[0]]) > ALIKE]
     apart = {i for group in several for i in group}
     return [*several, [i for i in order if i not in apart]]
 

@@ -8,6 +8,7 @@ import torch
 from architectures import CONFIGS, random_lm
 from letters import TABLE
 
+from ftguide.engine import generation
 from ftguide.engine.generation import (
     NEUTRAL,
     ExponentialSampling,
@@ -133,9 +134,17 @@ def test_a_batch_stops_when_a_quarter_has_ended():
 # ---- texts that begin alike
 
 BEGINNING = "product: mug\ncolour: green, size: 300 ml\nbrand: Tulo\n" * 12
-ALIKE = [
-    BEGINNING + end for end in ("product: lamp\n", "a", "product: chair of wood, with arms\ncolour:", "b\n\n")
-]
+ENDS = (
+    "product: lamp\n",
+    "a",
+    "product: chair of wood, with arms\ncolour:",
+    "b\n\n",
+    "10",
+    "mug",
+    "x y\n",
+    "size:",
+)
+ALIKE = [BEGINNING + end for end in ENDS]
 
 
 @pytest.mark.parametrize("batch_size", [2, 64])
@@ -152,7 +161,20 @@ def test_what_texts_begin_with_is_read_once(small, batch_size, monkeypatch):
     monkeypatch.setattr(type(small.model), "forward", counted)
     assert reply(small, ALIKE + PROMPTS, 16, template=False, batch_size=batch_size) == alone
     whole = len(small.tokenizer(BEGINNING).input_ids)
-    assert sum(read) < (4 / batch_size if batch_size < 4 else 1) * whole + 1200
+    assert sum(read) < max(len(ALIKE) // batch_size, 1) * whole + 500
+
+
+def test_samples_of_long_prompts_are_written_together(small, monkeypatch):
+    "Two answers to each of many prompts: no batches of two."
+    texts = [f"{n} {BEGINNING}" for n in range(20) for _ in range(2)]
+    sizes, batch = [], generation.generate_batch
+    counted = lambda model, tokenizer, some, *how: (
+        sizes.append(len(some)),
+        batch(model, tokenizer, some, *how),
+    )[1]
+    monkeypatch.setattr(generation, "generate_batch", counted)
+    reply(small, texts, 2, template=False)
+    assert sizes == [40]
 
 
 def test_only_a_long_beginning_counts(small):
