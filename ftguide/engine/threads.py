@@ -41,11 +41,19 @@ def _quota() -> float:  # cores; infinity where there is no limit
 
 
 def busy_cores(seconds: float = 0.25) -> float:
-    "Cores of ours that programs of normal priority keep busy, watched while this one waits."
-    ours, seen = _bound_to(), psutil.cpu_times_percent(seconds, percpu=True)
+    """Cores of ours that other programs of normal priority keep busy, watched while this one waits.
+
+    Its own threads go on spinning for a while after their last product, and do not count."""
+    ours, before = _bound_to(), _own_seconds()
+    seen = psutil.cpu_times_percent(seconds, percpu=True)
+    own = (_own_seconds() - before) / seconds
     idle = ("idle", "iowait", "nice")  # what has a lower priority gives way
     used = [100 - sum(getattr(core, part, 0.0) for part in idle) for core in seen]
-    return sum(share for core, share in enumerate(used) if not ours or core in ours) / 100
+    return max(sum(share for core, share in enumerate(used) if not ours or core in ours) / 100 - own, 0.0)
+
+
+def _own_seconds() -> float:  # of CPU time so far, in all threads
+    return sum(os.times()[:2])
 
 
 @contextmanager

@@ -86,6 +86,19 @@ def test_busy_is_what_others_take_of_our_cores(monkeypatch):
     seen = [core(), core(idle=75.0), core(nice=100.0), core(iowait=100.0), core()]
     monkeypatch.setattr(threads.psutil, "cpu_times_percent", lambda seconds, percpu: seen)
     monkeypatch.setattr(threads, "_bound_to", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(threads, "_own_seconds", lambda: 7.0)
     assert busy_cores() == pytest.approx(1.25)
     monkeypatch.setattr(threads, "_bound_to", set)
     assert busy_cores() == pytest.approx(2.25)
+
+
+def test_own_threads_that_still_spin_are_not_others(monkeypatch):
+    "After a product they wait for the next one at full speed; here for a quarter of a second on 1.5 cores."
+    core = SimpleNamespace(idle=0.0, iowait=0.0, nice=0.0)
+    monkeypatch.setattr(threads.psutil, "cpu_times_percent", lambda seconds, percpu: [core, core])
+    monkeypatch.setattr(threads, "_bound_to", set)
+    spent = iter([10.0, 10.375])
+    monkeypatch.setattr(threads, "_own_seconds", lambda: next(spent))
+    assert busy_cores(0.25) == pytest.approx(0.5)
+    spent = iter([10.0, 10.6])
+    assert busy_cores(0.25) == 0, "clocks of different kinds may disagree"
