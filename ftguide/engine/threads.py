@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +45,18 @@ def busy_cores(seconds: float = 0.25) -> float:
     """Cores of ours that other programs of normal priority keep busy, watched while this one waits.
 
     Its own threads go on spinning for a while after their last product, and do not count."""
-    ours, before = _bound_to(), _own_seconds()
-    seen = psutil.cpu_times_percent(seconds, percpu=True)
-    own = (_own_seconds() - before) / seconds
-    idle = ("idle", "iowait", "nice")  # what has a lower priority gives way
-    used = [100 - sum(getattr(core, part, 0.0) for part in idle) for core in seen]
-    return max(sum(share for core, share in enumerate(used) if not ours or core in ours) / 100 - own, 0.0)
+    ours, began = _bound_to(), time.monotonic()
+    before, own = psutil.cpu_times(percpu=True), _own_seconds()
+    time.sleep(seconds)
+    worked = [_worked(end) - _worked(start) for start, end in zip(before, psutil.cpu_times(percpu=True))]
+    used = sum(spent for core, spent in enumerate(worked) if not ours or core in ours)
+    others = used - (_own_seconds() - own)
+    return max(others / (time.monotonic() - began), 0.0)
+
+
+def _worked(core) -> float:  # seconds since the start; core: as psutil counts it
+    "Without the time that was idle or waited for a disk; what has a lower priority gives way."
+    return sum(getattr(core, part, 0.0) for part in ("user", "system", "irq", "softirq", "steal"))
 
 
 def _own_seconds() -> float:  # of CPU time so far, in all threads

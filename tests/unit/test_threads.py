@@ -1,5 +1,8 @@
 "Threads: fewer where others use the cores, as many as before afterwards, and what somebody chose."
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -80,25 +83,51 @@ def test_cores_of_a_container(monkeypatch, tmp_path, text, cores):
     assert available_cores() == cores
 
 
-def test_busy_is_what_others_take_of_our_cores(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    "What five cores and this program's threads do in each second of waiting; time passes in `sleep` alone."
+    state = SimpleNamespace(now=100.0, own=0.0)
+    work = ["user", None, "nice", "iowait", "system"]  # of each core; None: idle in three quarters
+
+    def times(percpu):
+        spent = [
+            {part: state.now} if part else dict(user=state.now / 4, idle=state.now * 3 / 4) for part in work
+        ]
+        return [SimpleNamespace(**one) for one in spent]
+
+    def sleep(seconds):
+        state.now += seconds
+
+    monkeypatch.setattr(threads.psutil, "cpu_times", times)
+    monkeypatch.setattr(threads.time, "sleep", sleep)
+    monkeypatch.setattr(threads.time, "monotonic", lambda: state.now)
+    monkeypatch.setattr(threads, "_own_seconds", lambda: state.now * state.own)
+    return state
+
+
+@pytest.mark.parametrize("seconds", [0.25, 1.0, 2.0])
+def test_busy_is_what_others_take_of_our_cores(clock, monkeypatch, seconds):
     "Waiting for a disk is not busy, and what runs with a lower priority gives way."
-    core = lambda **spent: SimpleNamespace(**{"idle": 0.0, "iowait": 0.0, "nice": 0.0, **spent})
-    seen = [core(), core(idle=75.0), core(nice=100.0), core(iowait=100.0), core()]
-    monkeypatch.setattr(threads.psutil, "cpu_times_percent", lambda seconds, percpu: seen)
     monkeypatch.setattr(threads, "_bound_to", lambda: {0, 1, 2, 3})
-    monkeypatch.setattr(threads, "_own_seconds", lambda: 7.0)
-    assert busy_cores() == pytest.approx(1.25)
+    assert busy_cores(seconds) == pytest.approx(1.25)
     monkeypatch.setattr(threads, "_bound_to", set)
-    assert busy_cores() == pytest.approx(2.25)
+    assert busy_cores(seconds) == pytest.approx(2.25)
 
 
-def test_own_threads_that_still_spin_are_not_others(monkeypatch):
-    "After a product they wait for the next one at full speed; here for a quarter of a second on 1.5 cores."
-    core = SimpleNamespace(idle=0.0, iowait=0.0, nice=0.0)
-    monkeypatch.setattr(threads.psutil, "cpu_times_percent", lambda seconds, percpu: [core, core])
+def test_own_threads_that_still_spin_are_not_others(clock, monkeypatch):
+    "After a product they wait for the next one at full speed."
     monkeypatch.setattr(threads, "_bound_to", set)
-    spent = iter([10.0, 10.375])
-    monkeypatch.setattr(threads, "_own_seconds", lambda: next(spent))
-    assert busy_cores(0.25) == pytest.approx(0.5)
-    spent = iter([10.0, 10.6])
-    assert busy_cores(0.25) == 0, "clocks of different kinds may disagree"
+    clock.own = 1.5
+    assert busy_cores() == pytest.approx(0.75)
+    clock.own = 2.5
+    assert busy_cores() == 0, "clocks of different kinds may disagree"
+
+
+def test_a_program_beside_this_one_is_seen():
+    "On this machine, whatever else runs on it."
+    burning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert 0.3 < busy_cores(1.0) <= (os.cpu_count() or 1) + 0.1
+    finally:
+        burning.kill()
+        burning.wait()
