@@ -232,6 +232,12 @@ def check_new_files(*files: Path | None):
             raise FileNotFoundError(f"no folder {file.parent} for {file.name}; make it first")
 
 
+def check_limit(max_new_tokens: int | None):
+    "ValueError before any work when no answer could be that short."
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens must be 1 or more, not {max_new_tokens}")
+
+
 def checkpoints_beside(out: Path) -> Path:
     "The folder for checkpoints, beside the model until it is finished."
     return out.with_name(out.name + ".checkpoints")
@@ -356,6 +362,7 @@ def run_command(
     alpha: Annotated[float | None, setting("alpha", "0.7")] = None,
     distill_epochs: Annotated[float | None, setting("distill_epochs", "3")] = None,
     distill_learning_rate: Annotated[float | None, setting("distill_learning_rate")] = None,
+    max_new_tokens: Annotated[int | None, setting("max_new_tokens")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
     resume: Annotated[bool, option("report.run_folder:run", "resume", "--resume")] = False,
     seed: Seed = 0,
@@ -388,6 +395,7 @@ def run_command(
             alpha=alpha,
             distill_epochs=distill_epochs,
             distill_learning_rate=distill_learning_rate,
+            max_new_tokens=max_new_tokens,
             usd_per_hour=usd_per_hour,
             say=typer.echo,
         )
@@ -534,6 +542,7 @@ def distill_command(
     epochs: Annotated[float, option("distillation:distill", "epochs")] = 3.0,
     learning_rate: LearningRate = None,
     batch_size: Annotated[int, option("distillation:distill", "batch_size")] = 8,
+    max_new_tokens: Annotated[int | None, option("distillation:distill", "max_new_tokens")] = None,
     eval_data: Annotated[Path | None, option("distillation:distill", "eval_data")] = None,
     lora: Lora = False,
     load_in_4bit: FourBits = False,
@@ -543,6 +552,7 @@ def distill_command(
 ):
     "Teach a smaller model a larger one's answers and probabilities."
     check_paths(out, data, eval_data)
+    check_limit(max_new_tokens)
     from ftguide.distillation import distill
 
     if student is None:
@@ -556,6 +566,7 @@ def distill_command(
         temperature=temperature,
         alpha=alpha,
         divergence=name_or_number(divergence),
+        max_new_tokens=max_new_tokens,
         on_policy=on_policy,
         cache=cache,
         epochs=epochs,
@@ -737,6 +748,7 @@ def evaluate_command(
     ],
     against: Annotated[str | None, described("Another model, for paired ratios.")] = None,
     out: Annotated[Path | None, described("Write the report as JSON.")] = None,
+    max_new_tokens: Annotated[int | None, option("evaluation:evaluate", "max_new_tokens")] = None,
     usd_per_hour: Annotated[float, option("journey:journey", "usd_per_hour")] = 0.10,
     latency_answers: Annotated[int, option("evaluation:evaluate", "latency_answers")] = 12,
 ):
@@ -747,7 +759,8 @@ def evaluate_command(
     check_new_files(out)
     if latency_answers < 1:
         raise ValueError(f"--latency-answers must be 1 or more, not {latency_answers}")
-    measured = dict(usd_per_hour=usd_per_hour, latency_answers=latency_answers)
+    check_limit(max_new_tokens)
+    measured = dict(usd_per_hour=usd_per_hour, latency_answers=latency_answers, max_new_tokens=max_new_tokens)
     other = evaluate(against, data, **measured) if against else None
     report = evaluate(model, data, other, **measured)
     typer.echo(markdown([r for r in (other, report) if r]))
@@ -992,6 +1005,7 @@ def improve_command(
     margin: Annotated[float, option("improvement:NonInferiorityGate", "margin")] = 0.02,
     min_pairs: Annotated[int, option("improvement:improve", "min_pairs")] = 100,
     min_votes: Annotated[int, option("improvement:improve", "min_votes")] = 1,
+    max_new_tokens: Annotated[int | None, option("improvement:improve", "max_new_tokens")] = None,
     beta: Annotated[float, option("dpo:align_dpo", "beta")] = 0.1,
     epochs: Annotated[float, option("dpo:align_dpo", "epochs")] = 1.0,
     learning_rate: LearningRate = None,
@@ -1006,6 +1020,7 @@ def improve_command(
 
     It is deployed if the gate lets it. Exit code 0: deployed; 1: the old version stays, and why.
     """
+    check_limit(max_new_tokens)
     from ftguide.improvement import NonInferiorityGate, improve
 
     month = improve(
@@ -1015,6 +1030,7 @@ def improve_command(
         data,
         min_pairs=min_pairs,
         min_votes=min_votes,
+        max_new_tokens=max_new_tokens,
         new_holdout=new_holdout,
         resume=not restart,
         beta=beta,

@@ -17,6 +17,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from .engine.formats import DataError
+from .engine.generation import Answer
 from .engine.rows import Row, answer_text
 from ftguide.engine.scoring import (
     LabelledRow,
@@ -29,7 +30,7 @@ from ftguide.engine.scoring import (
 from .engine.tables import readable
 from .engine.tokens import context_length
 from .evaluation import degeneration_metrics, distinct, exact_match
-from .models import LM, collate, complete_tokenizer, load, reply, scored_logits
+from .models import LM, collate, complete_tokenizer, load, replies, scored_logits
 
 # %% auto #0
 __all__ = ['LIMITS', 'ForcedScores', 'teacher_forced_scores', 'log_metrics', 'health_metrics', 'Limit', 'limit_of', 'Symptom',
@@ -181,13 +182,13 @@ def _references(rows: list[dict]) -> list[str]:  # what the rows say is right
     return [answer_text(row["chosen"]) if "chosen" in row else Row(row).reference for row in rows]
 
 
-def _answers(lm: LM, rows: list[dict], max_new_tokens: int) -> list[str]:
-    return reply(lm, [Row(row).request for row in rows], max_new_tokens)
+def _answers(lm: LM, rows: list[dict], max_new_tokens: int) -> list[Answer]:
+    return replies(lm, [Row(row).request for row in rows], max_new_tokens)
 
 
 def _accuracy(lm: LM, rows: list[dict], max_new_tokens: int) -> float:  # 0..1, exact match
     pairs = zip(_answers(lm, rows, max_new_tokens), _references(rows))
-    return sum(exact_match(answer, reference) for answer, reference in pairs) / len(rows)
+    return sum(exact_match(answer.text, reference) for answer, reference in pairs) / len(rows)
 
 
 def _overfitting(lm: LM, data: list[dict], test: list[dict], max_new_tokens: int) -> dict[str, float]:
@@ -203,8 +204,10 @@ def _token_distinct(lm: LM, texts: list[str]) -> float:  # 0..1; of tokens: gibb
 
 def _collapse(lm: LM, test: list[dict], max_new_tokens: int) -> dict[str, float]:
     scores = teacher_forced_scores(lm, test)
-    answers, references = _answers(lm, test, max_new_tokens), _references(test)
-    is_, should = (degeneration_metrics(lm, texts, max_new_tokens) for texts in (answers, references))
+    said, references = _answers(lm, test, max_new_tokens), _references(test)
+    answers, cut = [answer.text for answer in said], [answer.cut for answer in said]
+    is_ = degeneration_metrics(lm, answers, max_new_tokens, cut)
+    should = degeneration_metrics(lm, references, max_new_tokens)
     ends = [s.end for s in scores if not math.isnan(s.end)]
     found = {
         "distinct_2_ratio": _token_distinct(lm, answers) / max(_token_distinct(lm, references), 1e-9),

@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from ftguide.engine.environment import processes, progress_bar, to_device
 from ftguide.engine.files import fingerprint, write_atomic
+from ftguide.engine.generation import warn_of_cut
 from ftguide.engine.rows import read
 from ftguide.engine.teachers import (
     Teacher,
@@ -85,7 +86,9 @@ def write_cache(
             progress.update(1)
     while not all(file.exists() for file in _shards(folder, about)):
         time.sleep(0.2)  # the other processes' files
-    return CachedTeacher(folder)
+    kept = CachedTeacher(folder)
+    warn_of_cut(len(rows) - len(kept.rows), len(rows), max_new_tokens, "are not taught", "empty or cut")
+    return kept
 
 
 def _shards(folder: Path, about: dict) -> list[Path]:
@@ -119,7 +122,7 @@ def _write(file: Path, content: bytes):
 
 def _write_shard(lm: LM, rows: list[dict], number: int, file: Path, about: dict):
     "Answers of some rows (each with its number in the corpus, `row`), and what the teacher thought of them."
-    rows = answer_rows(lm, rows, about["max_new_tokens"])
+    rows, _ = answer_rows(lm, rows, about["max_new_tokens"])
     coded = encoded(lm.tokenizer, rows)
     torch.manual_seed(number)
     ids, logps, rest = _kept_tokens(lm, coded, about)

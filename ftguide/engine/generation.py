@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -112,6 +114,34 @@ def say_settings(name: object, model: PreTrainedModel) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+class Answer(NamedTuple):
+    "What a model wrote, without white space around it."
+
+    text: str
+    cut: bool  # did a limit end it? Then the model had not written an end token
+
+
+class CutAnswers(UserWarning):
+    "Answers were cut by a limit, and are left out."
+
+
+def warn_of_cut(
+    cut: int,
+    answers: int,  # among so many
+    max_new_tokens: int | str,
+    what: str,  # what becomes of them, as "make no pair"
+    how: str = "cut",
+) -> None:
+    "A warning counts the answers that a limit has cut."
+    if cut:
+        warnings.warn(
+            f"{cut:,} of {answers:,} answers were {how} at max_new_tokens={max_new_tokens}, and {what}. "
+            "A larger max_new_tokens lets longer answers end",
+            CutAnswers,
+            stacklevel=3,
+        )
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -123,7 +153,7 @@ def generate(
     batch_size: int,  # texts at once
     seed: int,  # of the sampling
     progress: Callable[[int], object] | None = None,  # called with the number of texts answered so far
-) -> list[str]:  # answers in the order of the texts
+) -> list[Answer]:  # in the order of the texts
     "Continue texts in batches of similar length, padded on the left; what a batch begins with is read once."
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     crowded = _without_room(tokenizer, texts, context - max_new_tokens)
@@ -133,7 +163,7 @@ def generate(
         for start in range(0, len(group), batch_size)
     ]
     batches += [[i] for i in order if i in crowded]
-    answers, done = [""] * len(texts), 0
+    answers, done = [Answer("", False)] * len(texts), 0
     with evaluation_mode(model, seed):
         for batch in batches:
             some = [texts[i] for i in batch]
@@ -271,7 +301,7 @@ def generate_batch(
     context: int,  # tokens the model can attend to
     max_new_tokens: int,
     temperature: float,  # 0 = greedy
-) -> list[str]:  # answers without white space around them
+) -> list[Answer]:
     "Continue the texts of one batch; ModelError when the longest leaves no room."
     encoded = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
@@ -293,7 +323,13 @@ def generate_batch(
         room=min(max_new_tokens, context - length),
         temperature=temperature,
     )
-    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    ended = torch.isin(tokens, _end_tokens(model)).any(1).tolist()
+    said = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [Answer(text.strip(), not end) for text, end in zip(said, ended)]
+
+
+def _end_tokens(model: PreTrainedModel) -> torch.Tensor:  # ids
+    return torch.tensor(model.generation_config.eos_token_id, device=model.device)
 
 
 def shared_beginning(
@@ -385,7 +421,7 @@ def decode(
     count, length = ids.shape
     rows = torch.arange(count, device=ids.device)
     answers = ids.new_full((count, room), pad)
-    stop = QuarterEnded(torch.tensor(model.generation_config.eos_token_id, device=model.device), length)
+    stop = QuarterEnded(_end_tokens(model), length)
     while len(rows) and ids.shape[1] < length + room:
         sampling = [ExponentialSampling(temperature, count, rows)] if temperature > 0 else []
         done = model.generate(

@@ -82,8 +82,9 @@ def with_answer(
     text: str,  # what was answered
     tokens_read: int,
     tokens_written: int,
+    cut: bool,  # by a limit
     output_format: str | dict | None,
-) -> dict:  # the entry after it
+) -> dict:  # the entry after it; `cut` where that was why its last answer was refused
     "A journal entry after one more answer, which is kept as its completion or among the refused ones."
     entry = dict(
         entry,
@@ -91,14 +92,17 @@ def with_answer(
         input_tokens=entry["input_tokens"] + tokens_read,
         output_tokens=entry["output_tokens"] + tokens_written,
     )
+    refused = dict(entry, refused=[*entry["refused"], text], cut=cut)
+    if cut:
+        return refused
     try:
         return dict(entry, completion=validated(text, output_format))
     except ValueError:
-        return dict(entry, refused=[*entry["refused"], text])
+        return refused
 
 
 def asked_until_valid(
-    say: Callable,  # messages -> (answer, tokens read, tokens written)
+    say: Callable,  # messages -> (answer, tokens read, tokens written, was it cut?)
     entry: dict,  # where an earlier call gave up, this one goes on
     output_format: str | dict | None,
     tries: int,  # answers to one question, at most
@@ -115,13 +119,14 @@ def _complaint(text: str, output_format) -> list[dict]:  # messages
     "A refused answer, and what was wrong with it."
     try:
         validated(text, output_format)
+        why = "it is too long, and was cut"
     except ValueError as e:
-        again = f"This answer cannot be used: {e}. Give the answer again, and nothing else."
-        return [
-            dict(role="assistant", content=text or "(nothing)"),
-            dict(role="user", content=again),
-        ]
-    return []
+        why = str(e)
+    again = f"This answer cannot be used: {why}. Give the answer again, and nothing else."
+    return [
+        dict(role="assistant", content=text or "(nothing)"),
+        dict(role="user", content=again),
+    ]
 
 
 # ---- many questions

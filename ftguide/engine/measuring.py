@@ -32,7 +32,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-ANSWERS = {"dpo": ("chosen", "rejected"), "distill": ()}  # columns beside the prompt; else "completion"
+ANSWERS = {"dpo": ("chosen", "rejected")}  # columns beside the prompt; else "completion"
 
 
 def random_words(n: int, seed: int) -> list[str]:
@@ -159,11 +159,8 @@ def peak_memory(
         thread.join()
 
 
-def _lengths(tokenizer, method: str, rows: list[dict], new_tokens: int) -> list[tuple[int, int]]:
+def _lengths(tokenizer, rows: list[dict]) -> list[tuple[int, int]]:
     "Tokens of each sequence, and how many of them are scored."
-    if method == "distill":  # the teacher answers with as many tokens as it may
-        prompts = [len(encode(tokenizer, row["prompt"], "")[0]) for row in rows]
-        return [(prompt + new_tokens, new_tokens) for prompt in prompts]
     coded = [
         encode(tokenizer, row["prompt"], row[answer]) for row in rows for answer in row if answer != "prompt"
     ]
@@ -180,13 +177,11 @@ def measure_one(
     teacher: str | None = None,  # of a distillation: name of a model in the folder
 ) -> dict:  # what was trained, peak in bytes, seconds of a step, first loss, an answer
     "Load, two steps, save, load again, reply; the peak is that up to the end of the steps."
-    folder, clock, new_tokens = Path(folder), StepClock(), length // 4
+    folder, clock = Path(folder), StepClock()
     function = pkgutil.resolve_name(train)
 
     def trained(models: list, rows: list[dict], size: int) -> LM:
         knobs: dict = dict(epochs=1, batch_size=size, callbacks=(clock,))
-        if method == "distill":
-            knobs["max_new_tokens"] = new_tokens
         if method == "lora":
             knobs["lora"] = True
         return function(*models, rows, **knobs)
@@ -197,7 +192,7 @@ def measure_one(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / base)
     rows = random_rows(tokenizer, method, 2 * size, length)
     after, peak = peak_memory(lambda: trained(paths, rows, size))
-    lengths = _lengths(tokenizer, method, rows, new_tokens)
+    lengths = _lengths(tokenizer, rows)
     longest = max(tokens for tokens, _ in lengths)
     loss = next(entry["loss"] for entry in after.history if "loss" in entry)
     saved = save(after, folder / f"after-{method}")

@@ -98,6 +98,7 @@ def _is_answer(value: Any) -> bool:
 
 PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # those that are not text
     "parameters": ("a whole number", _is_whole),
+    "max_new_tokens": ("a whole number", _is_whole),
     "rows": ("a list of a numerator and a denominator for each row", _are_counts),
     "degeneration": ("a finite number", _is_number),
     "speed": ("a finite number", _is_number),

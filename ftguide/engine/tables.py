@@ -47,12 +47,19 @@ def table(
     show = lambda score: score and (str(score) if intervals else f"{score.value:.3f}")
     for metric in _metrics(reports):
         add(metric, [show(r.score(metric)) if metric in r.rows else None for r in reports])
+    add("answers cut at the limit", [_cut(r) for r in reports])
     add("perplexity per token", [r.perplexity and f"{r.perplexity:.2f}" for r in reports])
     add("perplexity per byte", [show(r.perplexity_per_byte) for r in reports])
     for name, label in SPEED.items():
         add(label, [_speed(r.speed, name) for r in reports])
     add("parameters", [f"{r.parameters:,}" for r in reports])
     return rows
+
+
+def _cut(report: Any) -> str | None:
+    "How many of the answers that are kept had not ended; nothing where all had."
+    cut = sum(bool(answer.get("cut")) for answer in report.answers)
+    return f"{cut:,} of {len(report.answers):,}, at {report.max_new_tokens:,} tokens" if cut else None
 
 
 def _speed(speed: dict[str, float], name: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 from trl.trainer.utils import hash_module
 
 from ftguide.engine.environment import processes, progress_bar, to_device
+from ftguide.engine.generation import CutAnswers, warn_of_cut
 from ftguide.engine.heads import OWN, head_kind
 from ftguide.engine.labelling import (
     Journal,
@@ -35,7 +36,7 @@ from ftguide.engine.texts import is_blank
 from ftguide.engine.tokens import check_written, context_length, tokenised
 from ftguide.engine.training_data import stream_rows
 from ftguide.engine.vocabularies import vocabulary_fingerprint
-from ftguide.models import LM, load, plain_head, prompt_text, reply, scored_states
+from ftguide.models import LM, load, plain_head, prompt_text, replies, scored_states
 
 
 @runtime_checkable
@@ -76,7 +77,10 @@ class Teacher(Protocol):
         *parts: list[dict],  # rows with prompt, or text; those to train on, those to validate on
         max_new_tokens: int,
     ) -> list[list[dict]]:  # for each part, its rows with completion, or text
-        "The rows answered: a completion that is there stays, rows answered with nothing are left out."
+        """The rows answered; a completion that is there stays.
+
+        Rows that are answered with nothing are left out, and those whose answers the limit cut; a warning
+        counts these."""
         ...
 
     def encoded_answers(
@@ -146,18 +150,19 @@ def answer_rows(
     lm: LM,
     rows: list[dict],  # with prompt, or text
     max_new_tokens: int,
-) -> list[dict]:  # prompt and completion, or text
-    "The rows with a model's greedy answers; rows it answers with nothing are left out."
+) -> tuple[list[dict], int]:  # prompt and completion, or text; how many answers were cut
+    "The rows with a model's greedy answers; without those it answers with nothing, or without an end."
     open_prompts = [r["prompt"] for r in rows if _is_open(r)]
     with progress_bar(len(open_prompts), "teacher answers") as progress:
         answers = (
-            reply(lm, open_prompts, max_new_tokens, progress=lambda n: progress.update(n - progress.n))
+            replies(lm, open_prompts, max_new_tokens, progress=lambda n: progress.update(n - progress.n))
             if open_prompts
             else []
         )
-    answers = iter(answers)
-    answered = [{**r, "completion": next(answers)} if _is_open(r) else r for r in rows]
-    return [r for r in answered if "prompt" not in r or _says_something(r["completion"])]
+    said = iter("" if answer.cut else answer.text for answer in answers)
+    answered = [{**r, "completion": next(said)} if _is_open(r) else r for r in rows]
+    kept = [r for r in answered if "prompt" not in r or _says_something(r["completion"])]
+    return kept, sum(answer.cut for answer in answers)
 
 
 def _is_open(row: dict) -> bool:
@@ -191,7 +196,8 @@ def written_answers(
     train, valid = teacher.encoded_answers(tokenizer, *parts, max_new_tokens=max_new_tokens)
     if not train + valid:
         raise ValueError(
-            "the teacher's answers are all empty; ask it a few of the prompts with reply() and look"
+            "the teacher's answers are all empty or cut at the limit; ask it a few of the prompts with "
+            "reply(), and look, or give a larger max_new_tokens"
         )
     if score:
         teacher.begin(train + valid)
@@ -220,14 +226,18 @@ class AnsweredStream(IterableDataset):
     ):
         self.teacher, self.student, self.corpus = teacher, student, corpus
         self.max_new_tokens, self.first, self.chunk = max_new_tokens, first, chunk
+        self.told = False  # has it been said that answers are left out?
         teacher.begin([], keep=False)  # a row comes once: nothing of it is worth keeping
 
     def __iter__(self) -> Iterator[dict]:
         rows, number = stream_rows(self.student, self.corpus, "corpus"), self.first
         while chunk := list(islice(rows, self.chunk)):
-            (encoded,) = self.teacher.encoded_answers(
-                self.student.tokenizer, chunk, max_new_tokens=self.max_new_tokens
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore" if self.told else "default", category=CutAnswers)
+                (encoded,) = self.teacher.encoded_answers(
+                    self.student.tokenizer, chunk, max_new_tokens=self.max_new_tokens
+                )
+            self.told = self.told or len(encoded) < len(chunk)  # of the first chunk; the others are alike
             yield from numbered(encoded, number)
             number += len(encoded)
 
@@ -271,7 +281,10 @@ class LogitTeacher(Teacher):
 
     def answers(self, *parts: list[dict], max_new_tokens: int) -> list[list[dict]]:
         "The rows with the model's greedy answers."
-        return [answer_rows(self.lm, rows, max_new_tokens) for rows in parts]
+        answered = [answer_rows(self.lm, rows, max_new_tokens) for rows in parts]
+        asked = sum(map(_is_open, chain(*parts)))
+        warn_of_cut(sum(cut for _, cut in answered), asked, max_new_tokens, "are not taught")
+        return [rows for rows, _ in answered]
 
     def begin(self, rows: list, keep: bool = True):
         "Forget what was kept for other rows; for the same ones it serves the next student too."
@@ -390,7 +403,9 @@ class TextTeacher(Teacher):
         max_new_tokens: int = 96,
         output_format: str | dict | None = None,  # as in `validated`
     ) -> list[dict]:  # the rows with a completion; without those whose answers never kept the format
-        "Let the teacher answer; ModelError when it cannot go on, with everything answered in the file."
+        """Let the teacher answer; ModelError when it cannot go on, with everything answered in the file.
+
+        An answer that the limit cut is refused like one that does not keep the format."""
         check_format(output_format)
         if not self.tries >= 1:
             raise ValueError(f"tries must be 1 or more, not {self.tries}")
@@ -411,6 +426,8 @@ class TextTeacher(Teacher):
                 ask(missing, journal, max_new_tokens, output_format, progress)
         answers = {key: journal.found[key] for key in keys}
         self._settle_bill(list(answers.values()))
+        cut = sum(entry["completion"] is None and entry.get("cut", False) for entry in answers.values())
+        warn_of_cut(cut, len(answers), max_new_tokens, "are left out")
         labelled = ({**row, "completion": answers[key]["completion"]} for key, row in zip(keys, rows))
         return [row for row in labelled if row["completion"] is not None]
 
@@ -475,10 +492,11 @@ class TextTeacher(Teacher):
             left = [k for k in in_order if missing[k]["completion"] is None and missing[k]["requests"] == n]
             for keys in (left[i : i + batch_size] for i in range(0, len(left), batch_size)):
                 prompts = [missing[key]["prompt"] for key in keys]
-                answers = reply(lm, prompts, max_new_tokens, 0.7 if n else 0.0, batch_size, seed=n)
+                answers = replies(lm, prompts, max_new_tokens, 0.7 if n else 0.0, batch_size, seed=n)
                 for key, answer in zip(keys, answers):
-                    tokens_written = min(count(answer) + 1, max_new_tokens)  # and the end token
-                    entry = with_answer(missing[key], answer, tokens_read[key], tokens_written, output_format)
+                    tokens_written = min(count(answer.text) + 1, max_new_tokens)  # and the end token
+                    spent = tokens_read[key], tokens_written
+                    entry = with_answer(missing[key], answer.text, *spent, answer.cut, output_format)
                     missing[key] = entry
                     if entry["completion"] is not None or n + 1 == self.tries:
                         journal.add(entry)

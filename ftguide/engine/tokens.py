@@ -241,6 +241,19 @@ def context_length(lm: LM) -> int:
     return min(positions or 10**9, lm.tokenizer.model_max_length or 10**9)
 
 
+def answer_limit(
+    tokenizer: PreTrainedTokenizerBase,
+    references: list[str],  # right answers; none where nobody knows them
+    context: int,  # tokens the model can attend to
+    least: int = 96,
+) -> int:  # tokens
+    """How long an answer may become: half as long again as the longest right one, and at least `least`.
+
+    Half of the context at most, where the right answers are not longer."""
+    longest = max((len(ids) + 1 for ids in _ids(tokenizer, references)), default=0)  # and its end token
+    return min(max(least, longest * 3 // 2), max(least, longest, context // 2))
+
+
 def row_limit(
     lm: LM,
     config: dict | None = None,  # what goes to TRL's config

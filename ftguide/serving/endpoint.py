@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ftguide.engine.conversations import tools_of, with_text_arguments
+from ftguide.engine.generation import Answer
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import as_messages
-from ftguide.models import LM, load, reply
+from ftguide.engine.tokens import answer_limit, context_length
+from ftguide.models import LM, load, replies
 
-__all__ = ["Endpoint", "ask"]
+__all__ = ["Endpoint", "ask", "ask_all", "limit_for"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Endpoint:
         client,  # of `client()`
         messages: list[dict],
         max_new_tokens: int,
-    ) -> tuple[str, int, int]:  # answer, tokens read, tokens written
+    ) -> tuple[str, int, int, bool]:  # answer, tokens read, tokens written, was it cut at the limit?
         "One answer at temperature 0; ModelError says why there is none, and never shows the key."
         import openai
 
@@ -54,7 +56,8 @@ class Endpoint:
             response = client.chat.completions.create(
                 model=self.model, max_tokens=max_new_tokens, temperature=0, **_in_their_keys(messages)
             )
-            text = (response.choices[0].message.content or "").strip()
+            choice = response.choices[0]
+            text = (choice.message.content or "").strip()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
             raise ModelError(
                 f"{self.url} refuses the key ({e.status_code}): "
@@ -70,7 +73,7 @@ class Endpoint:
             ) from e
         usage = getattr(response, "usage", None)
         counts = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
-        return (text, *counts)
+        return (text, *counts, choice.finish_reason == "length")
 
     def ask(
         self,
@@ -78,8 +81,20 @@ class Endpoint:
         max_new_tokens: int = 96,
     ) -> list[str]:
         "Answers in the order of the prompts, temperature 0; ModelError when the server does not answer."
+        return [answer.text for answer in self.replies(prompts, max_new_tokens)]
+
+    def replies(
+        self,
+        prompts: list,  # text or messages
+        max_new_tokens: int = 96,
+    ) -> list[Answer]:
+        "What `ask` says, and of each answer whether the limit cut it."
+
+        def answer(prompt) -> Answer:
+            text, *_, cut = self.say(client, as_messages(prompt), max_new_tokens)
+            return Answer(text, cut)
+
         with self.client() as client, ThreadPoolExecutor(self.at_once) as pool:
-            answer = lambda prompt: self.say(client, as_messages(prompt), max_new_tokens)[0]
             return list(pool.map(answer, prompts))
 
 
@@ -92,12 +107,34 @@ def _in_their_keys(messages: list[dict]) -> dict:  # messages; tools where there
     return {"messages": known, **({"tools": tools} if tools else {})}
 
 
+def limit_for(
+    who: LM | Endpoint | Callable,  # as in `ask`, loaded
+    references: list[str],  # right answers
+    least: int = 96,
+) -> int:  # tokens of an answer
+    "As `answer_limit` says; where nobody counts tokens, a token for two bytes."
+    if isinstance(who, LM):
+        return answer_limit(who.tokenizer, references, context_length(who), least)
+    return max([least, *(len(reference.encode("utf-8")) // 2 for reference in references)])
+
+
 def ask(
     who: LM | str | Endpoint | Callable,  # model, folder or hub name; server; or prompts -> answers
     prompts: list,  # text or messages
     max_new_tokens: int = 96,
 ) -> list[str]:
     "Answers of whoever can answer."
+    return [answer.text for answer in ask_all(who, prompts, max_new_tokens)]
+
+
+def ask_all(
+    who: LM | str | Endpoint | Callable,  # as in `ask`
+    prompts: list,  # text or messages
+    max_new_tokens: int = 96,
+) -> list[Answer]:
+    "What `ask` says, and of each answer whether the limit cut it; a function's answers are whole."
     if isinstance(who, Endpoint):
-        return who.ask(prompts, max_new_tokens)
-    return list(who(prompts)) if callable(who) else reply(load(who), prompts, max_new_tokens)
+        return who.replies(prompts, max_new_tokens)
+    if callable(who):
+        return [Answer(text, False) for text in who(prompts)]
+    return replies(load(who), prompts, max_new_tokens)

@@ -16,7 +16,7 @@ QUESTIONS = [dict(prompt=f"question {i % 10}") for i in range(12)]  # ten questi
 class Server:
     "An OpenAI-compatible server around a function, which fails as it is told."
 
-    def __init__(self, answer, plan=()):
+    def __init__(self, answer, plan=(), cut=lambda text: False):
         pytest.importorskip("openai")
         self.asked, self.plan, outer = [], list(plan), self
 
@@ -37,6 +37,7 @@ class Server:
                             dict(error=dict(message=f"no: {what}, key {self.headers.get('Authorization')}"))
                         ).encode(),
                     )
+                text = answer(body["messages"])
                 said = dict(
                     id="1",
                     object="chat.completion",
@@ -45,8 +46,8 @@ class Server:
                     choices=[
                         dict(
                             index=0,
-                            finish_reason="stop",
-                            message=dict(role="assistant", content=answer(body["messages"])),
+                            finish_reason="length" if cut(text) else "stop",
+                            message=dict(role="assistant", content=text),
                         )
                     ],
                     usage=dict(prompt_tokens=10, completion_tokens=3, total_tokens=13),

@@ -4,15 +4,18 @@ import json
 
 import pytest
 import torch
+from datasets import IterableDataset
 from endpoints import QUESTIONS, Server
 from formulas import plain_distillation_loss
 from ranks import two_ranks
 from stages import weights
 
 from ftguide.distillation import DistillationPipeline, distill, make_student
+from ftguide.engine import teachers
 from ftguide.engine.cache import CachedTeacher, write_cache
+from ftguide.engine.generation import Answer
 from ftguide.engine.run import Run
-from ftguide.engine.teachers import TextTeacher
+from ftguide.engine.teachers import LogitTeacher, TextTeacher
 from ftguide.engine.tokens import context_length
 from ftguide.models import collate, encode, load, reply, save, scored_logits
 
@@ -63,6 +66,36 @@ def test_cache_gives_the_same_student_and_resumes(tmp_path):
         distill(kept, "tiny-small", divergence="jsd")
     with pytest.raises(ValueError, match="leave corpus"):
         distill(kept, "tiny-small", ROWS)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_answer_that_was_cut_is_not_taught(monkeypatch, streams):
+    taught, rows = [], ROWS[:16]
+    said = [Answer(str(i), cut=i % 4 == 0) for i in range(16)]
+
+    def encoded(self, tokenizer, *parts, max_new_tokens):
+        answered = self.answers(*parts, max_new_tokens=max_new_tokens)
+        taught.extend(row["completion"] for row in answered[0])
+        return [teachers.encoded(tokenizer, part) for part in answered]
+
+    monkeypatch.setattr(teachers, "replies", lambda lm, prompts, *a, **k: said[: len(prompts)])
+    monkeypatch.setattr(LogitTeacher, "encoded_answers", encoded)
+    corpus = IterableDataset.from_generator(lambda: iter(rows)) if streams else rows
+    with pytest.warns(UserWarning, match="4 of 16 answers were cut at max_new_tokens=96, and are not taught"):
+        distill("tiny", "tiny-small", corpus, max_steps=1, batch_size=4)
+    assert taught[:12] == [str(i) for i in range(16) if i % 4]
+    monkeypatch.setattr(teachers, "replies", lambda lm, prompts, *a, **k: [Answer("x", True)] * len(prompts))
+    if not streams:
+        with pytest.raises(ValueError, match="all empty or cut"), pytest.warns(UserWarning, match="16 of 16"):
+            distill("tiny", "tiny-small", rows, epochs=1)
+
+
+def test_a_cut_answer_is_not_kept_on_disk(tmp_path, monkeypatch):
+    said = [Answer(str(i), cut=i == 2) for i in range(4)]
+    monkeypatch.setattr(teachers, "replies", lambda lm, prompts, *a, **k: said)
+    with pytest.warns(UserWarning, match="1 of 4 answers were empty or cut"):
+        kept = write_cache("tiny-small", ROWS[:4], tmp_path)
+    assert kept.numbers == [0, 1, 3]
 
 
 def swapped():

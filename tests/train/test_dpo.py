@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import tempfile
 import warnings
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from stages import FEW, FEW_PAIRS, FEW_THUMBS, Poison, weights
 import ftguide.engine.trainers
 from ftguide.dpo import KLCallback, _warn_of_length, align_dpo, align_kto, dpo_loss, make_pairs
 from ftguide.engine.callbacks import silent
+from ftguide.engine.generation import Answer
 from ftguide.engine.run import copy_for_training, training_arguments
 from ftguide.engine.trainers import DPOTrainer, TrainingError
 from ftguide.engine.training_data import to_trl
@@ -250,6 +252,16 @@ def test_pairs_are_kept_once_with_their_margin():
         temperature=0.01,
     )
     assert len(same) <= 1
+
+
+def test_a_cut_answer_makes_no_pair(monkeypatch):
+    said = [Answer("a", False), Answer("b", True), Answer("c", False), Answer("d", False)]
+    seen = []
+    monkeypatch.setattr(sys.modules["ftguide.dpo"], "replies", lambda *a, **k: said)
+    rows = [dict(prompt="1?"), dict(prompt="2?")]
+    with pytest.warns(UserWarning, match="1 of 4 answers were cut at max_new_tokens=96, and make no pair"):
+        pairs = make_pairs(load("tiny-small"), rows, lambda row, a, b, n: seen.append((a, b)) or 1)
+    assert [(p["chosen"], p["rejected"]) for p in pairs] == [("c", "d")] == seen
 
 
 def test_preferences_for_length_alone_are_warned_of():

@@ -13,16 +13,19 @@ from rouge_score import rouge_scorer
 from sheets import talk
 
 from ftguide.engine.formats import DataError
+from ftguide.engine.generation import Answer
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.rows import Row, conversation_text
 from ftguide.engine.statistics import bootstrap, win_rate
 from ftguide.engine.tables import markdown
+from ftguide.engine.tokens import context_length
 from ftguide.evaluation import (
     Report,
     _answer_alone,
     api_price_ratio,
     attribute_accuracy,
     bleu,
+    degeneration_metrics,
     evaluate,
     few_shot,
     latency,
@@ -243,7 +246,7 @@ def test_a_model_with_nan_is_refused_before_it_answers(small, monkeypatch):
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
     monkeypatch.setattr(
-        sys.modules["ftguide.evaluation"], "reply", lambda *a, **k: pytest.fail("it was asked")
+        sys.modules["ftguide.evaluation"], "replies", lambda *a, **k: pytest.fail("it was asked")
     )
     with pytest.raises(ModelError, match="broken: the logits are not finite"):
         evaluate(broken, ROWS)
@@ -269,10 +272,40 @@ def test_a_model_that_never_stops_is_bounded_and_found(small):
         report.degeneration["truncated_share"] == 1
         and max(len(small.tokenizer(r["answer"]).input_ids) for r in report.answers) <= 21
     )
+    assert all(answer["cut"] for answer in report.answers) and report.max_new_tokens == 20
+    assert "4 of 4, at 20 tokens" in markdown([report])
     assert {s.sign for s in diagnose(model=endless, test=ROWS, max_new_tokens=64)} >= {
         "end_probability",
         "truncated_share_excess",
     }
+
+
+def test_an_answer_as_long_as_the_limit_is_not_cut_if_it_ends(monkeypatch, small):
+    "The length of an answer does not say whether it had ended."
+    said = [Answer("yes", False), Answer("yes", True)]
+    monkeypatch.setattr(sys.modules["ftguide.evaluation"], "replies", lambda *a, **k: said)
+    rows = [dict(prompt=f"{i}?", completion="yes") for i in range(2)]
+    report = evaluate(small, rows, metrics=("quality",), max_new_tokens=1)
+    assert report.degeneration["truncated_share"] == 0.5
+    assert [a.get("cut") for a in report.answers] == [None, True]
+    assert report.score("exact match").value == 1  # scored as it is
+    assert degeneration_metrics(small, ["yes", "yes"], 1)["truncated_share"] == 1  # where nobody knows
+
+
+@pytest.mark.parametrize("words, least", [(1, 96), (60, 96), (150, 225)])
+def test_the_limit_follows_the_references(monkeypatch, small, words, least):
+    asked = []
+
+    def replies(lm, prompts, max_new_tokens, **how):
+        asked.append(max_new_tokens)
+        return [Answer("x", False)] * len(prompts)
+
+    monkeypatch.setattr(sys.modules["ftguide.evaluation"], "replies", replies)
+    rows = [dict(prompt="a?", completion="mug " * words), dict(prompt="b?", completion="a")]
+    report = evaluate(small, rows, metrics=("quality",))
+    assert asked == [report.max_new_tokens] and least <= asked[0] <= context_length(small) // 2
+    evaluate(small, rows, metrics=("quality",), max_new_tokens=7)
+    assert asked[1] == 7
 
 
 def test_200_answers_together_are_those_one_by_one(tuned):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import ftguide.models
 from ftguide.cli import app
 from ftguide.deployment import Gate, deploy
+from ftguide.engine.generation import Answer
 from ftguide.engine.loading import SHIPPED
 from ftguide.engine.trainers import TrainingError
 from ftguide.evaluation import Report
@@ -166,7 +167,7 @@ def quick(folder):
         m.setattr("ftguide.engine.run.Run.train", stop)
         m.setattr("ftguide.serving.page.page", page)
         m.setattr("ftguide.engine.pretrained.fetch", stop)
-        m.setattr(evaluate, "reply", lambda lm, prompts, *a, **k: [""] * len(prompts))
+        m.setattr(evaluate, "replies", lambda lm, prompts, *a, **k: [Answer("", False)] * len(prompts))
         m.setattr(evaluate, "_score_answers", score)
         m.setattr(evaluate, "_score_references", lambda *a: None)
         m.setattr("ftguide.report.run_folder.write_page", lambda f: f)

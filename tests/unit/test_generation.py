@@ -11,6 +11,7 @@ from letters import TABLE
 from ftguide.engine import generation
 from ftguide.engine.generation import (
     NEUTRAL,
+    CutAnswers,
     ExponentialSampling,
     QuarterEnded,
     asked_by_folder,
@@ -20,12 +21,13 @@ from ftguide.engine.generation import (
     neutral,
     say_settings,
     shared_beginning,
+    warn_of_cut,
     without_settings,
 )
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.tokens import context_length
 from ftguide.evaluation import evaluate
-from ftguide.models import load, reply, save, tokens_per_second
+from ftguide.models import load, replies, reply, save, tokens_per_second
 from ftguide.serving.streaming import Writer
 
 PROMPTS = ["product: mug\nbrand:", "product: lamp\ncolour: green\nbrand:", "mug", "a blue chair of wood\n"]
@@ -60,6 +62,36 @@ def test_a_prompt_that_fills_the_context_is_refused(small):
 def test_impossible_numbers_are_refused(small, knobs, says):
     with pytest.raises(ValueError, match=says):
         reply(small, "Hi", **knobs)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("limit", [1, 3, 8, 40])
+def test_an_answer_is_cut_when_no_end_token_was_written(small, limit, temperature):
+    "Compared with the same answer under a limit that it does not reach."
+    whole = replies(small, PROMPTS, 120, temperature, batch_size=1, seed=3, template=False)
+    found = replies(small, PROMPTS, limit, temperature, batch_size=1, seed=3, template=False)
+    assert [answer.text for answer in found] == reply(
+        small, PROMPTS, limit, temperature, batch_size=1, seed=3, template=False
+    )
+    for answer, other in zip(found, whole):
+        length = len(small.tokenizer(other.text, add_special_tokens=False).input_ids) + 1  # and the end
+        if abs(length - limit) > 3:  # white space around an answer is taken away
+            assert answer.cut is (length > limit or other.cut)
+    assert any(answer.cut for answer in found) or limit == 40
+
+
+def test_an_answer_that_ends_at_the_limit_is_whole(small):
+    answer = next(a for a in replies(small, PROMPTS, 120, template=False) if not a.cut and len(a.text) > 9)
+    prompt = next(p for p in PROMPTS if reply(small, p, 120, template=False) == answer.text)
+    limits = [n for n in range(1, 121) if not replies(small, [prompt], n, template=False)[0].cut]
+    assert limits == list(range(limits[0], 121))  # from one length on, and not from one less
+    assert replies(small, [prompt], limits[0], template=False)[0].text == answer.text
+
+
+def test_cut_answers_are_counted_in_a_line():
+    with pytest.warns(CutAnswers, match="3 of 1,000 answers were cut at max_new_tokens=7, and make no pair"):
+        warn_of_cut(3, 1000, 7, "make no pair")
+    warn_of_cut(0, 1000, 7, "make no pair")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

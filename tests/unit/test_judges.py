@@ -1,6 +1,7 @@
 "Sheets become win rates and pairs, and a verdict must survive the swap."
 
 import csv
+import json
 import math
 import random
 
@@ -9,6 +10,7 @@ from sheets import HOSTILE, fill, sheet, talk
 
 import ftguide.judges as judge_module
 from ftguide.engine.formats import DataError
+from ftguide.engine.generation import Answer
 from ftguide.engine.rows import Row
 from ftguide.engine.statistics import wilson
 from ftguide.evaluation import Report
@@ -127,6 +129,34 @@ PAIRS = [(dict(prompt=f"Q{i} {{first}} {{prompt}}"), f"good {i} {{second}}", f"b
 
 
 rows, good, bad = map(list, zip(*PAIRS))
+
+
+def test_an_answer_that_was_cut_is_neither_shown_nor_judged(tmp_path):
+    rows = [dict(prompt=f"question {i}") for i in range(6)]
+
+    def report(name, cut):
+        said = [dict(prompt=r["prompt"], reference="", answer=f"{name} {i}") for i, r in enumerate(rows)]
+        return Report(name, 1, answers=[{**a, "cut": True} if i in cut else a for i, a in enumerate(said)])
+
+    one, two = report("one", {0}), report("two", {0, 3})
+    asked = []
+    result = judge(
+        lambda prompts: asked.extend(prompts) or ["1"] * len(prompts), rows, one, two, truth=[1] * 6
+    )
+    assert result.cut == 2 and len(result.verdicts) == 4 and len(asked) == 8
+    assert not any("one 0" in text or "two 3" in text for text in asked) and "2 not judged" in repr(result)
+    with pytest.warns(UserWarning, match="2 of 6 answers were pairs with one cut"):
+        human_sheet([one, two], rows, tmp_path / "sheet")
+    key = json.loads((tmp_path / "sheet/key.json").read_text(encoding="utf-8"))
+    assert len(key["items"]) == 4 and key["identical"] == 0
+
+
+def test_a_verdict_that_was_cut_is_none(monkeypatch):
+    said = [Answer("1", False), Answer("1 is not", True), Answer("2", False), Answer("2", False)]
+    monkeypatch.setattr(judge_module, "ask_all", lambda *a: said)
+    rows = [dict(prompt="a"), dict(prompt="b")]
+    result = judge("a judge", rows, ["x", "x"], ["y", "y"])
+    assert result.verdicts == [1] and result.unread == 1
 
 
 def test_a_verdict_must_survive_the_swap():

@@ -25,6 +25,21 @@ def test_rate_limit():
 SCHEMA = dict(type="object", properties=dict(brand=dict(type="string")), required=["brand"])
 
 
+def test_an_answer_that_was_cut_is_asked_for_again():
+    "A shorter one is taken; who never gives one is counted and left out."
+    short = lambda m: "long and lo" if len(m) == 1 else "short"
+    with Server(short, cut=lambda text: text != "short") as server:
+        teacher = TextTeacher(server.endpoint())
+        rows = teacher.label(QUESTIONS[:4], max_new_tokens=3)
+        assert [r["completion"] for r in rows] == ["short"] * 4 and teacher.rejected == 0
+        assert "too long, and was cut" in server.asked[-1][0][-1]["content"]
+    with Server(lambda m: "long and lo", cut=lambda text: True) as server:
+        teacher = TextTeacher(server.endpoint(), tries=2)
+        with pytest.warns(UserWarning, match="4 of 4 answers were cut at max_new_tokens=3"):
+            assert teacher.label(QUESTIONS[:4], max_new_tokens=3) == []
+        assert teacher.rejected == 1 and teacher.bill["requests"] == 8
+
+
 def test_answers_are_held_to_their_format(tmp_path):
     assert json.loads(validated('```json\n{"brand": "Zavo"}\n```', SCHEMA)) == dict(brand="Zavo")
     for text, form, why in (

@@ -24,7 +24,7 @@ def test_the_peak_is_seen_although_the_memory_is_given_back():
 
 @pytest.mark.parametrize(
     ("method", "columns"),
-    [("sft", {"completion"}), ("dpo", {"chosen", "rejected"}), ("distill", set())],
+    [("sft", {"completion"}), ("dpo", {"chosen", "rejected"}), ("distill", {"completion"})],
 )
 def test_rows_have_the_columns_of_the_method_and_are_not_too_long(method, columns):
     tokenizer = load("tiny-small").tokenizer
