@@ -20,16 +20,17 @@ import numpy as np
 from sacrebleu.metrics import BLEU
 
 from .engine.files import fingerprint, read_json, write_atomic
+from .engine.generation import Answer
 from .engine.reports import ReportError, check_report
 from .engine.rows import Row, as_messages, conversation_text, question_key, read
 from .engine.scoring import check_scores_after, require_finite, weights_fingerprint
 from .engine.statistics import Score, interval, quantile
 from .engine.tables import SPEED, markdown, plot_reports, readable
 from .engine.texts import normalised_text, same_text
-from .engine.tokens import context_length
+from .engine.tokens import answer_limit, context_length
 from .market import FIELDS, Product, purchase_probability, score_ad
-from .models import LM, completion_logps, load, reply, tokens_per_second
-from .serving.endpoint import Endpoint, ask
+from .models import LM, completion_logps, load, replies, reply, tokens_per_second
+from .serving.endpoint import Endpoint, ask, limit_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -218,13 +219,14 @@ class Report:
     degeneration: dict[str, float] = field(default_factory=dict)  # of `degeneration_metrics`; shares, 0..1
     speed: dict[str, float] = field(default_factory=dict)  # the names of `SPEED`
     perplexity: float | None = None  # per token of the references
-    answers: list[dict] = field(default_factory=list)  # prompt (text or messages), reference, answer
+    answers: list[dict] = field(default_factory=list)  # prompt (text or messages), reference, answer, cut
     against: dict[str, Score] = field(default_factory=dict)  # metric -> ratio to another model
     nll: list[tuple] = field(default_factory=list)  # nats, tokens, bytes of each reference and its end
     test: str = ""  # fingerprint of prompts and references; reports of different rows are not compared
     api: dict = field(default_factory=dict)  # the dated price that api_price_ratio compares with
     weights: str = ""  # fingerprint of the weights that were measured; empty in older reports
     no_ratio: list[str] = field(default_factory=list)  # metrics whose ratio to the other model says nothing
+    max_new_tokens: int = 0  # at which answers were cut; 0 in older reports
 
     def score(self, metric: str) -> Score:
         "A metric with its 95 % interval; KeyError names the metrics there are."
@@ -300,7 +302,7 @@ def evaluate(
     test: list[dict] | str | Path,  # rows or a file, prompt and completion; a `task` column is used
     against: Report | None = None,  # of another model on the same rows: adds paired ratios
     metrics: tuple[str, ...] = ("quality", "latency", "cost"),
-    max_new_tokens: int = 96,
+    max_new_tokens: int | None = None,  # of an answer; by default 96, or 1.5 times the longest reference
     usd_per_hour: float = 0.10,  # price of this machine
     temperature: float = 0.7,  # where several answers are right (ads), as served; elsewhere greedy
     samples: int = 3,  # sampled answers to each of those
@@ -326,11 +328,16 @@ def evaluate(
     prompts = with_examples(rows, examples) if examples else prompts
     check_scores_after(lm, prompts[0])
     if "quality" in metrics:
+        if max_new_tokens is None:
+            references = [row["completion"] for row in rows]
+            max_new_tokens = answer_limit(lm.tokenizer, references, context_length(lm))
+        report.max_new_tokens = max_new_tokens
         decoding = dict(max_new_tokens=max_new_tokens, batch_size=batch_size)
-        greedy = reply(lm, prompts, progress=progress, **decoding)
+        greedy = replies(lm, prompts, progress=progress, **decoding)
         sampled = _sampled(lm, rows, prompts, temperature, samples, decoding)
         _score_answers(report, rows, greedy, sampled, score or score_row)
-        report.degeneration = degeneration_metrics(lm, [a["answer"] for a in report.answers], max_new_tokens)
+        answers, cut = [a["answer"] for a in report.answers], [a.get("cut", False) for a in report.answers]
+        report.degeneration = degeneration_metrics(lm, answers, max_new_tokens, cut)
         _score_references(report, lm, rows, prompts, batch_size)
     if against is not None:
         _add_ratios(report, against)
@@ -343,31 +350,32 @@ def evaluate(
 # %% ../nbs/04_evaluate.ipynb #evaluate-quality
 def _sampled(
     lm: LM, rows: list[dict], prompts: list, temperature: float, samples: int, decoding: dict
-) -> dict[int, list[str]]:  # number of the row -> its sampled answers
+) -> dict[int, list[Answer]]:  # number of the row -> its sampled answers
     "Answers to the rows where several are right."
     several = [i for i, row in enumerate(rows) if row.get("task") == "ad" and "product" in row]
     if not several or temperature <= 0:
         return {}
     repeated = [prompts[i] for i in several for _ in range(samples)]
-    texts = reply(lm, repeated, temperature=temperature, **decoding)
+    texts = replies(lm, repeated, temperature=temperature, **decoding)
     return {i: texts[k * samples : (k + 1) * samples] for k, i in enumerate(several)}
 
 
 def _score_answers(
-    report: Report, rows: list[dict], greedy: list[str], sampled: dict[int, list[str]], score: Scorer
+    report: Report, rows: list[dict], greedy: list[Answer], sampled: dict[int, list[Answer]], score: Scorer
 ) -> None:
     "Fill the report's rows and answers: of the greedy answer, or summed over the sampled ones."
     scored = []
     for i, (row, answer) in enumerate(zip(rows, greedy)):
-        counts = score(row, answer)
+        counts = score(row, answer.text)
         if i in sampled:
-            parts = [score(row, text) for text in sampled[i]]
+            parts = [score(row, one.text) for one in sampled[i]]
             once, counts = counts, {m: _summed(part.get(m, (0, 0)) for part in parts) for m in parts[0]}
             if "conversion" in once:
                 counts["conversion, greedy"] = once["conversion"]
             answer = sampled[i][0]
         scored.append(counts)
-        report.answers.append(dict(prompt=Row(row).request, reference=row["completion"], answer=answer))
+        shown = dict(prompt=Row(row).request, reference=row["completion"], answer=answer.text)
+        report.answers.append({**shown, "cut": True} if answer.cut else shown)
     metrics = dict.fromkeys(metric for counts in scored for metric in counts)
     report.rows = {metric: [counts[metric] for counts in scored if metric in counts] for metric in metrics}
 
@@ -421,14 +429,16 @@ def degeneration_metrics(
     lm: LM,  # its tokenizer counts
     answers: list[str],
     max_new_tokens: int,  # what the answers were cut at
+    cut: list[bool] | None = None,  # which were cut; by default those as long as the limit, give or take one
 ) -> dict[str, float]:  # distinct_2, truncated_share, mode_share; 0..1
     "How far answers degenerate: repetition, answers that never end, the same answer to everything."
-    lengths = [len(lm.tokenizer(answer, add_special_tokens=False).input_ids) for answer in answers]
-    truncated = sum(length >= max_new_tokens - 1 for length in lengths)
+    if cut is None:
+        lengths = [len(lm.tokenizer(answer, add_special_tokens=False).input_ids) for answer in answers]
+        cut = [length >= max_new_tokens - 1 for length in lengths]
     most_common = max(Counter(map(normalised_text, answers)).values(), default=0)
     return {
         "distinct_2": distinct(answers),
-        "truncated_share": truncated / max(len(answers), 1),
+        "truncated_share": sum(cut) / max(len(answers), 1),
         "mode_share": most_common / max(len(answers), 1),
     }
 
@@ -492,11 +502,14 @@ def few_shot(
     lm: LM | str | Path,  # or folder or hub name
     rows: list[dict],  # questions with their references
     examples: list[dict],  # rows shown before each question
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,  # of an answer; by default 64, or 1.5 times the longest reference
     score: CountScorer | None = None,  # by default exact match
 ) -> Score:  # exact match, or what `score` counts
     "Score of a model that is shown solved examples and then asked, in plain text."
-    return interval(_few_shot_counts(load(lm), rows, examples, max_new_tokens, score))
+    lm = load(lm)
+    if max_new_tokens is None:
+        max_new_tokens = limit_for(lm, [Row(row).reference for row in rows], 64)
+    return interval(_few_shot_counts(lm, rows, examples, max_new_tokens, score))
 
 
 def _few_shot_text(row: dict, examples: list[dict]) -> str:
@@ -561,7 +574,7 @@ def prompting_baseline(
     test: list[dict],  # rows with prompt and completion
     examples: list[dict],  # solved rows, never from the test
     shots: tuple[int, ...] = (0, 3, 8),  # examples before each question
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,  # of an answer; as in `few_shot`
     score: CountScorer | None = None,  # as in `few_shot`
 ) -> dict[int, Score]:  # by the number of examples shown
     "What prompting alone reaches; ValueError when an example is also a test row."
@@ -571,6 +584,8 @@ def prompting_baseline(
     _refuse_shared_questions(test, examples)
     if not (isinstance(who, Endpoint) or callable(who)):
         who = load(who)
+    if max_new_tokens is None:
+        max_new_tokens = limit_for(who, [Row(row).reference for row in test], 64)
     groups = []  # the test rows of a task, with examples of it where there are any
     for task in dict.fromkeys(row.get("task") for row in test):
         groups.append(tuple([r for r in rows if r.get("task") == task] or rows for rows in (test, examples)))

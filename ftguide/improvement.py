@@ -156,7 +156,7 @@ def improve(
     score: Callable
     | None = None,  # of `evaluate`: your own (row, answer) -> {metric: (numerator, denominator)}
     samples: int = 3,
-    max_new_tokens: int = 96,  # of `evaluate`
+    max_new_tokens: int | None = None,  # of an answer, as in `evaluate`
     output_dir: str | Path | None = None,  # where a hidden folder keeps pairs and checkpoints while it runs
     resume: bool = True,  # go on with a month that was cut off, if it asked for the same pairs?
     **dpo: object,  # of `align_dpo`: beta, epochs, learning_rate, seed...

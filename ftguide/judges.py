@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .engine.formats import DataError
+from .engine.generation import Answer, warn_of_cut
 from .engine.rows import Row, conversation_text, read, request_key
 from .engine.statistics import Score, wilson, win_rate
 from .engine.texts import same_text
 from .evaluation import Report
 from .market import Product, purchase_probability
-from .models import LM
-from .serving.endpoint import Endpoint, ask
+from .models import LM, load
+from .serving.endpoint import Endpoint, ask_all, limit_for
 from .serving.sheet import read_choices, write_sheet
 
 # %% auto #0
@@ -31,8 +32,8 @@ def human_sheet(
     models: dict | list,  # two: name -> LM, folder, hub name or Report; or a list of LMs or Reports
     test: list[dict],  # rows with a prompt
     folder: str | Path,  # new; gets for_raters/sheet.html and .csv, and key.json, which raters must not see
-    n: int = 100,  # rows, drawn at random; rows with two identical answers are left out
-    max_new_tokens: int = 96,
+    n: int = 100,  # rows, drawn at random; without those of two identical answers, or one that was cut
+    max_new_tokens: int | None = None,  # of an answer; by default 96, or 1.5 times the longest completion
     seed: int = 0,  # of draw, order and sides
 ) -> Path:  # of the page
     "Write a blind, shuffled, side-by-side sheet for people; ValueError unless there are two models."
@@ -43,13 +44,16 @@ def human_sheet(
     if len(named) != 2 or len(models) != 2:
         given = ", ".join(map(str, named)) or "none"
         raise ValueError(f"a sheet compares two models with different names, not {given}")
-    prompts = _prompts(test)
-    prompts = rng.sample(prompts, min(n, len(prompts)))
-    answers = [_answers_of(model, prompts, max_new_tokens) for model in named.values()]
+    rows = _asked(test)
+    known = [row["completion"] for row in rows if isinstance(row.get("completion"), str)]
+    prompts = rng.sample([Row(row).request for row in rows], min(n, len(rows)))
+    answers = [_answers_of(model, prompts, max_new_tokens, known) for model in named.values()]
+    pairs = list(zip(prompts, *answers))
+    whole = [(prompt, [a.text, b.text]) for prompt, a, b in pairs if not (a.cut or b.cut)]
+    limit = max_new_tokens or "the limit"
+    warn_of_cut(len(pairs) - len(whole), len(pairs), limit, "are not shown", "pairs with one cut")
     items = [
-        _shuffled_sides(prompt, pair, list(named), rng)
-        for prompt, *pair in zip(prompts, *answers)
-        if not same_text(*pair)
+        _shuffled_sides(prompt, pair, list(named), rng) for prompt, pair in whole if not same_text(*pair)
     ]
     if not items:
         raise ValueError(
@@ -57,7 +61,7 @@ def human_sheet(
         )
     kept = ("prompt", "left", "right", "left_is")
     key = {item["id"]: {name: item[name] for name in kept} for item in items}
-    key = dict(models=list(named), identical=len(prompts) - len(items), items=key)
+    key = dict(models=list(named), identical=len(whole) - len(items), items=key)
     (folder / "for_raters").mkdir(parents=True)
     (folder / "key.json").write_text(json.dumps(key, ensure_ascii=False, indent=1), encoding="utf-8")
     shown = [{**item, "prompt": conversation_text(item["prompt"])} for item in items]
@@ -75,20 +79,26 @@ def _shuffled_sides(prompt, answers: list[str], names: list[str], rng: random.Ra
     )
 
 
-def _prompts(test: list[dict]) -> list:  # text or messages, of rows with or without answers
+def _asked(test: list[dict]) -> list[dict]:  # rows with or without answers
     try:
         rows = read(test, "sft")
     except DataError:
         rows = read(test, "corpus")
     if without := [i for i, row in enumerate(rows, 1) if "prompt" not in row and "messages" not in row]:
         raise DataError(f"row {without[0]}: a sheet needs a prompt, and this row has only text")
-    return [Row(row).request for row in rows]
+    return rows
 
 
-def _answers_of(model, prompts: list, max_new_tokens: int) -> list[str]:  # of a model, or out of a Report
+def _answers_of(
+    model,
+    prompts: list,
+    max_new_tokens: int | None,
+    references: list[str],
+) -> list[Answer]:  # of a model, or out of a Report
     if not isinstance(model, Report):
-        return ask(model, prompts, max_new_tokens)
-    known = {request_key(answer["prompt"]): answer["answer"] for answer in model.answers}
+        who = load(model) if isinstance(model, str | Path) else model
+        return ask_all(who, prompts, max_new_tokens or limit_for(who, references))
+    known = {request_key(a["prompt"]): Answer(a["answer"], a.get("cut", False)) for a in model.answers}
     if missing := [conversation_text(prompt) for prompt in prompts if request_key(prompt) not in known]:
         raise ValueError(
             f"the report of {model.name} has no answer to {missing[0][:60]!r}; "
@@ -109,6 +119,7 @@ class JudgeResult:
     position_consistency: Score | None = None  # of a judge: share with the same verdict in both orders
     unread: int = 0  # rows without a verdict
     identical: int = 0  # rows where both models gave the same answer; not shown to anybody
+    cut: int = 0  # rows that were not judged, because a limit had cut an answer
 
     @property
     def win_rate(self) -> Score:  # nan when no row has a verdict
@@ -124,6 +135,8 @@ class JudgeResult:
                 parts.append(f"{name} {score} of {score.n} rows")
         if self.unread:
             parts.append(f"{self.unread} without a verdict")
+        if self.cut:
+            parts.append(f"{self.cut} not judged, with an answer that was cut")
         return f"JudgeResult({', '.join(parts)})"
 
 # %% ../nbs/06c_judges.ipynb #judge-read-sheet
@@ -200,20 +213,30 @@ def judge(
     *,
     question: str = JUDGE,  # with {prompt}, {first} and {second}
     truth: list[int] | None = None,  # of each row 1, -1 or 0; by default what sells, where products are known
-    max_new_tokens: int = 8,
+    max_new_tokens: int = 8,  # of a verdict; one that is cut is none
 ) -> JudgeResult:
-    "Pairwise verdicts that survive a swap of positions, and how often they agree with the truth."
+    """Pairwise verdicts that survive a swap of positions, and how often they agree with the truth.
+
+    Rows of reports in which an answer was cut are not judged, and counted."""
     prompts = [Row(row).request for row in rows]
-    answers = [_answers_of(x, prompts, 0) if isinstance(x, Report) else list(x) for x in (a, b)]
+    answers = [
+        _answers_of(x, prompts, None, []) if isinstance(x, Report) else [Answer(text, False) for text in x]
+        for x in (a, b)
+    ]
     if not rows or {len(x) for x in answers} != {len(rows)}:
         raise ValueError(
             f"a judge needs two answers for every row: {len(rows)} rows, "
             f"{len(answers[0])} and {len(answers[1])} answers"
         )
+    whole = [i for i, pair in enumerate(zip(*answers)) if not (pair[0].cut or pair[1].cut)]
+    cut = len(rows) - len(whole)
+    rows, prompts = [rows[i] for i in whole], [prompts[i] for i in whole]
+    answers = [[said[i].text for i in whole] for said in answers]
+    truth = truth if truth is None else [truth[i] for i in whole]
     each = list(zip(map(conversation_text, prompts), *answers))
     asked = [_filled(question, prompt, first, second) for prompt, first, second in each]
     asked += [_filled(question, prompt, first, second) for prompt, second, first in each]
-    said = [_verdict(text) for text in ask(who, asked, max_new_tokens)]
+    said = [None if answer.cut else _verdict(answer.text) for answer in ask_all(who, asked, max_new_tokens)]
     in_order, swapped = said[: len(rows)], said[len(rows) :]
     verdicts = [_survivor(*both) for both in zip(in_order, swapped)]
     pairs = [
@@ -223,7 +246,7 @@ def judge(
     ]
     names = tuple(getattr(x, "name", n) for x, n in ((a, "a"), (b, "b")))
     given = [verdict for verdict in verdicts if verdict is not None]
-    result = JudgeResult(names, given, pairs, unread=len(rows) - len(given))
+    result = JudgeResult(names, given, pairs, unread=len(rows) - len(given), cut=cut)
     result.position_consistency = wilson(sum(map(abs, given)), len(given)) if given else None
     truth = _truth(rows, *answers) if truth is None else truth
     right = [verdict == t for verdict, t in zip(verdicts, truth or []) if verdict and t]

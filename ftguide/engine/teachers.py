@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 from trl.trainer.utils import hash_module
 
 from ftguide.engine.environment import processes, progress_bar, to_device
@@ -230,6 +230,9 @@ class AnsweredStream(IterableDataset):
         teacher.begin([], keep=False)  # a row comes once: nothing of it is worth keeping
 
     def __iter__(self) -> Iterator[dict]:
+        loader = get_worker_info()
+        if loader is not None and loader.id > 0:
+            return  # each worker of a data loader has the whole stream, and a row comes once
         rows, number = stream_rows(self.student, self.corpus, "corpus"), self.first
         while chunk := list(islice(rows, self.chunk)):
             with warnings.catch_warnings():

@@ -81,11 +81,11 @@ def test_an_answer_is_cut_when_no_end_token_was_written(small, limit, temperatur
 
 
 def test_an_answer_that_ends_at_the_limit_is_whole(small):
-    answer = next(a for a in replies(small, PROMPTS, 120, template=False) if not a.cut and len(a.text) > 9)
-    prompt = next(p for p in PROMPTS if reply(small, p, 120, template=False) == answer.text)
-    limits = [n for n in range(1, 121) if not replies(small, [prompt], n, template=False)[0].cut]
-    assert limits == list(range(limits[0], 121))  # from one length on, and not from one less
-    assert replies(small, [prompt], limits[0], template=False)[0].text == answer.text
+    lm, prompt = small.copy(), PROMPTS[0]
+    lm.model.generation_config.eos_token_id = lm.tokenizer(reply(lm, prompt, 24, template=False)).input_ids[9]
+    limits = [n for n in range(1, 25) if not replies(lm, [prompt], n, template=False)[0].cut]
+    assert limits == list(range(limits[0], 25)) and limits[0] > 1  # from one length on, and not from one less
+    assert len({replies(lm, [prompt], n, template=False)[0].text for n in limits}) == 1
 
 
 def test_cut_answers_are_counted_in_a_line():

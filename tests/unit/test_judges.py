@@ -119,9 +119,9 @@ def test_whole_conversations_are_read_judged_and_become_pairs(small, tmp_path):
         judge(lambda p: ["1"] * len(p), [talk("jar")], a, b)
     old = Report("old", 1, answers=[dict(prompt="Hi", reference="", answer="there")])
     assert (
-        judge_module._answers_of(old, ["Hi"], 4)
-        == judge_module._answers_of(old, [[dict(role="user", content="Hi")]], 4)
-        == ["there"]
+        judge_module._answers_of(old, ["Hi"], 4, [])
+        == judge_module._answers_of(old, [[dict(role="user", content="Hi")]], 4, [])
+        == [("there", False)]
     )
 
 
