@@ -40,6 +40,7 @@ from ftguide.engine.teachers import (
     numbered,
     written_answers,
 )
+from .engine.tokens import answer_limit, context_length
 from .engine.trainer_settings import OF_DISTILLATION, check_config, planned_steps
 from .engine.trainers import DistillationTrainer, GOLDConfig, GOLDTrainer, SoftLabelTrainer
 from .engine.training_data import is_streamed, one_answer_each
@@ -237,7 +238,7 @@ def distill(
     epochs: float = 3,  # passes over the rows
     learning_rate: float | None = None,  # at the top; by default from the model's size
     batch_size: int = 8,  # rows a step
-    max_new_tokens: int = 96,  # of an answer
+    max_new_tokens: int | None = None,  # of an answer; by default 96, or 1.5 times the longest completion
     eval_data: Rows | None = None,  # for the validation loss; the best student seen on them is returned
     patience: int | None = 3,  # stop after so many validations without a better one; None never stops early
     lora: bool | LoraConfig | None = None,  # True or a peft.LoraConfig: train an adapter and merge it
@@ -271,13 +272,16 @@ def distill(
         resume=resume,
         callbacks=callbacks,
         config=config,
-        decides=dict(loss, max_new_tokens=max_new_tokens, cached=cache is not None),
+        decides=dict(loss, cached=cache is not None),
         rows_meet=on_policy,
     )
     if output_dir:
         run.decides["teacher"] = teacher.identity
     teacher.check_student(run.start)
     parts = _checked_rows(run, teacher, corpus, data, eval_data, force)
+    if max_new_tokens is None:
+        max_new_tokens = _answer_limit(run.start, parts)
+    run.decides["max_new_tokens"] = max_new_tokens
     if on_policy:
         return _on_policy(run, teacher, parts, max_new_tokens, force)
     if cross_tokenizer:
@@ -346,6 +350,11 @@ def _checked_rows(run, teacher, corpus, data, eval_data, force) -> tuple[list, l
             preflight(run.start, rows, method, **settings, eval_rows=eval_rows)
             train += rows if method == "distill" else [_labelled(row) for row in rows]
     return train, eval_rows
+
+
+def _answer_limit(student: LM, parts: tuple) -> int:  # tokens
+    known = [row["completion"] for rows in parts for row in rows if isinstance(row.get("completion"), str)]
+    return answer_limit(student.tokenizer, known, context_length(student))
 
 
 def _labelled(row: dict) -> dict:  # prompt, completion

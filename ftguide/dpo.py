@@ -19,14 +19,15 @@ from transformers import TrainerCallback
 from trl import DPOConfig, KTOConfig
 
 from .engine.formats import Source
+from .engine.generation import warn_of_cut
 from .engine.preflight import preflight, read_for_training, with_thumbs
 from .engine.rows import read
 from .engine.run import Run, check_positive
 from .engine.texts import is_blank, same_text
-from .engine.tokens import TokenisedRow, tokenised
+from .engine.tokens import TokenisedRow, answer_limit, context_length, tokenised
 from .engine.trainers import DPOTrainer, KTOTrainer
 from .engine.training_data import dataset, first_rows, fitting, is_streamed, prepare, train_dataset
-from .models import LM, complete_tokenizer, completion_logps, load, reply
+from .models import LM, complete_tokenizer, completion_logps, load, replies, reply
 
 # %% auto #0
 __all__ = ['LEARNING_RATES', 'dpo_loss', 'make_pairs', 'align_dpo', 'kl_per_token', 'KLCallback', 'align_kto']
@@ -50,25 +51,31 @@ def make_pairs(
     prefer: Callable,  # (row, a, b, pairs so far) -> how much better a is; below 0 when b is
     samples: int = 2,  # answers for each prompt, compared two by two
     temperature: float = 1.0,  # of the sampling
-    max_new_tokens: int = 96,
+    max_new_tokens: int | None = None,  # of an answer; by default 96, or 1.5 times the longest completion
     seed: int = 0,
     progress: Callable[[int], object] | None = None,  # called with the number of answers so far
 ) -> list[dict]:  # prompt, chosen, rejected, margin
-    "Sample answers, ask which is better, keep the pairs with a winner, each once."
+    """Sample answers, ask which is better, keep the pairs with a winner, each once.
+
+    Of answers that the limit cut no pair is made; a warning counts them."""
     if samples < 2:
         raise ValueError(f"samples must be 2 or more, not {samples}")
+    if max_new_tokens is None:
+        known = [row["completion"] for row in rows if isinstance(row.get("completion"), str)]
+        max_new_tokens = answer_limit(lm.tokenizer, known, context_length(lm))
     asked = [r["prompt"] for r in rows for _ in range(samples)]
-    answers = reply(lm, asked, max_new_tokens, temperature, seed=seed, progress=progress)
+    answers = replies(lm, asked, max_new_tokens, temperature, seed=seed, progress=progress)
+    warn_of_cut(sum(answer.cut for answer in answers), len(answers), max_new_tokens, "make no pair")
     pairs = []
     for i, row in enumerate(rows):
         own = answers[i * samples : (i + 1) * samples]
         for a, b in zip(own[::2], own[1::2]):
-            if is_blank(a) or is_blank(b) or same_text(a, b):
+            if a.cut or b.cut or is_blank(a.text) or is_blank(b.text) or same_text(a.text, b.text):
                 continue
-            side = prefer(row, a, b, len(pairs))
+            side = prefer(row, a.text, b.text, len(pairs))
             if not side:
                 continue
-            chosen, rejected = (a, b) if side > 0 else (b, a)
+            chosen, rejected = (a.text, b.text) if side > 0 else (b.text, a.text)
             pairs.append(dict(prompt=row["prompt"], chosen=chosen, rejected=rejected, margin=abs(side)))
     once = {json.dumps([p["prompt"], p["chosen"], p["rejected"]]): p for p in reversed(pairs)}
     return list(once.values())[::-1]

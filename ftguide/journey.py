@@ -35,8 +35,9 @@ from ftguide.evaluation import (
     with_examples,
 )
 from .market import Product, ab_test, load_tasks
-from .models import LM, completion_logps, context_length, load, prompt_text, reply
+from .models import LM, completion_logps, context_length, load, prompt_text, replies, reply
 from .packages import load_packages, prefer_synopsis, score_package
+from .serving.endpoint import limit_for
 from .sft import finetune_sft
 
 # %% auto #0
@@ -60,7 +61,7 @@ class Material:
     corpus: list[dict] = field(default_factory=list)  # prompt or text
     examples: list[dict] = field(default_factory=list)  # solved rows to show before a question, of each task
     score: Scorer | None = None  # of an answer, see `evaluate`
-    max_new_tokens: int = 96  # of every answer
+    max_new_tokens: int | None = None  # of every answer; by default 96, or 1.5 times the longest right one
 
 # %% ../nbs/09_journey.ipynb #journey-examples
 def example_material(
@@ -84,6 +85,7 @@ def example_material(
         sheets=ads[:n_sheets],
         prefer=shoppers,
         corpus=[dict(prompt=r["prompt"]) for r in ads[n_sheets:]],
+        max_new_tokens=96,
     )
 
 
@@ -282,6 +284,7 @@ def journey(
     alpha: float = 0.7,  # share of soft labels in the distillation, 0..1; 0 teaches with text alone
     distill_epochs: float = 3,  # passes of the distillation over its prompts
     distill_learning_rate: float | None = None,  # by default from the student's size
+    max_new_tokens: int | None = None,  # of every answer; by default as the material says
     seed: int = 0,  # of all chance
     usd_per_hour: float = 0.10,  # what an hour of this machine costs, for the cost column
     speed: bool = True,  # measure latency and cost too?
@@ -310,9 +313,18 @@ def journey(
         usd_per_hour,
         speed,
     )
-    material = replace(material)
+    limit = material.max_new_tokens if max_new_tokens is None else max_new_tokens
+    material = replace(material, max_new_tokens=limit)
     _check(material, settings)
+    if limit is None:
+        material.max_new_tokens = limit_for(load(base), _right_answers(material))
     return _stages(material, settings, begin, kept or {}, work)
+
+
+def _right_answers(material: Material) -> list[str]:
+    rows = material.train + material.valid + material.test
+    chosen = (pair["chosen"] for pair in material.pairs + material.held_pairs)
+    return [Row(row).reference for row in rows] + [text for text in chosen if isinstance(text, str)]
 
 
 def _stages(
@@ -448,8 +460,9 @@ def _reference(teacher: LM, material: Material) -> list[dict]:
         return []
     held = asked[: len(asked) // 10]
     material.corpus = without_questions(material.corpus, held)
-    answers = reply(teacher, [row["prompt"] for row in held])
-    return [dict(prompt=row["prompt"], completion=a) for row, a in zip(held, answers) if a]
+    answers = replies(teacher, [row["prompt"] for row in held], material.max_new_tokens or 96)
+    whole = [(row, answer.text) for row, answer in zip(held, answers) if answer.text and not answer.cut]
+    return [dict(prompt=row["prompt"], completion=text) for row, text in whole]
 
 
 def _judged(lm: LM, material: Material, against: Report | None, settings: Settings) -> Report:
@@ -536,6 +549,8 @@ def _fit(lm: LM, questions: list[dict], examples: list[dict], max_new_tokens: in
 def _check(material: Material, settings: Settings):
     "Raises for all that has to be refused: each stage's `preflight`, before the first one starts."
     _check_numbers(settings)
+    if material.max_new_tokens is not None and material.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, not {material.max_new_tokens}")
     if not stages_of(material):
         raise ValueError("nothing to learn from: no SFT rows, no pairs, no corpus")
     start = load(settings.base)

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .engine.conversations import answered, in_tokens, write_prompts
-from .engine.generation import generate, plainly
+from .engine.generation import Answer, generate, plainly
 from .engine.heads import MULTIPLIES, head_kind
 from .engine.loading import read_model
 from .engine.model_folders import ModelError, first_line, write_model
@@ -24,9 +24,9 @@ from .engine.tokens import context_length
 from .engine.unpadded import last_states
 
 # %% auto #0
-__all__ = ['PLAIN_TEMPLATE', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply', 'tokens_per_second', 'token_logps',
-           'encode', 'collate', 'plain_head', 'scored_states', 'scored_logits', 'completion_logps', 'perplexity',
-           'save']
+__all__ = ['PLAIN_TEMPLATE', 'LM', 'load', 'complete_tokenizer', 'prompt_text', 'reply', 'replies', 'tokens_per_second',
+           'token_logps', 'encode', 'collate', 'plain_head', 'scored_states', 'scored_logits', 'completion_logps',
+           'perplexity', 'save']
 
 # %% ../nbs/01_models.ipynb #models-lm
 @dataclass
@@ -137,8 +137,22 @@ def reply(
     progress: Callable[[int], object] | None = None,  # called with the number of prompts answered so far
 ) -> list[str] | str:  # answers in the order of the prompts; one text for one prompt
     "Answer prompts in batches, sorted by length and padded on the left."
-    if isinstance(prompts, str):
-        return reply(lm, [prompts], max_new_tokens, temperature, batch_size, seed, template, progress)[0]
+    asked = [prompts] if isinstance(prompts, str) else prompts
+    said = replies(lm, asked, max_new_tokens, temperature, batch_size, seed, template, progress)
+    return said[0].text if isinstance(prompts, str) else [answer.text for answer in said]
+
+
+def replies(
+    lm: LM,
+    prompts: list,  # text or messages
+    max_new_tokens: int = 96,
+    temperature: float = 0.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    template: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> list[Answer]:  # text, and whether the limit cut it
+    "What `reply` says, and of each answer whether it had ended."
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 or more, not {temperature}")
     if not max_new_tokens >= 1:

@@ -135,9 +135,7 @@ def cache(folder: str):
 
     from ftguide.engine.cache import write_cache
 
-    return write_cache(
-        "tiny", [dict(prompt=r["prompt"]) for r in ROWS[:48]], folder, shard_rows=4, max_new_tokens=8
-    )
+    return write_cache("tiny", ROWS[:48], folder, shard_rows=4)
 
 
 def month(shop: str, votes: str):

@@ -5,7 +5,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
-from ftguide.models import LM, complete_tokenizer, load
+from ftguide.engine.generation import Answer
+from ftguide.models import LM, complete_tokenizer, load, replies
 from ftguide.sft import finetune_sft
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?", completion=str(i + i % 7)) for i in range(80)]
@@ -24,6 +25,17 @@ STAGES = {
     "dpo": (align_dpo, PAIRS, dict(epochs=3)),
     "distill": (teach, ROWS, dict(epochs=3)),
 }
+
+
+def let_answers_end(patch) -> None:  # patch: pytest's monkeypatch
+    "Wherever answers become pairs or labels, they count as whole."
+    for place in ("dpo", "journey", "engine.teachers"):
+        patch.setattr(f"ftguide.{place}.replies", replies_that_end)
+
+
+def replies_that_end(*args, **how) -> list[Answer]:
+    "As `replies`, and every answer counts as whole: few models here were taught to end."
+    return [answer._replace(cut=False) for answer in replies(*args, **how)]
 
 
 def weights(lm) -> torch.Tensor:

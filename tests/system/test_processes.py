@@ -216,7 +216,8 @@ def write_and_count(rows, folder, counts):
 
 
 def test_two_processes_share_the_writing_of_a_cache(tmp_path):
-    rows = [dict(prompt=r["prompt"]) for r in load_tasks("train", 12, tasks=("summary",), seed=5)]
+    tasks = load_tasks("train", 12, tasks=("summary",), seed=5)
+    rows = [dict(prompt=r["prompt"], completion=r["completion"]) for r in tasks]
     counts = server().SimpleQueue()
     assert two_ranks(write_and_count, rows, tmp_path / "cache", counts) == [0, 0]
     assert [counts.get(), counts.get()] == [12, 12]

@@ -8,7 +8,7 @@ from datasets import IterableDataset
 from endpoints import QUESTIONS, Server
 from formulas import plain_distillation_loss
 from ranks import two_ranks
-from stages import weights
+from stages import replies_that_end, weights
 
 from ftguide.distillation import DistillationPipeline, distill, make_student
 from ftguide.engine import teachers
@@ -20,6 +20,12 @@ from ftguide.engine.tokens import context_length
 from ftguide.models import collate, encode, load, reply, save, scored_logits
 
 ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def answers_are_whole(monkeypatch):
+    "The teacher is not taught to end, and its answers are short."
+    monkeypatch.setattr(teachers, "replies", replies_that_end)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3", "phi3", "gpt2", "gemma2", "gemma3_text"])

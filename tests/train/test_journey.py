@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 
 import pytest
+from stages import let_answers_end
 
 from ftguide.engine.formats import DataError
 from ftguide.evaluation import Report, with_examples
@@ -201,6 +202,11 @@ def test_the_teachers_reference_is_not_learnt():
 
 
 # stages, one at a time
+
+
+@pytest.fixture(autouse=True)
+def answers_are_whole(monkeypatch):
+    let_answers_end(monkeypatch)
 
 
 def test_a_stage_is_made_when_it_is_asked_for():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed import child, journey_killed_at, journey_killed_in
-from stages import weights
+from stages import let_answers_end, weights
 from typer.testing import CliRunner
 
 from ftguide.cli import app
@@ -19,7 +19,7 @@ from ftguide.journey import results_table
 from ftguide.models import load, save
 from ftguide.report.run_folder import run, settings
 
-SIZE = dict(n_train=48, n_sheets=32, n_corpus=24, n_test=16)
+SIZE = dict(n_train=48, n_sheets=64, n_corpus=48, n_test=16)  # half of the answers are cut
 KNOBS = dict(
     base="tiny-small", student="tiny-small", lang="pt", seed=1, size=SIZE, speed=False, distill_epochs=1
 )
@@ -41,7 +41,9 @@ SMALL = dict(example="packages", base="tiny-small", student=2, seed=4, size=FEW,
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
     out = tmp_path_factory.mktemp("packages") / "run"
-    return out, run(out, **SMALL, say=lambda line: None)
+    with pytest.MonkeyPatch.context() as patch:
+        let_answers_end(patch)
+        return out, run(out, **SMALL, say=lambda line: None)
 
 
 def test_conversations_through_the_whole_journey(tmp_path):
@@ -150,6 +152,7 @@ def test_packages_go_from_a_prompt_to_a_student_of_the_models_own_layers(package
 
 
 def test_a_stopped_run_of_packages_goes_on_with_its_prompt(packages, tmp_path, monkeypatch):
+    let_answers_end(monkeypatch)
     out, stages = packages
     mine = tmp_path / "run"
     shutil.copytree(out, mine)

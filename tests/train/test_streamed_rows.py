@@ -11,10 +11,12 @@ from itertools import islice
 import pytest
 import torch
 from killed import child, server
+from stages import replies_that_end
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
 from ftguide.distillation import distill
 from ftguide.dpo import align_dpo
+from ftguide.engine import teachers
 from ftguide.engine.formats import DataError
 from ftguide.engine.training_data import stream_rows, streamed
 from ftguide.market import load_tasks
@@ -58,7 +60,8 @@ def test_dpo_from_a_stream_is_dpo_from_a_list(rows, tmp_path):
     assert b.history[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and difference(a, b) < 1e-5
 
 
-def test_distillation_from_a_stream_is_distillation_from_a_list(rows, tmp_path):
+def test_distillation_from_a_stream_is_distillation_from_a_list(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "replies", replies_that_end)
     prompts = [dict(prompt=r["prompt"]) for r in rows]
     stream = streamed(written(tmp_path / "prompts.jsonl", prompts), "corpus")
     assert (

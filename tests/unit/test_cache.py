@@ -8,7 +8,7 @@ import torch
 from ftguide.engine.cache import CachedTeacher, likely_and_drawn_tokens, write_cache
 
 close = lambda wanted: pytest.approx(wanted, abs=1e-6)
-ROWS = [dict(prompt=f"How much is {i} + {i % 7}?") for i in range(40)]
+ROWS = [dict(prompt=f"How much is {i} + {i % 7}?", completion=str(i + i % 7)) for i in range(40)]
 
 
 def test_kept_tokens_are_the_likeliest_and_draws_from_the_others():

@@ -9,9 +9,10 @@ import pytest
 import torch
 from endpoints import QUESTIONS, Server
 from letters import TABLE, Bigram, Letters
+from stages import replies_that_end
 
 from ftguide.distillation import soft_labels
-from ftguide.engine import generation
+from ftguide.engine import generation, teachers
 from ftguide.engine.cache import write_cache
 from ftguide.engine.model_folders import ModelError
 from ftguide.engine.teachers import LogitTeacher, Teacher, TextTeacher, as_teacher, encoded
@@ -216,8 +217,9 @@ def test_no_bill_is_above_what_was_estimated_at_most():
             assert len(server.asked) == 10 * tries and 0.5 * most < spent / 1e6 <= most
 
 
-def test_an_answer_belongs_to_the_model_that_gave_it(tmp_path):
+def test_an_answer_belongs_to_the_model_that_gave_it(tmp_path, monkeypatch):
     "One name, other weights; one model's name, another address."
+    monkeypatch.setattr(teachers, "replies", replies_that_end)
     file, tiny = tmp_path / "a.jsonl", load("tiny")
     other = tiny.copy("tiny")
     other.model.lm_head.weight.data.mul_(-1)
@@ -255,6 +257,7 @@ def test_raised_tries_go_on_where_the_asking_ended(tmp_path):
 
 
 def test_a_local_teacher_keeps_what_it_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "replies", replies_that_end)
     lm, file, batches, generate_batch = (
         load("tiny-small"),
         tmp_path / "a.jsonl",
