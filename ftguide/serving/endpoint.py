@@ -73,7 +73,7 @@ class Endpoint:
             ) from e
         usage = getattr(response, "usage", None)
         counts = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
-        return (text, *counts, choice.finish_reason == "length")
+        return (text, *counts, getattr(choice, "finish_reason", None) == "length")
 
     def ask(
         self,
