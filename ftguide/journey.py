@@ -22,7 +22,7 @@ from .engine.preflight import preflight
 from .engine.rows import Row, question_key, read, without_questions
 from .engine.statistics import Score, interval, required_sample_size
 from .engine.tables import table
-from .engine.teachers import LogitTeacher
+from .engine.teachers import LogitTeacher, require_answers
 from .engine.tokens import check_lengths
 from .engine.trainers import TrainingError
 from .engine.unfinished import Unfinished
@@ -396,7 +396,8 @@ def _distilled(lm: LM, material: Material, settings: Settings, unfinished: Unfin
     "The student of a model, taught with its answers to the corpus."
     teacher = LogitTeacher(lm)
     limit = dict(max_new_tokens=material.max_new_tokens)
-    answered = unfinished.rows("answers", lambda: teacher.answers(material.corpus, **limit)[0])
+    answers = lambda: require_answers(teacher.answers(material.corpus, **limit)[0])
+    answered = unfinished.rows("answers", answers)
     teach = partial(
         distill,
         teacher,

@@ -194,14 +194,20 @@ def written_answers(
 ) -> tuple[list[dict], list[dict]]:  # the same, with input_ids, labels, row
     "The answered rows as `SoftLabelTrainer` reads them; ValueError when every answer is empty."
     train, valid = teacher.encoded_answers(tokenizer, *parts, max_new_tokens=max_new_tokens)
-    if not train + valid:
+    require_answers(train + valid)
+    if score:
+        teacher.begin(train + valid)
+    return numbered(train, 0), numbered(valid, len(train))
+
+
+def require_answers(rows: list) -> list:  # the same
+    "ValueError when a teacher's answers left nothing to learn."
+    if not rows:
         raise ValueError(
             "the teacher's answers are all empty or cut at the limit; ask it a few of the prompts with "
             "reply(), and look, or give a larger max_new_tokens"
         )
-    if score:
-        teacher.begin(train + valid)
-    return numbered(train, 0), numbered(valid, len(train))
+    return rows
 
 
 def numbered(

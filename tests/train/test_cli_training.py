@@ -8,15 +8,16 @@ import time
 
 import pytest
 from killed import child, command
-from stages import FEW
+from stages import FEW, let_answers_end
 from typer.testing import CliRunner
 
 from ftguide.cli import app
 from ftguide.models import load, reply
 
 
-def test_own_data_through_the_command(tmp_path):
+def test_own_data_through_the_command(tmp_path, monkeypatch):
     "Another domain, Portuguese, 60 rows: models, report.json and report.html."
+    let_answers_end(monkeypatch)
     for name, rows in (
         (
             "sft",

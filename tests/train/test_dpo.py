@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import trl
-from stages import FEW, FEW_PAIRS, FEW_THUMBS, Poison, weights
+from stages import FEW, FEW_PAIRS, FEW_THUMBS, Poison, let_answers_end, weights
 
 import ftguide.engine.trainers
 from ftguide.dpo import KLCallback, _warn_of_length, align_dpo, align_kto, dpo_loss, make_pairs
@@ -236,7 +236,8 @@ def test_kl_is_in_the_history_and_looking_changes_nothing():
         KLCallback("tiny-small", ["Hi"], every=0)
 
 
-def test_pairs_are_kept_once_with_their_margin():
+def test_pairs_are_kept_once_with_their_margin(monkeypatch):
+    let_answers_end(monkeypatch)
     rows = [dict(prompt=p) for p in ("How much is 1 + 1?", "How much is 1 + 1?", "How much is 3 + 1?")]
     pairs = make_pairs(
         load("tiny-small"), rows, lambda row, a, b, n: len(a) - len(b), samples=4, max_new_tokens=12
@@ -319,8 +320,10 @@ def test_pairs_that_choose_the_model_and_are_trained_on_are_told():
 
 
 def test_answers_that_look_alike_make_no_pair(monkeypatch):
-    answers = iter(["Four.", "four.\u200b", "4", "four", "\u200b", "5", "Six", "six "])
-    monkeypatch.setattr("ftguide.dpo.reply", lambda *args, **how: list(answers))
+    answers = [
+        Answer(text, False) for text in ("Four.", "four.\u200b", "4", "four", "\u200b", "5", "Six", "six ")
+    ]
+    monkeypatch.setattr("ftguide.dpo.replies", lambda *args, **how: answers)
     rows = [dict(prompt=f"How much is {i} + 1?") for i in range(4)]
-    pairs = make_pairs("tiny-small", rows, lambda row, a, b, n: 1)
+    pairs = make_pairs(load("tiny-small"), rows, lambda row, a, b, n: 1)
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("4", "four")]

@@ -9,6 +9,7 @@ import pytest
 from stages import let_answers_end
 
 from ftguide.engine.formats import DataError
+from ftguide.engine.generation import Answer
 from ftguide.evaluation import Report, with_examples
 from ftguide.journey import (
     _best_examples,
@@ -261,6 +262,14 @@ def test_stages_follow_the_material():
 
 
 FEW = dict(n_train=24, n_valid=6, n_sheets=64, n_corpus=12, n_test=9)
+
+
+def test_a_teacher_whose_answers_are_all_cut_is_said(monkeypatch):
+    cut = lambda lm, prompts, *args, **how: [Answer("and on", True)] * len(prompts)
+    monkeypatch.setattr("ftguide.engine.teachers.replies", cut)
+    material = load_material(corpus=[dict(prompt=f"How much is {i} + 1?") for i in range(8)])
+    with pytest.raises(ValueError, match="all empty or cut at the limit.*larger max_new_tokens"):
+        list(journey(material, "tiny-small", speed=False))
 
 
 def test_the_number_of_examples_is_chosen_for_each_task(monkeypatch):
