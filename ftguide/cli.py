@@ -67,7 +67,7 @@ def say_warning(otherwise: Callable) -> Callable:
     here = str(Path(ftguide.__file__).parent)
 
     def show(message, category, filename, lineno, file=None, line=None):
-        if category is UserWarning and filename.startswith(here):
+        if issubclass(category, UserWarning) and filename.startswith(here):
             typer.echo("warning: " + " ".join(str(message).splitlines()), err=True)
         else:
             otherwise(message, category, filename, lineno, file, line)
