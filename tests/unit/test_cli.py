@@ -13,8 +13,10 @@ from stages import family
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ftguide.cli import app, main, name_or_number, with_student
+import ftguide
+from ftguide.cli import app, main, name_or_number, say_warning, with_student
 from ftguide.engine.formats import DataError
+from ftguide.engine.generation import CutAnswers
 from ftguide.engine.rows import read
 from ftguide.models import save
 
@@ -389,3 +391,10 @@ def test_a_check_that_takes_too_long(monkeypatch, tmp_path):
 
 def test_a_divergence_is_a_name_or_a_number():
     assert [name_or_number(text) for text in (None, "jsd", "0.5", "1")] == [None, "jsd", 0.5, 1.0]
+
+
+@pytest.mark.parametrize("category", [UserWarning, CutAnswers])
+def test_a_warning_of_this_package_is_one_line(category, capsys):
+    show = say_warning(lambda *as_python_does: pytest.fail("in Python's form"))
+    show(category("two\nlines"), category, ftguide.__file__, 1)
+    assert capsys.readouterr().err == "warning: two lines\n"
