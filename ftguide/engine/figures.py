@@ -24,13 +24,13 @@ STAGE_MARKERS = {"base": "s", "prompt": "s", "SFT": "o", "DPO": "D", "distilled"
 
 
 def figures() -> ModuleType:  # matplotlib.pyplot
-    "Set the look (small files, no frame) and return pyplot."
+    "Set the look (twice as many pixels as the page shows, no frame) and return pyplot."
     import matplotlib.pyplot as plt
 
     if "ipykernel" in sys.modules or "execnb" in sys.modules:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("png")
+        set_matplotlib_formats("retina")
     plt.rcParams.update(
         {
             "figure.dpi": 90,

@@ -59,8 +59,11 @@ def test_quarto_names_pages_that_exist(quarto):
     assert chapters == sorted(chapters), "the sidebar is in reading order"
     assert [s["section"] for s in site["sidebar"]["contents"]] == [
         "Start",
+        "Ground",
         "Techniques",
-        "Practice",
+        "Trust",
+        "Production",
+        "The whole",
         "Reference",
         "Português",
     ]

@@ -91,7 +91,7 @@ SAID = {  # (lesson, cell) -> what its output must hold
         if not m["replay"]
         for metric in LEARNT
     ],
-    ("06b_health", "health-real"): [with_interval(read_score(m["scores"]["all"])) for m in ASKED.values()]
+    ("07c_health", "health-real"): [with_interval(read_score(m["scores"]["all"])) for m in ASKED.values()]
     + [change_in_words(read_score(m["changed"]["all"])) for m in ASKED.values() if "changed" in m],
 }
 

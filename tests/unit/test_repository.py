@@ -95,7 +95,8 @@ def test_chapter_is_complete(path):
         return
     assert any("parameters" in c.metadata.get("tags", []) for c in code), "no cell tagged parameters"
     assert any(c.outputs for c in code), "no stored outputs"
-    assert "Check yourself" in nb.cells[-1].source, "ends with questions"
+    end = "\n".join(c.source for c in nb.cells[-2:])
+    assert "## Exercises" in end or "Check yourself" in end, "ends with questions"
     figures = [c for c in code if any("image/png" in o.get("data", {}) for o in c.outputs)]
     assert not [c.id for c in figures if "#| fig-alt:" not in c.source], "figure without alt text"
 

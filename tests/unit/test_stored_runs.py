@@ -186,7 +186,7 @@ def kept():
 
 LEARNT = ("section", "ROUGE-L", "chrF")
 SAID = {  # (lesson, cell) -> what its output must hold
-    ("00_decide", "decide-real"): every(("base", "prompt", "SFT"), LEARNT) + gains("prompt", "base", LEARNT),
+    ("00a_decide", "decide-real"): every(("base", "prompt", "SFT"), LEARNT) + gains("prompt", "base", LEARNT),
     ("06_dpo", "dpo-real"): every(("SFT", "DPO")) + gains("DPO", "SFT"),
     ("07_distill", "distill-real"): every(("DPO", "distilled")) + kept(),
     ("07a_students", "students-real"): kept(),
