@@ -314,6 +314,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ftguide.market.load_unlabeled_documents': ('market.html#load_unlabeled_documents', 'ftguide/market.py'),
                                 'ftguide.market.make_product': ('market.html#make_product', 'ftguide/market.py'),
                                 'ftguide.market.make_products': ('market.html#make_products', 'ftguide/market.py'),
+                                'ftguide.market.other_kinds': ('market.html#other_kinds', 'ftguide/market.py'),
                                 'ftguide.market.product_page': ('market.html#product_page', 'ftguide/market.py'),
                                 'ftguide.market.product_sheet': ('market.html#product_sheet', 'ftguide/market.py'),
                                 'ftguide.market.product_title': ('market.html#product_title', 'ftguide/market.py'),

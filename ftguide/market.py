@@ -16,9 +16,9 @@ __all__ = ['FIELDS', 'SYLLABLES', 'PRODUCT_KINDS', 'COLOURS', 'MATERIALS', 'EXTR
            'DESCRIPTION_SENTENCES', 'REVIEW_OPINIONS', 'REVIEW_OPENINGS', 'AD_CLAUSES', 'CALM_PHRASES', 'HYPE_PHRASES',
            'TASKS', 'TASK_PROMPTS', 'SENTIMENT_LABELS', 'SUMMARY_ENDINGS', 'SPLITS', 'DOMAINS', 'Product',
            'make_product', 'make_products', 'product_sheet', 'product_title', 'describe_product', 'write_review',
-           'write_ad', 'seller_ad', 'stated_values', 'score_ad', 'purchase_probability', 'count_buyers', 'ab_test',
-           'shoppers_choose', 'catalogue_row', 'summary_line', 'task_row', 'load_tasks', 'load_domain_documents',
-           'load_unlabeled_documents', 'write_receipt', 'write_order', 'product_page']
+           'write_ad', 'seller_ad', 'stated_values', 'other_kinds', 'score_ad', 'purchase_probability', 'count_buyers',
+           'ab_test', 'shoppers_choose', 'catalogue_row', 'summary_line', 'task_row', 'load_tasks',
+           'load_domain_documents', 'load_unlabeled_documents', 'write_receipt', 'write_order', 'product_page']
 
 # %% ../nbs/15_market.ipynb #market-words
 FIELDS = ("brand", "model", "colour", "material", "size", "warranty", "extra")  # what an ad can state
@@ -384,18 +384,31 @@ def stated_values(
     found["brand"] = [word for word in words if word.lower() not in _lexicon(lang)]
     return {field: _different(found[field]) for field in FIELDS}
 
+
+def other_kinds(
+    text: str,  # an ad
+    product: Product,  # the product it is about
+) -> list[str]:  # each once, in alphabetical order
+    "The kinds of product that an ad names and that its product is not."
+    kinds = PRODUCT_KINDS if product.lang == "en" else [kind for kind, *_ in PRODUCT_KINDS.values()]
+    named = re.findall(rf"\b({'|'.join(kinds)})s?\b", text, flags=re.I)
+    return sorted({kind.lower() for kind in named} - {product.kind})
+
 # %% ../nbs/15_market.ipynb #market-score
 def score_ad(
     text: str,  # an ad
     product: Product,  # the product it is about
 ) -> dict[str, float | None]:  # counts stated, right, wrong; shares truth, completeness, hype
-    "Compare what an ad states with the truth; `truth` is None when nothing is stated."
+    """Compare what an ad states with the truth; `truth` is None when nothing is stated.
+
+    The name of another kind of product is one wrong statement; the right one is expected and adds nothing."""
     truth = product.attributes()
     same = [
         _normalised_value(value) == _normalised_value(truth[field])
         for field, values in stated_values(text, product.lang).items()
         for value in values
     ]
+    same += [False] * len(other_kinds(text, product))
     words = re.findall(r"[^\W\d_]+", text)
     shouts = sum(word.isupper() and len(word) > 1 for word in words) + text.count("!")
     return dict(

@@ -40,10 +40,20 @@ def test_a_true_claim_is_one_however_it_is_spelt(ad, p):
         ("12-month warranty, 24 months.", 1),
         ("in red, 30 cm.", 2),
         ("the Gexgor-61 of Mirlor.", 1),
+        ("Tray in green.", 1),
+        ("A TRAY, a tray, a mug.", 1),
+        ("A mug, a tray and a bag.", 2),
     ],
 )
 def test_a_false_claim_counts_once(ad, wrong):
     assert score_ad(ad, MUG)["wrong"] == wrong
+
+
+def test_an_ad_for_another_kind_of_thing_sells_less():
+    right, wrong = "Caneca Zavolor, verde, 300 ml.", "Manta Zavolor, verde, 300 ml."
+    scores = [score_ad(ad, CANECA) for ad in (right, wrong)]
+    assert [s["truth"] for s in scores] == [1, 0.75]
+    assert purchase_probability(wrong, CANECA) < purchase_probability(right, CANECA)
 
 
 def test_values_are_given_as_they_stand_in_the_ad():
