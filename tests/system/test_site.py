@@ -384,7 +384,7 @@ def test_quarto_furniture(site, browser):
         "#TOC a",
         "#quarto-search",
         ".quarto-color-scheme-toggle",
-        "a[href*='pt/index.html']",
+        "a[href*='pt/']",
         ".nav-page-next a",
         "details summary",
         "figcaption",

@@ -110,6 +110,14 @@ def test_links_between_chapters():
                 assert (path.parent / target).exists(), f"{path.name}, {cell.id}: no {target}"
 
 
+def test_every_block_of_code_in_the_text_names_its_language():
+    "A site colours it and gives it a button for copying."
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, 4).cells:
+            fences = re.findall(r"^```.*$", cell.source if cell.cell_type == "markdown" else "", re.M)
+            assert all(re.fullmatch(r"```\w+", fence) for fence in fences[::2]), f"{path.name}, {cell.id}"
+
+
 def test_the_text_names_no_cell_ids():
     "A page does not show them."
     for path in NOTEBOOKS:
