@@ -247,7 +247,8 @@ def _same(model: PreTrainedModel, one: dict, other: dict) -> bool:
 
 def _tried(model: PreTrainedModel, padding: int = 0, **how) -> tuple[torch.Tensor, ...]:
     width, pad = model.get_input_embeddings().num_embeddings, model.generation_config.pad_token_id
-    ids = torch.tensor([[width // 4, width // 2]], device=model.device)
+    # two rows: a state that mixes the rows of a batch is as wrong as one that reads padding
+    ids = torch.tensor([[width // 4, width // 2], [width // 3, width // 5]], device=model.device)
     return model.generate(
         input_ids=torch.nn.functional.pad(ids, (padding, 0), value=pad),
         attention_mask=torch.nn.functional.pad(torch.ones_like(ids), (padding, 0)),

@@ -108,6 +108,17 @@ CONFIGS = {
     "mixtral": ("mixtral", dict(LLAMA, **EXPERTS)),
     "qwen2_moe": ("qwen2_moe", dict(LLAMA, **EXPERTS, shared_expert_intermediate_size=32)),
     "mamba": ("mamba", dict(**IDS, hidden_size=32, state_size=4, num_hidden_layers=2)),
+    "rwkv": (
+        "rwkv",
+        dict(
+            **IDS,
+            context_length=256,
+            hidden_size=32,
+            attention_hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+        ),
+    ),
     "recurrent_gemma": (
         "recurrent_gemma",
         dict(

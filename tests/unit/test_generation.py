@@ -322,7 +322,7 @@ def test_positions_are_not_run_past(kind):
     assert tokens_per_second(lm, [long] * 2, 2, 8, template=False, warm_up=False) > 0
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "mamba", "recurrent_gemma", "lfm2", "mixtral", "roberta"])
+@pytest.mark.parametrize("kind", ["gpt2", "mamba", "rwkv", "recurrent_gemma", "lfm2", "mixtral", "roberta"])
 def test_every_kind_is_evaluated(kind):
     rows = [dict(prompt=f"product: mug {i}", completion="brand: Tulo") for i in range(6)]
     report = evaluate(random_lm(kind), rows, max_new_tokens=6, samples=0, latency_answers=2)
