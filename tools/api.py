@@ -1,4 +1,4 @@
-"""Writes nbs/api.ipynb: every exported name with its signature, its parameters and its chapter.
+"""Writes nbs/api.ipynb and nbs/api/: every exported name with its signature, its parameters and its lesson.
 
 `--check` only compares.
 """
@@ -7,6 +7,7 @@ import ast
 import re
 import sys
 import textwrap
+from pathlib import Path
 
 from book import NBS, ROOT, anchor, as_notebook, cells, chapters, headings, markdown_cell, title, write
 
@@ -17,7 +18,7 @@ TITLE = """# Every function
 
 > All exported names, with their parameters, shapes and units, and the place where they are explained
 
-This page is made by a script from the comments beside the parameters, so it says what the code says. \
+These pages are made by a script from the comments beside the parameters, so they say what the code says. \
 What most people need stands in `ftguide` itself: `from ftguide import load, finetune_sft`."""
 
 
@@ -53,7 +54,8 @@ class Source(ModuleSource):
         self.cells = [
             (n, c.split("#")[-1]) for n, c in sorted(self.comments.items()) if re.match(r"%% \S+\.ipynb #", c)
         ]
-        self.names = ast.literal_eval(self.of("__all__").value)
+        named = self.of("__all__")
+        self.names = ast.literal_eval(named.value) if named else []
 
     def cell(self, node) -> str:
         return [c for n, c in self.cells if n < node.lineno][-1]
@@ -110,7 +112,7 @@ def table(rows) -> str:
 
 def entry(source, name, place) -> str:
     node = source.of(name)
-    parts = [f"### `{name}`", place]
+    parts = [f"## `{name}`", place]
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         names = getattr(getattr(node, "targets", [None])[0], "elts", [])
         value = ast.unparse(node.value.elts[[n.id for n in names].index(name)] if names else node.value)
@@ -176,37 +178,120 @@ def identity(module, name, node) -> str:
     return f"api-{module}-{name.lower().replace('_', '-')}"[:58].strip("-") + kind
 
 
-def page() -> str:
-    items, contents = [], []
+def public_names() -> dict[str, list[str]]:  # module -> names that `from ftguide import …` knows
+    found = {}
+    for line in (ROOT / "ftguide/__init__.pyi").read_text(encoding="utf-8").splitlines():
+        if m := re.match(r"from \.([\w.]+) import (\w+)", line):
+            found.setdefault(defined_in(m[1], m[2]), []).append(m[2])
+    return found
+
+
+def defined_in(module: str, name: str) -> str:  # the module, or the one it imports the name from
+    source = Source(ROOT / f"ftguide/{module.replace('.', '/')}.py")
+    for node in source.tree.body:
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            return (node.module or "").removeprefix("ftguide.")
+    return module
+
+
+def lessons() -> dict[str, Path]:  # module -> the lesson it is exported from, in reading order
+    found = {}
     for path in chapters():
-        module = next(
-            (m[1] for c in cells(path) if (m := re.match(r"#\| default_exp: (\w+)", c["source"]))), None
-        )
-        if not module:
-            continue
-        source, heads = Source(ROOT / f"ftguide/{module}.py"), {}
-        last = ""
-        for c in cells(path):
-            last = next((h for i, level, h in reversed(headings(path)) if i == c["id"] and level > 1), last)
-            heads[c["id"]] = last
-        names = sorted((n for n in source.names if source.of(n)), key=lambda n: source.of(n).lineno)
-        contents.append(
-            f"| [`ftguide.{module}`](#ftguide.{module}) | [{title(path)}]({path.name}) | {len(names)} |"
-        )
-        items.append(
-            markdown_cell(f"api-{module}", f"## `ftguide.{module}`\n\nFrom [{title(path)}]({path.name}).")
-        )
-        for name in names:
+        for cell in cells(path):
+            if m := re.match(r"#\| default_exp: (\w+)", cell["source"]):
+                found[m[1]] = path
+    return found
+
+
+def says(source, name) -> str:
+    "The first line of what is said about a name."
+    node = source.of(name)
+    doc = ast.get_docstring(node) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
+    if not doc and node is not None:
+        doc = source.comment(node.lineno).removeprefix("-> ")
+    return plain((doc or "").split("\n")[0])
+
+
+def places(path, source) -> dict[str, str]:  # name -> a link to where the lesson explains it
+    heads, last = {}, ""
+    for cell in cells(path):
+        last = next((h for i, level, h in reversed(headings(path)) if i == cell["id"] and level > 1), last)
+        heads[cell["id"]] = last
+    found = {}
+    for name in source.names:
+        if source.of(name):
             head = heads.get(source.cell(source.of(name)), "")
-            place = (
-                f"[{title(path)}: {head}]({path.name}#{anchor(head)})"
-                if head
-                else f"[{title(path)}]({path.name})"
-            )
-            items.append(markdown_cell(identity(module, name, source.of(name)), entry(source, name, place)))
-    first = TITLE + "\n\n| module | chapter | names |\n|---|---|---|\n" + "\n".join(contents)
-    return as_notebook([markdown_cell("api-title", first), *items])
+            where = f"{title(path)}: {head}" if head else title(path)
+            found[name] = f"[{where}](../{path.name}{'#' + anchor(head) if head else ''})"
+    return found
+
+
+def module_page(module: str, path: Path, source: Source, main: list[str]) -> str:
+    "The names that `ftguide` itself offers come first, then the others as the lesson makes them."
+    where = places(path, source)
+    names = sorted(where, key=lambda n: (n not in main, source.of(n).lineno))
+    offered = ", ".join(f"`{n}`" for n in names if n in main)
+    head = (
+        f"# `ftguide.{module}`\n\n> {len(names)} names of the lesson {title(path)}\n\n"
+        f"Explained in [{title(path)}](../{path.name})."
+        + (f" `from ftguide import …` knows {offered}." if offered else "")
+    )
+    items = [markdown_cell(f"api-{module}", head)]
+    for name in names:
+        node = source.of(name)
+        items.append(markdown_cell(identity(module, name, node), entry(source, name, where[name])))
+    return as_notebook(items)
+
+
+def by_hand_page(modules: dict[str, list[str]]) -> str:
+    "Public names of modules that no lesson exports."
+    head = """# Reading, teachers, page and votes
+
+> What `ftguide` offers from modules that are written by hand"""
+    items = [markdown_cell("api-by-hand", head)]
+    for module, names in modules.items():
+        source = Source(ROOT / f"ftguide/{module.replace('.', '/')}.py")
+        for name in names:
+            id = identity(re.sub(r"[._]", "-", module), name, source.of(name))
+            items.append(markdown_cell(id, entry(source, name, f"In `ftguide.{module}`.")))
+    return as_notebook(items)
+
+
+def pages() -> dict[Path, str]:  # file -> its text
+    public, of = public_names(), lessons()
+    made, tables, names = {}, [], []
+
+    def offered(module, page):
+        source = Source(ROOT / f"ftguide/{module.replace('.', '/')}.py")
+        for name in public.get(module, []):
+            names.append(f"| [`{name}`](api/{page}.ipynb#{anchor(name)}) | {says(source, name)} |")
+
+    for module, path in of.items():
+        source = Source(ROOT / f"ftguide/{module}.py")
+        made[NBS / f"api/{module}.ipynb"] = module_page(module, path, source, public.get(module, []))
+        offered(module, module)
+        count = sum(source.of(n) is not None for n in source.names)
+        tables.append(
+            f"| [`ftguide.{module}`](api/{module}.ipynb) | [{title(path)}]({path.name}) | {count} |"
+        )
+    by_hand = {module: found for module, found in public.items() if module not in of}
+    made[NBS / "api/by_hand.ipynb"] = by_hand_page(by_hand)
+    for module in by_hand:
+        offered(module, "by_hand")
+    tables.append(
+        f"| [others](api/by_hand.ipynb) | written by hand | {sum(len(found) for found in by_hand.values())} |"
+    )
+    head = ["| name | |", "|---|---|"]
+    first = "\n".join([TITLE, "", "## `from ftguide import …`", "", *head, *names])
+    second = "\n".join(["## Module by module", "", "| module | lesson | names |", "|---|---|---|", *tables])
+    made[NBS / "api.ipynb"] = as_notebook(
+        [markdown_cell("api-title", first), markdown_cell("api-modules", second)]
+    )
+    return made
 
 
 if __name__ == "__main__":
-    write({NBS / "api.ipynb": page()})
+    made = pages()
+    write(made)
+    for path in set((NBS / "api").glob("*.ipynb")) - set(made):  # of a module that is gone
+        sys.exit(f"no module has the page {path.relative_to(ROOT)}; remove it")

@@ -105,5 +105,6 @@ def write(made: dict[Path, str]):
             sys.exit(f"stale: {', '.join(str(p.relative_to(ROOT)) for p in stale)}; run make readme")
         return
     for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made[path], encoding="utf-8")
         print(path.relative_to(ROOT))

@@ -22,7 +22,7 @@ from book import NBS, anchor, cells, headings
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PAGES = sorted(NBS.glob("*.ipynb")) + sorted(NBS.glob("pt/*.ipynb"))
+PAGES = [path for folder in ("", "pt/", "api/") for path in sorted(NBS.glob(f"{folder}*.ipynb"))]
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
 SITE = os.environ.get("FTGUIDE_SITE")
 WIDTHS = (1300, 390)
@@ -109,11 +109,21 @@ def test_made_by_a_script_and_fresh(script):
 
 
 def test_api_names_everything_exported():
-    text = (NBS / "api.ipynb").read_text(encoding="utf-8")
     for path in (ROOT / "ftguide").glob("*.py"):
         exported = re.search(r"^__all__ = \[(.*?)\]", path.read_text(encoding="utf-8"), re.S | re.M)
         names = re.findall(r"'(\w+)'", exported[1]) if exported else []  # the command line exports none
-        assert not [n for n in names if f"### `{n}`" not in text], path.name
+        if names:
+            page = (NBS / f"api/{path.stem}.ipynb").read_text(encoding="utf-8")
+            assert not [n for n in names if f"## `{n}`" not in page], path.name
+
+
+def test_api_leads_to_every_public_name():
+    "Each stands on one of the pages, and the first page links to it."
+    pages = {path: {text for _, _, text in headings(path)} for path in NBS.glob("api/*.ipynb")}
+    first = "\n".join(c["source"] for c in cells(NBS / "api.ipynb"))
+    for name in re.findall(r" as (\w+)$", (ROOT / "ftguide/__init__.pyi").read_text(encoding="utf-8"), re.M):
+        page = next(path for path, names in pages.items() if f"`{name}`" in names)
+        assert f"](api/{page.name}#{anchor(name)})" in first, name
 
 
 def test_links_and_anchors_of_the_sources():

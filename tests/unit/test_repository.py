@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb")) + sorted(ROOT.glob("nbs/pt/*.ipynb"))
+NOTEBOOKS = [path for folder in ("", "pt/", "api/") for path in sorted(ROOT.glob(f"nbs/{folder}*.ipynb"))]
 CHAPTERS = sorted(ROOT.glob("nbs/[0-9]*.ipynb"))  # the others are pages: home, functions, symptoms, words
 BIN = Path(sys.executable).parent
 
