@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'HORIZON_MONTHS', 'Branch', 'Question', 'Plan', 'choose_technique', 'draw_tree',
-           'explore', 'ROI', 'roi', 'sensitivity']
+__all__ = ['STEP_NAMES', 'ENDS', 'TREE', 'HORIZON_MONTHS', 'Branch', 'Question', 'draw_tree', 'Plan', 'choose_technique', 'ROI',
+           'roi', 'sensitivity', 'explore']
 
 # %% ../nbs/00a_decide.ipynb #decide-tree
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Question:
     yes: Branch
     no: Branch
 
-# %% ../nbs/00a_decide.ipynb #decide-tree-questions
+
 STEP_NAMES = {"sft": "SFT", "dpo": "DPO", "distill": "distillation"}
 ENDS = {
     "measure": "score more rows first",
@@ -94,8 +94,6 @@ TREE = {
         ),
     ),
 }
-
-# %% ../nbs/00a_decide.ipynb #decide-tree-techniques
 TREE |= {
     "objective": Question(
         "Is there one right answer?",
@@ -133,6 +131,86 @@ TREE |= {
     ),
 }
 
+# %% ../nbs/00a_decide.ipynb #decide-draw
+def _places() -> dict[str, tuple[float, float]]:  # name -> (x, y)
+    "Where each question and end of TREE stands."
+    into = Counter(branch.then for q in TREE.values() for branch in (q.yes, q.no))
+    column = [*TREE, *(end for end in ENDS if into[end] > 1)]
+    places = {name: (0, -row) for row, name in enumerate(column)}
+    for name, question in TREE.items():
+        for branch in (question.yes, question.no):
+            places.setdefault(branch.then, (2.15, places[name][1]))
+    return places
+
+
+def _label(yes: bool, branch: Branch) -> str:
+    "What stands beside an arrow: the answer, and the step it adds or what it finds missing."
+    answer = "yes" if yes else "no"
+    if branch.step:
+        return f"{answer}: {STEP_NAMES[branch.step]}"
+    return f"{answer}, missing:\n{branch.missing.split(':')[0]}" if branch.missing else answer
+
+
+_HALF = 0.64  # half the width of a box
+
+
+def _arrow(
+    start: tuple, end: tuple, side: int
+) -> tuple:  # tail, head, (x, y, vertical alignment) of its text
+    "Where an arrow begins and ends: sideways to an end, down to the next row, or in from the rail."
+    (x, y), (x2, y2) = start, end
+    if x2 > x:
+        return (_HALF, y), (x2 - _HALF, y), (_HALF + 0.04, y + 0.05, "bottom")
+    if y - y2 == 1:
+        return (side * 0.3, y - 0.2), (side * 0.3, y2 + 0.2), (side * 0.34, y - 0.5, "center")
+    rail = side * (_HALF + 0.2)
+    return (rail, y2), (side * _HALF, y2), (rail + side * 0.04, (y + y2) / 2, "center")
+
+
+def _draw_branch(ax: Axes, start: tuple, end: tuple, yes: bool, branch: Branch, taken: bool) -> None:
+    "An arrow from `start` to `end` and its label; round the rows it skips on a rail."
+    side = -1 if yes else 1
+    tail, head, (x, y, alignment) = _arrow(start, end, side)
+    look = dict(color="black" if taken else "0.55", lw=2.4 if taken else 1)
+    if tail[0] == side * (_HALF + 0.2):  # the rail
+        ax.plot([side * _HALF, tail[0], tail[0]], [start[1], start[1], end[1]], **look)
+    arrow = dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=12, **look)
+    ax.annotate("", head, tail, arrowprops=arrow)
+    left = side < 0 and end[0] == start[0]
+    weight = "bold" if taken else "normal"
+    ax.text(
+        x, y, _label(yes, branch), va=alignment, ha="right" if left else "left", fontsize=9, weight=weight
+    )
+
+
+def _draw_box(ax: Axes, name: str, place: tuple, on: bool) -> None:
+    "A question (round) or an end (square); grey and thick when `on`."
+    from matplotlib.patches import FancyBboxPatch  # half a second that the decision alone does not need
+
+    x, y = place
+    style = "round,pad=0,rounding_size=0.12" if name in TREE else "square,pad=0"
+    look = dict(boxstyle=style, fc="0.85" if on else "white", ec="black", lw=1 + on)
+    ax.add_patch(FancyBboxPatch((x - _HALF, y - 0.2), 2 * _HALF, 0.4, **look))
+    ax.text(x, y, TREE[name].ask if name in TREE else ENDS[name], ha="center", va="center", fontsize=9)
+
+
+def draw_tree(
+    plan: Plan | None = None,  # its way through the tree is drawn thick, on grey boxes
+    ax: Axes | None = None,  # None makes a figure
+) -> Axes:
+    "Draw TREE, and the way `plan` took."
+    if ax is None:
+        _, ax = figures().subplots(figsize=(7.6, 6.2), layout="constrained")
+    places, taken = _places(), plan.answers if plan else {}
+    for name, q in TREE.items():
+        _draw_branch(ax, places[name], places[q.yes.then], True, q.yes, taken.get(name) is True)
+        _draw_branch(ax, places[name], places[q.no.then], False, q.no, taken.get(name) is False)
+    for name, place in places.items():
+        _draw_box(ax, name, place, name in taken or (plan is not None and plan.end == name))
+    ax.set(xlim=(-1.2, 2.82), ylim=(min(y for _, y in places.values()) - 0.3, 0.3))
+    ax.axis("off")
+    return ax
+
 # %% ../nbs/00a_decide.ipynb #decide-plan
 @dataclass
 class Plan:
@@ -166,6 +244,26 @@ class Plan:
             collect = ["\nCollect, in this order:\n", *collect]
         head = [f"**{self.verdict}**\n", "| question | answer | because |", "|---|---|---|"]
         return "\n".join([*head, *rows, *collect])
+
+# %% ../nbs/00a_decide.ipynb #decide-walk
+def _walk(
+    answers: dict[str, bool],  # question -> answer, for all questions
+    case: dict,  # the numbers the reasons mention
+) -> Plan:
+    "Follow the answers through TREE."
+    plan, at = Plan(), next(iter(TREE))
+    while at in TREE:
+        plan.answers[at] = bool(answers[at])
+        branch = TREE[at].yes if answers[at] else TREE[at].no
+        plan.reasons.append(branch.because.format(**case))
+        if branch.step:
+            plan.steps.append(branch.step)
+        if branch.missing:
+            plan.missing.append(branch.missing.format(**case))
+            plan.collect.append(f"{plan.missing[-1]}; {branch.how}")
+        at = branch.then
+    plan.end = at
+    return plan
 
 # %% ../nbs/00a_decide.ipynb #decide-scored
 def _interval(
@@ -204,7 +302,7 @@ def _scored(score: float | Score, good_enough: float) -> dict:  # what the reaso
         rows_short=f"about {needed - rows:,} more" if few else "many times as many",
     )
 
-# %% ../nbs/00a_decide.ipynb #decide-walk
+
 def _latency(
     target_ms: float | None, measured_ms: float | None, critical: bool
 ) -> tuple[str, bool]:  # what to say, and whether it is too slow
@@ -224,26 +322,6 @@ def _latency(
     )
     too_slow = bool(critical) or measured_ms > target_ms
     return f"latency {measured_ms:g} ms (target {target_ms:g})", too_slow
-
-
-def _walk(
-    answers: dict[str, bool],  # question -> answer, for all questions
-    case: dict,  # the numbers the reasons mention
-) -> Plan:
-    "Follow the answers through TREE."
-    plan, at = Plan(), next(iter(TREE))
-    while at in TREE:
-        plan.answers[at] = bool(answers[at])
-        branch = TREE[at].yes if answers[at] else TREE[at].no
-        plan.reasons.append(branch.because.format(**case))
-        if branch.step:
-            plan.steps.append(branch.step)
-        if branch.missing:
-            plan.missing.append(branch.missing.format(**case))
-            plan.collect.append(f"{plan.missing[-1]}; {branch.how}")
-        at = branch.then
-    plan.end = at
-    return plan
 
 # %% ../nbs/00a_decide.ipynb #decide-choose
 _COUNTS = ("labelled_examples", "preference_pairs", "min_labelled", "min_pairs")
@@ -289,128 +367,6 @@ def choose_technique(
     if plan.end == "collect":
         plan.collect += _walk({**answers, "labels": True}, case).collect
     return plan
-
-# %% ../nbs/00a_decide.ipynb #decide-places
-def _places() -> dict[str, tuple[float, float]]:  # name -> (x, y)
-    "Where each question and end of TREE stands."
-    into = Counter(branch.then for q in TREE.values() for branch in (q.yes, q.no))
-    column = [*TREE, *(end for end in ENDS if into[end] > 1)]
-    places = {name: (0, -row) for row, name in enumerate(column)}
-    for name, question in TREE.items():
-        for branch in (question.yes, question.no):
-            places.setdefault(branch.then, (1.9, places[name][1]))
-    return places
-
-
-def _label(yes: bool, branch: Branch) -> str:
-    "What stands beside an arrow: the answer, and the step it adds or what it finds missing."
-    answer = "yes" if yes else "no"
-    if branch.step:
-        return f"{answer}: {STEP_NAMES[branch.step]}"
-    return f"{answer}, missing:\n{branch.missing.split(':')[0]}" if branch.missing else answer
-
-
-_HALF = 0.64  # half the width of a box
-
-
-def _arrow(
-    start: tuple, end: tuple, side: int
-) -> tuple:  # tail, head, (x, y, vertical alignment) of its text
-    "Where an arrow begins and ends: sideways to an end, down to the next row, or in from the rail."
-    (x, y), (x2, y2) = start, end
-    if x2 > x:
-        return (_HALF, y), (x2 - _HALF, y), (_HALF + 0.04, y + 0.05, "bottom")
-    if y - y2 == 1:
-        return (side * 0.3, y - 0.2), (side * 0.3, y2 + 0.2), (side * 0.34, y - 0.5, "center")
-    rail = side * (_HALF + 0.2)
-    return (rail, y2), (side * _HALF, y2), (rail + side * 0.04, (y + y2) / 2, "center")
-
-# %% ../nbs/00a_decide.ipynb #decide-draw
-def _draw_branch(ax: Axes, start: tuple, end: tuple, yes: bool, branch: Branch, taken: bool) -> None:
-    "An arrow from `start` to `end` and its label; round the rows it skips on a rail."
-    side = -1 if yes else 1
-    tail, head, (x, y, alignment) = _arrow(start, end, side)
-    look = dict(color="black" if taken else "0.55", lw=2.4 if taken else 1)
-    if tail[0] == side * (_HALF + 0.2):  # the rail
-        ax.plot([side * _HALF, tail[0], tail[0]], [start[1], start[1], end[1]], **look)
-    arrow = dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=12, **look)
-    ax.annotate("", head, tail, arrowprops=arrow)
-    left = side < 0 and end[0] == start[0]
-    weight = "bold" if taken else "normal"
-    ax.text(
-        x, y, _label(yes, branch), va=alignment, ha="right" if left else "left", fontsize=8, weight=weight
-    )
-
-
-def _draw_box(ax: Axes, name: str, place: tuple, on: bool) -> None:
-    "A question (round) or an end (square); grey and thick when `on`."
-    from matplotlib.patches import FancyBboxPatch  # half a second that the decision alone does not need
-
-    x, y = place
-    style = "round,pad=0,rounding_size=0.12" if name in TREE else "square,pad=0"
-    look = dict(boxstyle=style, fc="0.85" if on else "white", ec="black", lw=1 + on)
-    ax.add_patch(FancyBboxPatch((x - _HALF, y - 0.2), 2 * _HALF, 0.4, **look))
-    ax.text(x, y, TREE[name].ask if name in TREE else ENDS[name], ha="center", va="center", fontsize=9)
-
-
-def draw_tree(
-    plan: Plan | None = None,  # its way through the tree is drawn thick, on grey boxes
-    ax: Axes | None = None,  # None makes a figure
-) -> Axes:
-    "Draw TREE, and the way `plan` took."
-    if ax is None:
-        _, ax = figures().subplots(figsize=(6.4, 5.8), layout="constrained")
-    places, taken = _places(), plan.answers if plan else {}
-    for name, q in TREE.items():
-        _draw_branch(ax, places[name], places[q.yes.then], True, q.yes, taken.get(name) is True)
-        _draw_branch(ax, places[name], places[q.no.then], False, q.no, taken.get(name) is False)
-    for name, place in places.items():
-        _draw_box(ax, name, place, name in taken or (plan is not None and plan.end == name))
-    ax.set(xlim=(-1.15, 2.6), ylim=(min(y for _, y in places.values()) - 0.3, 0.3))
-    ax.axis("off")
-    return ax
-
-# %% ../nbs/00a_decide.ipynb #decide-explore
-_START = dict(
-    prompting_score=0.6,
-    labelled_examples=2000,
-    preference_pairs=0,
-    objective_task=True,
-    cost_critical=False,
-    latency_critical=False,
-    teacher_available=True,
-    worth_it=True,
-)
-
-
-def _control(widgets, name: str, value: Any):  # -> widget
-    "A box for a yes or no, a slider for a number; anything else stays as it is."
-    if not isinstance(value, Real):
-        return widgets.fixed(value)
-    if isinstance(value, bool):
-        return widgets.Checkbox(value, description=name, indent=False)
-    look = dict(description=name, style=dict(description_width="initial"))
-    if isinstance(value, float):
-        return widgets.FloatSlider(value, min=0, max=1, step=0.01, **look)
-    return widgets.IntSlider(value, min=0, max=max(10_000, value), step=50, **look)
-
-
-def explore(
-    **start: Any,  # starting values of choose_technique's arguments
-):  # -> widget, or the Plan when nobody can click
-    "choose_technique on sliders, where ipywidgets is installed and somebody can move them."
-    values = _START | start
-    live = "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules or "VSCODE_PID" in os.environ
-    if not live or not importlib.util.find_spec("ipywidgets"):
-        return choose_technique(**values)
-    import ipywidgets
-    from IPython.display import display
-
-    def show(**chosen: Any) -> None:
-        display(choose_technique(**chosen))
-
-    controls = {name: _control(ipywidgets, name, value) for name, value in values.items()}
-    return ipywidgets.interactive(show, **controls)
 
 # %% ../nbs/00a_decide.ipynb #decide-roi
 HORIZON_MONTHS = 60  # five years
@@ -498,3 +454,45 @@ def sensitivity(
         name: (five_years(name, 0.5), five_years(name, 2)) for name, value in assumptions.items() if value
     }
     return dict(sorted(found.items(), key=lambda item: -abs(item[1][1] - item[1][0])))
+
+# %% ../nbs/00a_decide.ipynb #decide-explore
+_START = dict(
+    prompting_score=0.6,
+    labelled_examples=2000,
+    preference_pairs=0,
+    objective_task=True,
+    cost_critical=False,
+    latency_critical=False,
+    teacher_available=True,
+    worth_it=True,
+)
+
+
+def _control(widgets, name: str, value: Any):  # -> widget
+    "A box for a yes or no, a slider for a number; anything else stays as it is."
+    if not isinstance(value, Real):
+        return widgets.fixed(value)
+    if isinstance(value, bool):
+        return widgets.Checkbox(value, description=name, indent=False)
+    look = dict(description=name, style=dict(description_width="initial"))
+    if isinstance(value, float):
+        return widgets.FloatSlider(value, min=0, max=1, step=0.01, **look)
+    return widgets.IntSlider(value, min=0, max=max(10_000, value), step=50, **look)
+
+
+def explore(
+    **start: Any,  # starting values of choose_technique's arguments
+):  # -> widget, or the Plan when nobody can click
+    "choose_technique on sliders, where ipywidgets is installed and somebody can move them."
+    values = _START | start
+    live = "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules or "VSCODE_PID" in os.environ
+    if not live or not importlib.util.find_spec("ipywidgets"):
+        return choose_technique(**values)
+    import ipywidgets
+    from IPython.display import display
+
+    def show(**chosen: Any) -> None:
+        display(choose_technique(**chosen))
+
+    controls = {name: _control(ipywidgets, name, value) for name, value in values.items()}
+    return ipywidgets.interactive(show, **controls)
