@@ -180,12 +180,15 @@ def gains(after, before, metrics=METRICS):
     return [change_in_words(RUNS.change(after, before, metric)) for metric in metrics]
 
 
-def kept():
-    return [with_interval(RUNS.change("distilled", "DPO", metric, "ratio")) for metric in METRICS]
+def kept(metrics=METRICS):
+    return [with_interval(RUNS.change("distilled", "DPO", metric, "ratio")) for metric in metrics]
 
 
 LEARNT = ("section", "ROUGE-L", "chrF")
 SAID = {  # (lesson, cell) -> what its output must hold
+    ("00_start", "start-sft"): every(("base", "prompt", "SFT"), ("section",)),
+    ("00_start", "start-dpo"): gains("DPO", "SFT", ("no fault", "ROUGE-L")),
+    ("00_start", "start-distill"): kept(LEARNT),
     ("00a_decide", "decide-real"): every(("base", "prompt", "SFT"), LEARNT) + gains("prompt", "base", LEARNT),
     ("06_dpo", "dpo-real"): every(("SFT", "DPO")) + gains("DPO", "SFT"),
     ("07_distill", "distill-real"): every(("DPO", "distilled")) + kept(),
