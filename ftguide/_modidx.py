@@ -96,6 +96,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'ftguide.dpo.KLCallback.on_step_end': ('dpo.html#klcallback.on_step_end', 'ftguide/dpo.py'),
                              'ftguide.dpo._check_smoothing': ('dpo.html#_check_smoothing', 'ftguide/dpo.py'),
                              'ftguide.dpo._kto_settings': ('dpo.html#_kto_settings', 'ftguide/dpo.py'),
+                             'ftguide.dpo._next_token_logps': ('dpo.html#_next_token_logps', 'ftguide/dpo.py'),
                              'ftguide.dpo._validation_thumbs': ('dpo.html#_validation_thumbs', 'ftguide/dpo.py'),
                              'ftguide.dpo._warn_of_length': ('dpo.html#_warn_of_length', 'ftguide/dpo.py'),
                              'ftguide.dpo._with_labels': ('dpo.html#_with_labels', 'ftguide/dpo.py'),

@@ -11,8 +11,6 @@ from formulas import plain_distillation_loss
 from letters import IDS, LABELS, TABLE, Bigram
 from trl.trainer.utils import FusedCausalLMOutput
 
-import ftguide.dpo
-import ftguide.models
 from ftguide.distillation import (
     ChunkedLoss,
     dense_targets,
@@ -25,6 +23,7 @@ from ftguide.distillation import (
 from ftguide.dpo import _check_smoothing, _warn_of_length, dpo_loss, kl_per_token
 from ftguide.engine.cache import likely_and_drawn_tokens
 from ftguide.engine.forwards import scored_only
+from ftguide.models import encode, load, reply
 from ftguide.sft import completion_loss
 
 close = lambda wanted: pytest.approx(wanted, abs=1e-6)
@@ -120,29 +119,23 @@ def test_scored_only_leaves_the_rest_to_trl():
         assert special.forward is theirs
 
 
-def test_kl_is_a_mean_over_tokens(monkeypatch):
-    asked = []
-
-    def reply(*args, **how):
-        asked.append((args, how))
-        return ["x", "y"]
-
-    scores = dict(
-        policy=(torch.tensor([-2.0, -4.0]), torch.tensor([2, 4])),
-        reference=(torch.tensor([-3.5, -6.0]), torch.tensor([9, 9])),
-    )
-
-    def logps(lm, prompts, answers):
-        assert (prompts, answers) == ([1, 2], ["x", "y"])
-        return scores[lm]
-
-    monkeypatch.setattr(ftguide.dpo, "reply", reply)
-    monkeypatch.setattr(ftguide.dpo, "completion_logps", logps)
-    assert kl_per_token("policy", "reference", [1, 2]) == close(3.5 / 6)
-    kl_per_token("policy", "reference", [1, 2], 7, 5)
-    assert asked == [
-        (("policy", [1, 2], n), dict(temperature=1.0, seed=seed)) for n, seed in ((96, 0), (7, 5))
-    ]
+def test_kl_is_a_mean_over_positions_also_of_cut_answers():
+    policy, reference = load("tiny-small"), load("tiny-small")
+    with torch.no_grad():
+        reference.model.lm_head.weight *= 1.1
+    prompts = ["How much is 12 + 30?", "Positive or negative?"]
+    assert kl_per_token(policy, policy, prompts, 3) == close(0)
+    found, positions = 0.0, 0
+    for prompt, answer in zip(prompts, reply(policy, prompts, 3, temperature=1.0, seed=5)):
+        ids, labels = encode(policy.tokenizer, prompt, answer)
+        begins = next(i for i, label in enumerate(labels) if label != -100)
+        p, q = (
+            lm.model(torch.tensor([ids])).logits[0, begins - 1 : -1].double().softmax(-1)
+            for lm in (policy, reference)
+        )
+        found += (p * (p / q).log()).sum().item()
+        positions += len(p)
+    assert kl_per_token(policy, reference, prompts, 3, seed=5) == pytest.approx(found / positions, rel=1e-3)
 
 
 @pytest.mark.parametrize(
