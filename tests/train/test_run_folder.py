@@ -217,7 +217,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path, monkeypatch, after)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("stage, step", [("SFT", 9), ("DPO", 2), ("distilled", 2)])
+@pytest.mark.parametrize("stage, step", [("SFT", 9), ("DPO", 2), ("distilled", 4)])
 def test_killed_in_the_middle_of_a_stage(whole, tmp_path, stage, step):
     "The stage goes on from its checkpoint: it neither asks nor trains again what it had."
     out, stages, _ = whole

@@ -78,7 +78,7 @@ print(json.dumps({"": ask(), **{n: ask(n) for n in names}}))
 @pytest.mark.parametrize("language", TEXTS)
 def test_commands_and_flags_exist(language, helps):
     shown = [
-        line.split("#")[0] for block in fences(TEXTS[language], "") for line in block.splitlines()
+        line.split("#")[0] for block in fences(TEXTS[language], "bash") for line in block.splitlines()
     ] + re.findall(r"`([^`\n]+)`", TEXTS[language])
     asked = 0
     for line in shown:
@@ -98,7 +98,7 @@ def test_make_targets_exist(language):
     named = set(
         re.findall(
             r"\bmake ([a-z]+)\b(?= |`|$)",
-            "\n".join(fences(TEXTS[language], "") + re.findall(r"`[^`\n]+`", TEXTS[language])),
+            "\n".join(fences(TEXTS[language], "bash") + re.findall(r"`[^`\n]+`", TEXTS[language])),
             re.M,
         )
     )
@@ -106,7 +106,7 @@ def test_make_targets_exist(language):
 
 
 def test_tree_names_what_is_there():
-    (tree,) = [b for b in fences(ENGLISH, "") if b.startswith("nbs/")]
+    (tree,) = [b for b in fences(ENGLISH, "text") if b.startswith("nbs/")]
     paths = [line.split()[0] for line in tree.splitlines()]
     assert not [p for p in paths if not (ROOT / p).exists()] and {
         "nbs/",
